@@ -1,0 +1,69 @@
+"""Command line of the parity check: prints the table, exits 0 only if every comparison holds."""
+
+import argparse
+import platform
+import re
+import sys
+from pathlib import Path
+
+import jax
+
+from experiments.parity.blocks import check_attention, check_features, check_gvp
+from experiments.parity.codebook import check_codebook
+from experiments.parity.compare import Report
+from experiments.parity.models import check_baseline, check_partoken, check_trajectory
+from experiments.parity.partitioner import check_partitioner
+from experiments.parity.vectors import Vectors
+
+CHECKS = {
+    "1": check_gvp,
+    "2": check_features,
+    "3": check_baseline,
+    "4": check_partitioner,
+    "5": check_codebook,
+    "6": check_attention,
+    "7": check_partoken,
+    "8": check_trajectory,
+}
+
+
+def run(directory: Path, report: Report) -> list[Path]:
+    """Checks every `case*.npz` of a directory into the report; returns the files."""
+    files = sorted(directory.glob("case*.npz"))
+    for file in files:
+        digit = re.match(r"case(\d)", file.stem)
+        if digit is None or digit[1] not in CHECKS:
+            raise SystemExit(f"error: {file}: expected a name like case1_gvp.npz with a digit from 1 to 8")
+        print(f"{file.name} ...", file=sys.stderr, flush=True)
+        # Every product in full float32, on every device.
+        with jax.default_matmul_precision("highest"):
+            CHECKS[digit[1]](Vectors.load(file), report)
+    return files
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m experiments.parity", description=__doc__)
+    parser.add_argument("--vectors", type=Path, required=True, help="directory of case*.npz files")
+    parser.add_argument("--json", type=Path, help="also write the table to this file")
+    args = parser.parse_args()
+    report = Report()
+    files = run(args.vectors, report)
+    if not files:
+        print(f"error: {args.vectors}: no case*.npz there; give the directory of vectors", file=sys.stderr)
+        return 2
+    print(report.table())
+    failed = sum(not row.holds for row in report.rows.values())
+    print(f"{len(report.rows)} groups from {len(files)} files, {failed} outside their tolerance")
+    if args.json:
+        device = jax.devices()[0]
+        environment = {
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "device": f"{device.platform} {device.device_kind}",
+        }
+        report.save(args.json, environment)
+    return 0 if report.holds else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

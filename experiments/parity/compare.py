@@ -1,0 +1,107 @@
+"""Collects comparisons and prints them, one row per group of arrays."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+FORWARD = 1e-5
+PRESENCE = 5e-5
+GRADIENT = 1e-4
+NODE_SCALARS = 1e-4
+TRAJECTORY_LOSS = 1e-5
+TRAJECTORY_WEIGHT = 2e-5
+
+
+@dataclass
+class Row:
+    """The worst of a group of arrays. `error` is relative to the array's largest entry, absolute, or a
+    count of differing entries, as `measure` says."""
+
+    case: str
+    group: str
+    measure: str
+    arrays: int
+    error: float
+    tolerance: float
+    worst: str
+
+    @property
+    def holds(self) -> bool:
+        return bool(self.error <= self.tolerance)  # False for NaN
+
+
+class Report:
+    """Rows by (case, group, measure)."""
+
+    def __init__(self):
+        self.rows: dict[tuple[str, str, str], Row] = {}
+
+    def relative(self, case: str, group: str, name: str, got, want, tolerance: float) -> None:
+        """Largest |got - want| over the largest |want|; absolute where want is all zero."""
+        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        error = _largest(got, want)
+        scale = np.max(np.abs(want), initial=0.0)
+        self._add(case, group, "relative", name, error / scale if scale > 0 else error, tolerance)
+
+    def absolute(self, case: str, group: str, name: str, got, want, tolerance: float) -> None:
+        got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+        self._add(case, group, "absolute", name, _largest(got, want), tolerance)
+
+    def exact(self, case: str, group: str, name: str, got, want) -> None:
+        got, want = np.asarray(got), np.asarray(want)
+        differing = float(np.sum(got != want)) if got.shape == want.shape else np.inf
+        self._add(case, group, "differing", name, differing, 0.0)
+
+    def gradients(self, case: str, group: str, got: dict, want: dict, skip: tuple[str, ...] = ()) -> None:
+        """Gradients by path; `want` decides which are compared."""
+        for name, array in want.items():
+            if name not in skip:
+                self.relative(case, group, name, got[name], array, GRADIENT)
+
+    def _add(self, case, group, measure, name, error, tolerance) -> None:
+        row = self.rows.get((case, group, measure))
+        if row is None:
+            self.rows[case, group, measure] = Row(case, group, measure, 1, float(error), tolerance, name)
+            return
+        row.arrays += 1
+        # A NaN is worse than everything and stays.
+        if not np.isnan(row.error) and not error <= row.error:
+            row.error, row.worst = float(error), name
+
+    @property
+    def holds(self) -> bool:
+        return bool(self.rows) and all(row.holds for row in self.rows.values())
+
+    def table(self) -> str:
+        lines = [("case", "arrays", "n", "measure", "largest error", "tolerance", "holds", "worst array")]
+        for row in self.rows.values():
+            lines.append(
+                (
+                    row.case,
+                    row.group,
+                    str(row.arrays),
+                    row.measure,
+                    f"{row.error:.1e}",
+                    f"{row.tolerance:.0e}",
+                    "yes" if row.holds else "NO",
+                    row.worst,
+                )
+            )
+        widths = [max(len(line[i]) for line in lines) for i in range(7)]
+        return "\n".join(
+            "  ".join([*(cell.ljust(width) for cell, width in zip(line[:7], widths, strict=True)), line[7]])
+            for line in lines
+        )
+
+    def save(self, path: str | Path, environment: dict) -> None:
+        rows = [{**asdict(row), "holds": row.holds} for row in self.rows.values()]
+        content = {"schema": "partoken.parity/1", "environment": environment, "holds": self.holds, "rows": rows}
+        Path(path).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _largest(got: np.ndarray, want: np.ndarray) -> float:
+    if got.shape != want.shape:
+        return float("nan")
+    return float(np.max(np.abs(got - want), initial=0.0))

@@ -1,0 +1,30 @@
+"""Proteins as static-shape `jraph.GraphsTuple`s."""
+
+from partoken_jax.graphs.batching import BatchLoader, BatchPlan, plan_batches
+from partoken_jax.graphs.features import featurise
+from partoken_jax.graphs.layout import dense_layout
+from partoken_jax.graphs.neighbours import neighbour_table, neighbour_tables
+from partoken_jax.graphs.packing import pack
+from partoken_jax.graphs.types import (
+    EdgeFeatures,
+    NeighbourEdges,
+    NodeFeatures,
+    ProteinGlobals,
+    ResidueNodes,
+)
+
+__all__ = [
+    "BatchLoader",
+    "BatchPlan",
+    "EdgeFeatures",
+    "NeighbourEdges",
+    "NodeFeatures",
+    "ProteinGlobals",
+    "ResidueNodes",
+    "dense_layout",
+    "featurise",
+    "neighbour_table",
+    "neighbour_tables",
+    "pack",
+    "plan_batches",
+]

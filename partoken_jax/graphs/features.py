@@ -1,0 +1,120 @@
+"""Geometric features of residues and edges, computed on the device from coordinates.
+
+The features of Jing et al. 2021 as ParToken uses them: dihedrals, directions along the chain and to the
+side chain; distance Gaussians and sequence-offset waves on edges. N residues, E edges, Å throughout.
+"""
+
+import jax
+import jax.numpy as jnp
+import jraph
+
+from partoken_jax.graphs.types import EdgeFeatures, NodeFeatures
+
+NUM_GAUSSIANS = 16
+MAX_DISTANCE = 20.0
+NUM_WAVES = 16
+COSINE_LIMIT = 1 - 1e-7
+
+
+def featurise(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+    """A packed batch → the same graph with `NodeFeatures` and `EdgeFeatures`.
+
+    Nothing is NaN: an angle or a vector that touches an incomplete residue is 0 (cos 1, sin 0), and
+    masked edges carry zeros. Scalars do not change when a protein is rotated or moved; vectors rotate.
+    """
+    nodes = graph.nodes
+    mask = nodes.mask
+    backbone = jnp.where(mask[:, None, None], nodes.backbone, 0.0)
+    graph_of_node = jnp.repeat(
+        jnp.arange(graph.n_node.shape[0]), graph.n_node, total_repeat_length=mask.shape[0]
+    )
+    # linked[i]: residues i and i + 1 are complete and of the same protein.
+    linked = mask[:-1] & mask[1:] & (graph_of_node[:-1] == graph_of_node[1:])
+    return graph._replace(
+        nodes=NodeFeatures(
+            scalars=dihedral_features(backbone, linked),
+            vectors=direction_features(backbone, linked, mask),
+            residue_type=nodes.residue_type,
+            mask=mask,
+        ),
+        edges=edge_features(backbone[:, 1], graph.senders, graph.receivers, graph.edges.mask),
+    )
+
+
+def dihedral_features(
+    backbone: jax.Array,  # [N, 4, 3]
+    linked: jax.Array,  # bool [N - 1]
+) -> jax.Array:
+    """[N, 6]: cos φ, cos ψ, cos ω, sin φ, sin ψ, sin ω (IUPAC signs); a missing angle counts as 0."""
+    n, ca, c = backbone[:, 0], backbone[:, 1], backbone[:, 2]
+    next_n, next_ca = jnp.roll(n, -1, axis=0), jnp.roll(ca, -1, axis=0)
+    no_link = jnp.zeros(1, bool)
+    has_next = jnp.concatenate([linked, no_link])
+    has_previous = jnp.concatenate([no_link, linked])
+    angles = (
+        (jnp.roll(c, 1, axis=0), n, ca, c, has_previous),  # φ
+        (n, ca, c, next_n, has_next),  # ψ
+        (ca, c, next_n, next_ca, has_next),  # ω
+    )
+    cosines, sines = zip(*(_dihedral(*points) for points in angles), strict=True)
+    return jnp.stack([*cosines, *sines], axis=-1)
+
+
+def _dihedral(a, b, c, d, valid):
+    """cos and sin of the dihedral a-b-c-d; (1, 0) where not valid."""
+    u2, u1, u0 = unit(b - a), unit(c - b), unit(d - c)
+    n2, n1 = unit(jnp.cross(u2, u1)), unit(jnp.cross(u1, u0))
+    cosine = jnp.clip(jnp.sum(n2 * n1, axis=-1), -COSINE_LIMIT, COSINE_LIMIT)
+    sign = jnp.sign(jnp.sum(u2 * n1, axis=-1))
+    sine = sign * jnp.sqrt(1 - cosine * cosine)
+    # A sign of 0 means an angle of 0, as in sign · arccos(cos).
+    return jnp.where(valid & (sign != 0), cosine, 1.0), jnp.where(valid, sine, 0.0)
+
+
+def direction_features(
+    backbone: jax.Array,  # [N, 4, 3]
+    linked: jax.Array,  # bool [N - 1]
+    mask: jax.Array,  # bool [N]
+) -> jax.Array:
+    """[N, 3, 3]: unit vectors CA→next CA, CA→previous CA, and an idealised side-chain direction."""
+    n, ca, c = backbone[:, 0], backbone[:, 1], backbone[:, 2]
+    step = jnp.where(linked[:, None], unit(ca[1:] - ca[:-1]), 0.0)
+    end = jnp.zeros((1, 3), step.dtype)
+    to_c, to_n = unit(c - ca), unit(n - ca)
+    side = -((1 / 3) ** 0.5) * unit(to_c + to_n) - (2 / 3) ** 0.5 * unit(jnp.cross(to_c, to_n))
+    side = jnp.where(mask[:, None], side, 0.0)
+    return jnp.stack([jnp.concatenate([step, end]), jnp.concatenate([end, -step]), side], axis=1)
+
+
+def edge_features(
+    ca: jax.Array,  # [N, 3]
+    senders: jax.Array,  # [E]
+    receivers: jax.Array,  # [E]
+    mask: jax.Array,  # bool [E]
+) -> EdgeFeatures:
+    """Scalars [E, 32]: 16 Gaussians of the CA distance, then 8 cosines and 8 sines of the sequence
+    offset; vectors [E, 1, 3]: unit(CA_sender - CA_receiver)."""
+    difference = ca[senders] - ca[receivers]
+    distance = safe_norm(difference)
+    centres = jnp.linspace(0.0, MAX_DISTANCE, NUM_GAUSSIANS)
+    gaussians = jnp.exp(-jnp.square((distance - centres) / (MAX_DISTANCE / NUM_GAUSSIANS)))
+    frequency = jnp.exp(-jnp.log(1e4) * jnp.arange(0, NUM_WAVES, 2) / NUM_WAVES)
+    phase = (senders - receivers).astype(jnp.float32)[:, None] * frequency
+    scalars = jnp.concatenate([gaussians, jnp.cos(phase), jnp.sin(phase)], axis=-1)
+    return EdgeFeatures(
+        scalars=jnp.where(mask[:, None], scalars, 0.0),
+        vectors=jnp.where(mask[:, None], unit(difference), 0.0)[:, None],
+        mask=mask,
+    )
+
+
+def unit(x: jax.Array) -> jax.Array:
+    """x / |x| along the last axis; 0 for the zero vector, in value and gradient."""
+    norm = safe_norm(x)
+    return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1.0), 0.0)
+
+
+def safe_norm(x: jax.Array) -> jax.Array:
+    """|x| [..., 1] along the last axis; its gradient at 0 is 0."""
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1.0)), 0.0)

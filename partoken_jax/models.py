@@ -1,0 +1,266 @@
+"""The two models, and the record that each returns.
+
+Both read a featurised `jraph.GraphsTuple` (see `partoken_jax.graphs.featurise`) of B proteins and one
+padding graph; outputs cover the B proteins.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+from flax import nnx
+
+from partoken_jax.config import ModelConfig
+from partoken_jax.nn.attention import ClusterAttention, GatedFusion
+from partoken_jax.nn.codebook import VQCodebook, codebook_use, coverage_loss, log_absence, presence
+from partoken_jax.nn.linear import MLP
+from partoken_jax.nn.message_passing import GVPEncoder
+from partoken_jax.nn.partitioner import Partitioner, seed_noise
+from partoken_jax.nn.pooling import Pool, graph_index, segment_sum
+
+
+class GVPOutput(NamedTuple):
+    """What `GVPClassifier` returns for B proteins of N residues."""
+
+    logits: jax.Array
+    """[B, C]"""
+    node_features: jax.Array
+    """[N, D], non-negative."""
+
+
+class AuxiliaryLosses(NamedTuple):
+    """The three regularisers, unweighted scalars; 0 where the codebook is absent or bypassed."""
+
+    vq: jax.Array
+    """β mean((z - e)²): pulls clusters towards their code."""
+    coverage: jax.Array
+    """-mean over proteins of the probability that any code is present."""
+    cardinality: jax.Array
+    """Σ over rounds of the mean squared distance of the soft cluster size from its expected size."""
+
+
+class ParTokenOutput(NamedTuple):
+    """What `ParToken` returns for B proteins of N residues, S clusters, K codes, D channels, C classes."""
+
+    logits: jax.Array
+    """[B, C]"""
+    cluster_of_residue: jax.Array
+    """int32 [N]: cluster 0 … S-1 of each residue, -1 where it is in none."""
+    seeds: jax.Array
+    """int32 [B, S]: the residue, counted within its protein, that each cluster grew from; -1 if none."""
+    cluster_features: jax.Array
+    """[B, S, D]: mean of the members' features, 0 where there is no cluster."""
+    cluster_mask: jax.Array
+    """bool [B, S]: the cluster exists."""
+    cluster_sizes: jax.Array
+    """int32 [B, S]: residues per cluster."""
+    codes: jax.Array
+    """int32 [B, S]: token of each cluster; -1 where there is none or the codebook is bypassed."""
+    importances: jax.Array
+    """[B, S]: attention weight of each cluster; a protein's weights sum to 1."""
+    presence: jax.Array
+    """[B, K]: probability that the protein carries the code; zeros when bypassed."""
+    usage: jax.Array
+    """[K]: share of each code in the codebook's moving counts."""
+    perplexity: jax.Array
+    """[]: effective number of codes in use."""
+    entropy_loss: jax.Array
+    """[]: Σ p (log p - log(1/K + ε)), p = usage. Reported, not trained on."""
+    losses: AuxiliaryLosses
+
+
+class GVPClassifier(nnx.Module):
+    """The GVP-GNN baseline: encoder, pooling, classifier D → 2D → D → C."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        width = config.node_hidden[0]
+        self.encoder = _encoder(config, rngs)
+        self.pool = Pool(config.pooling, width, rngs=rngs)
+        self.classifier = MLP((width, 2 * width, width, config.num_classes), dropout=config.dropout, rngs=rngs)
+
+    def __call__(self, graph: jraph.GraphsTuple, *, key: jax.Array | None = None) -> GVPOutput:
+        """A key turns on dropout; without one the result is deterministic."""
+        keys = _split(key, 2)
+        num_graphs = graph.n_node.shape[0]
+        with jax.named_scope("encoder"):
+            x = self.encoder(graph, key=keys[0])
+        with jax.named_scope("pooling"):
+            pooled = self.pool(x, graph.nodes.mask, graph_index(graph), num_graphs)[:-1]
+        with jax.named_scope("classifier"):
+            return GVPOutput(self.classifier(pooled, key=keys[1]), x)
+
+
+class ParToken(nnx.Module):
+    """Encoder → partitioner → codebook → attention over clusters → gate → classifier D → 4D → 2D → C."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        width = config.node_hidden[0]
+        dense = config.message_passing == "dense"
+        self.config = config
+        self.encoder = _encoder(config, rngs)
+        self.pool = Pool(config.pooling, width, rngs=rngs)
+        self.partitioner = Partitioner(width, config.partitioner, dense=dense, rngs=rngs)
+        self.codebook = VQCodebook(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
+        self.attention = ClusterAttention(width, config.attention_heads, dropout=config.dropout, rngs=rngs)
+        self.fusion = GatedFusion(width, dropout=config.dropout, rngs=rngs)
+        self.classifier = MLP(
+            (width, 4 * width, 2 * width, config.num_classes), dropout=config.dropout, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        graph: jraph.GraphsTuple,
+        *,
+        key: jax.Array | None = None,
+        temperature: jax.Array | float = 1.0,
+        uniform: jax.Array | None = None,
+        update_codebook: bool = False,
+        bypass_codebook: bool = False,
+    ) -> ParTokenOutput:
+        """Classifies a batch.
+
+        Args:
+          graph: featurised batch.
+          key: turns on dropout and, unless `uniform` is given, Gumbel sampling of the seeds (training).
+            Without it and without `uniform` the result is deterministic.
+          temperature: τ of seeds and expansion.
+          uniform: [S, N] uniform numbers for the sampling of seeds (`partoken_jax.nn.partitioner.seed_noise`
+            makes some that do not depend on the batch).
+          update_codebook: move the codebook's averages after quantising.
+          bypass_codebook: leave the codebook out (stage 0).
+        """
+        keys = _split(key, 6)
+        index = graph_index(graph)
+        mask = graph.nodes.mask
+        num_graphs = graph.n_node.shape[0]
+        if uniform is None and key is not None:
+            uniform = seed_noise(keys[1], graph, self.config.partitioner.max_clusters)
+
+        with jax.named_scope("encoder"):
+            x = self.encoder(graph, key=keys[0])
+        with jax.named_scope("pooling"):
+            protein = self.pool(x, mask, index, num_graphs)[:-1]
+        with jax.named_scope("partitioner"):
+            partition = self.partitioner(
+                x, mask, graph, temperature=temperature, uniform=uniform, key=keys[2]
+            )
+        clusters, cluster_mask = partition.features[:-1], partition.mask[:-1]
+
+        with jax.named_scope("codebook"):
+            tokens = self._tokens(clusters, cluster_mask, graph.globals.mask[:-1], update_codebook, bypass_codebook)
+        quantised = self.config.codebook.classify_quantised
+        with jax.named_scope("attention"):
+            attended = self.attention(
+                protein, tokens.features if quantised else clusters, cluster_mask, key=keys[3]
+            )
+        with jax.named_scope("fusion"):
+            fused, _ = self.fusion(protein, attended.pooled, key=keys[4])
+        with jax.named_scope("classifier"):
+            logits = self.classifier(fused, key=keys[5])
+
+        first = (jnp.cumsum(graph.n_node) - graph.n_node)[:-1, None]
+        seeds = partition.rounds.seed.T[:-1]
+        one_hot = jax.nn.one_hot(partition.cluster_of_residue, clusters.shape[1], dtype=jnp.int32)
+        return ParTokenOutput(
+            logits=logits,
+            cluster_of_residue=partition.cluster_of_residue,
+            seeds=jnp.where(seeds >= 0, seeds - first, -1),
+            cluster_features=clusters,
+            cluster_mask=cluster_mask,
+            cluster_sizes=segment_sum(one_hot, index, num_graphs)[:-1],
+            codes=tokens.codes,
+            importances=attended.importance,
+            presence=tokens.presence,
+            usage=tokens.usage,
+            perplexity=tokens.perplexity,
+            entropy_loss=tokens.entropy_loss,
+            losses=AuxiliaryLosses(tokens.vq, tokens.coverage, partition.cardinality),
+        )
+
+    def _tokens(self, clusters, mask, protein_mask, update: bool, bypass: bool) -> "_Tokens":
+        zero = jnp.float32(0.0)
+        if self.codebook is None or bypass:
+            num_codes = self.config.codebook.size
+            return _Tokens(
+                clusters, jnp.full(mask.shape, -1, jnp.int32), zero, zero,
+                jnp.zeros((mask.shape[0], num_codes)), jnp.zeros(num_codes), zero, zero,
+            )  # fmt: skip
+        out = self.codebook(clusters, mask, update=update)
+        # Everything below reads the codebook after its update, as published.
+        config = self.config.codebook
+        use = codebook_use(self.codebook.counts[...], config.epsilon)
+        absent = log_absence(self.codebook.embeddings[...], clusters, mask, config.presence_temperature)
+        coverage = coverage_loss(absent, protein_mask)
+        return _Tokens(
+            out.features, out.codes, out.loss, coverage,
+            presence(absent), use.usage, use.perplexity, use.entropy_loss,
+        )  # fmt: skip
+
+
+class _Tokens(NamedTuple):
+    features: jax.Array
+    codes: jax.Array
+    vq: jax.Array
+    coverage: jax.Array
+    presence: jax.Array
+    usage: jax.Array
+    perplexity: jax.Array
+    entropy_loss: jax.Array
+
+
+def build_model(config: ModelConfig, *, rngs: nnx.Rngs) -> GVPClassifier | ParToken:
+    """The model that `config.kind` names, freshly initialised."""
+    return (GVPClassifier if config.kind == "gvp" else ParToken)(config, rngs=rngs)
+
+
+def parameter_table(model: nnx.Module) -> list[tuple[str, int]]:
+    """Trainable parameters per component, in the order of the forward pass, and their sum as "total".
+
+    Codebook buffers are moved by averages and do not count.
+    """
+    rows: dict[str, int] = {}
+    for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        rows_name = _component(path)
+        rows[rows_name] = rows.get(rows_name, 0) + value[...].size
+    order = sorted(rows, key=lambda name: _ORDER.index(name.split(" ")[0]))
+    return [*((name, rows[name]) for name in order), ("total", sum(rows.values()))]
+
+
+_ORDER = ("embedding", "node", "edge", "conv", "output", "pooling", "partitioner", "attention", "gated", "classifier")
+_NAMES = {
+    "residue_embedding": "embedding of residue types",
+    "node_norm": "node encoder",
+    "node_gvp": "node encoder",
+    "edge_norm": "edge encoder",
+    "edge_gvp": "edge encoder",
+    "output_norm": "output projection",
+    "output_gvp": "output projection",
+    "pool": "pooling",
+    "fusion": "gated fusion",
+    "attention": "attention over clusters",
+}
+
+
+def _component(path: tuple) -> str:
+    if path[0] != "encoder":
+        return _NAMES.get(path[0], path[0])
+    return f"conv layer {path[2]}" if path[1] == "layers" else _NAMES[path[1]]
+
+
+def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
+    return GVPEncoder(
+        config.node_in,
+        config.edge_in,
+        config.node_hidden,
+        config.edge_hidden,
+        num_layers=config.num_layers,
+        dropout=config.dropout,
+        residue_types=config.residue_types,
+        dense=config.message_passing == "dense",
+        rngs=rngs,
+    )
+
+
+def _split(key: jax.Array | None, num: int):
+    return (None,) * num if key is None else jax.random.split(key, num)

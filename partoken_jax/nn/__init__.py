@@ -1,0 +1,1 @@
+"""Building blocks, one concept per file: GVPs, message passing, pooling, partitioner, codebook, attention."""

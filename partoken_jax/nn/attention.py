@@ -1,0 +1,77 @@
+"""How clusters reach the classifier: attention of the whole protein over its clusters, then a gate."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from partoken_jax.nn.linear import MLP, dropout, linear
+
+
+class Attended(NamedTuple):
+    pooled: jax.Array
+    """[B, D]"""
+    importance: jax.Array
+    """[B, S]: attention weight of each cluster, mean over heads; sums to 1, or 0 without clusters."""
+    weights: jax.Array
+    """[B, heads, S]"""
+
+
+class ClusterAttention(nnx.Module):
+    """One query from the pooled protein, keys and values from its clusters; no biases."""
+
+    def __init__(self, width: int, heads: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
+        self.heads = heads
+        self.rate = dropout
+        self.query = linear(width, width, bias=False, rngs=rngs)
+        self.key = linear(width, width, bias=False, rngs=rngs)
+        self.value = linear(width, width, bias=False, rngs=rngs)
+        self.out = linear(width, width, bias=False, rngs=rngs)
+
+    def __call__(
+        self,
+        protein: jax.Array,  # [B, D]
+        clusters: jax.Array,  # [B, S, D]
+        mask: jax.Array,  # bool [B, S]
+        *,
+        temperature: float = 1.0,
+        key: jax.Array | None = None,
+    ) -> Attended:
+        """Logits are divided by sqrt(D / heads) and by `temperature`. A protein without clusters gets zeros."""
+        weights = self.weights(protein, clusters, mask, temperature)
+        values = self.value(clusters).reshape(*clusters.shape[:2], self.heads, -1)
+        pooled = jnp.einsum("bhs,bshd->bhd", dropout(weights, self.rate, key), values)
+        return Attended(self.out(pooled.reshape(protein.shape)), jnp.mean(weights, axis=1), weights)
+
+    def weights(
+        self, protein: jax.Array, clusters: jax.Array, mask: jax.Array, temperature: float = 1.0
+    ) -> jax.Array:
+        """Attention weights [B, heads, S]: 0 on invalid clusters, summing to 1 over the valid ones."""
+        query = self.query(protein).reshape(protein.shape[0], self.heads, -1)
+        keys = self.key(clusters).reshape(*clusters.shape[:2], self.heads, -1)
+        logits = jnp.einsum("bhd,bshd->bhs", query, keys) / (query.shape[-1] ** 0.5 * temperature)
+        valid = mask[:, None, :]
+        # Masked before the softmax and after it; a row without clusters stays finite and ends as zeros.
+        weights = jax.nn.softmax(jnp.where(valid, logits, -1e9), axis=-1) * valid
+        return weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-6)
+
+
+class GatedFusion(nnx.Module):
+    """β = sigmoid(MLP([protein, clusters])); LayerNorm(protein + β · Linear(clusters))."""
+
+    def __init__(self, width: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
+        self.gate = MLP((2 * width, width // 2, width), dropout=dropout, rngs=rngs)
+        self.project = linear(width, width, bias=False, rngs=rngs)
+        self.norm = nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+    def __call__(
+        self,
+        protein: jax.Array,  # [B, D]
+        clusters: jax.Array,  # [B, D]
+        *,
+        key: jax.Array | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """The fused vector [B, D] and β [B, D]."""
+        beta = jax.nn.sigmoid(self.gate(jnp.concatenate([protein, clusters], axis=-1), key=key))
+        return self.norm(protein + beta * self.project(clusters)), beta

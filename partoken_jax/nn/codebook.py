@@ -1,0 +1,254 @@
+"""The VQ codebook: a token for every cluster (van den Oord et al. 2017, EMA variant).
+
+Pure functions over a `CodebookState`, and the thin module that keeps it in variables of their own type.
+Legend: B proteins, S clusters, K codes, D channels.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from partoken_jax.config import CodebookConfig
+
+
+class Codebook(nnx.Variable):
+    """Codebook state: moved by averages, not by gradients, so that an optimiser never sees it."""
+
+
+class CodebookState(NamedTuple):
+    embeddings: jax.Array
+    """[K, D]"""
+    counts: jax.Array
+    """[K]: moving average of how many clusters chose the code."""
+    sums: jax.Array
+    """[K, D]: moving average of the sum of those clusters."""
+
+
+class Quantised(NamedTuple):
+    features: jax.Array
+    """[B, S, D]: the chosen code, with the gradient of the input (straight-through)."""
+    codes: jax.Array
+    """int32 [B, S]: chosen code, -1 where the cluster is not valid."""
+    loss: jax.Array
+    """[]: β mean((z - e)²) over valid clusters and channels."""
+
+
+class CodebookUse(NamedTuple):
+    usage: jax.Array
+    """[K]: share of each code in the moving counts, at least ε."""
+    perplexity: jax.Array
+    """[]: exp of the entropy of `usage`."""
+    entropy_loss: jax.Array
+    """[]: Σ p (log p - log(1/K + ε)), p = usage."""
+
+
+def quantise(
+    state: CodebookState,
+    z: jax.Array,  # [B, S, D]
+    mask: jax.Array,  # bool [B, S]
+    *,
+    beta: float,
+    metric: str,
+) -> Quantised:
+    """Replaces every valid cluster by its nearest code; invalid ones pass through with gradient 1."""
+    codes = nearest_code(state.embeddings, jax.lax.stop_gradient(z), metric)
+    chosen = jax.lax.stop_gradient(state.embeddings)[codes]
+    valid = mask[..., None]
+    features = jnp.where(valid, z + jax.lax.stop_gradient(chosen - z), z)
+    squared = jnp.sum(jnp.where(valid, jnp.square(z - chosen), 0.0))
+    loss = beta * squared / jnp.maximum(jnp.sum(mask) * z.shape[-1], 1)
+    return Quantised(features, jnp.where(mask, codes, -1), loss)
+
+
+def nearest_code(embeddings: jax.Array, z: jax.Array, metric: str) -> jax.Array:
+    """int32 [...]: nearest code to z [..., D], first one on ties. Squared L2, or 1 - cosine."""
+    if metric == "cosine":
+        embeddings, z = _unit(embeddings), _unit(z)
+        distance = 1.0 - _dot(z, embeddings)
+    else:
+        norms = jnp.sum(embeddings * embeddings, axis=-1)
+        distance = jnp.sum(z * z, axis=-1, keepdims=True) - 2.0 * _dot(z, embeddings) + norms
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+
+
+def _dot(z: jax.Array, embeddings: jax.Array) -> jax.Array:
+    # Full precision on every device: a rounded product would change which code is nearest.
+    return jnp.matmul(z, embeddings.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+def ema_update(
+    state: CodebookState,
+    z: jax.Array,  # [B, S, D]
+    codes: jax.Array,  # int32 [B, S], -1 invalid
+    *,
+    decay: float,
+    epsilon: float,
+    keep_unused: bool,
+) -> CodebookState:
+    """Moving averages of counts and sums; code = sum / (count + ε). Nothing moves without valid clusters.
+
+    With `keep_unused` a code that no cluster chose keeps its value (the published rule divides its
+    decayed sum by a count of about 0 and so sends it to the origin).
+    """
+    num_codes, width = state.embeddings.shape
+    flat = jax.lax.stop_gradient(z).reshape(-1, width)
+    # Invalid clusters are sent past the end and dropped.
+    target = jnp.where(codes >= 0, codes, num_codes).reshape(-1)
+    batch_counts = jnp.zeros(num_codes).at[target].add(1.0, mode="drop")
+    batch_sums = jnp.zeros_like(state.sums).at[target].add(flat, mode="drop")
+    counts = decay * state.counts + (1 - decay) * batch_counts
+    sums = decay * state.sums + (1 - decay) * batch_sums
+    embeddings = sums / (counts + epsilon)[:, None]
+    if keep_unused:
+        embeddings = jnp.where(batch_counts[:, None] > 0, embeddings, state.embeddings)
+    moved = CodebookState(embeddings, counts, sums)
+    any_valid = jnp.any(codes >= 0)
+    return jax.tree.map(lambda new, old: jnp.where(any_valid, new, old), moved, state)
+
+
+def codebook_use(counts: jax.Array, epsilon: float) -> CodebookUse:
+    """Usage, perplexity and entropy loss of the moving counts [K]."""
+    usage = jnp.maximum(counts / (jnp.sum(counts) + epsilon), epsilon)
+    perplexity = jnp.exp(-jnp.sum(usage * jnp.log(usage + epsilon)))
+    entropy_loss = jnp.sum(usage * (jnp.log(usage) - jnp.log(1.0 / counts.shape[0] + epsilon)))
+    return CodebookUse(usage, perplexity, entropy_loss)
+
+
+def log_absence(
+    embeddings: jax.Array,
+    z: jax.Array,  # [B, S, D]
+    mask: jax.Array,  # bool [B, S]
+    temperature: float,
+) -> jax.Array:
+    """[B, K]: log of the probability that no cluster of the protein carries code k.
+
+    P = softmax over codes of -|z - e|² / T per cluster, masked, clamped to [1e-6, 1 - 1e-6];
+    Σ over clusters of log(1 - P).
+    """
+    embeddings = jax.lax.stop_gradient(embeddings)
+    # Distances do not change under a shift; centred numbers lose less in the expanded square.
+    centre = jnp.mean(embeddings, axis=0)
+    e, z = embeddings - centre, z - centre
+    squared = jnp.sum(z * z, axis=-1, keepdims=True) - 2.0 * _dot(z, e) + jnp.sum(e * e, axis=-1)
+    p = jax.nn.softmax(-squared / temperature, axis=-1) * mask[..., None]
+    return jnp.sum(jnp.log1p(-jnp.clip(p, 1e-6, 1 - 1e-6)), axis=1)
+
+
+def presence(log_absent: jax.Array) -> jax.Array:
+    """[B, K]: probability that a protein carries code k, from `log_absence`."""
+    return 1.0 - jnp.exp(log_absent)
+
+
+def coverage_loss(log_absent: jax.Array, protein_mask: jax.Array) -> jax.Array:
+    """-mean over proteins of 1 - Π_k (1 - presence_k)."""
+    covered = -jnp.expm1(jnp.sum(log_absent, axis=-1))
+    total = jnp.sum(jnp.where(protein_mask, covered, 0.0))
+    return -total / jnp.maximum(jnp.sum(protein_mask), 1)
+
+
+def kmeans(
+    samples: jax.Array,  # [M, D]
+    num_codes: int,
+    *,
+    permutation: jax.Array,  # [M]
+    iterations: int = 25,
+    tolerance: float = 1e-4,
+) -> tuple[jax.Array, jax.Array]:
+    """Lloyd's algorithm; centres [num_codes, D] and the number of iterations done.
+
+    Starts from `samples[permutation[:num_codes]]`; stops when the shift |c_t - c_{t-1}| changes by less
+    than `tolerance` between iterations. An empty cluster takes the next sample of the permutation.
+    With fewer samples than codes the centres are the samples, repeated in order.
+    """
+    num_samples = samples.shape[0]
+    if num_samples < num_codes:
+        return samples[jnp.arange(num_codes) % num_samples], jnp.int32(0)
+
+    def body(carry):
+        centres, last_shift, _, step = carry
+        nearest = nearest_code(centres, samples, "l2")
+        counts = jnp.zeros(num_codes).at[nearest].add(1.0)
+        means = jnp.zeros_like(centres).at[nearest].add(samples) / jnp.maximum(counts, 1.0)[:, None]
+        # The e-th empty cluster of this iteration takes the e-th unused entry of the permutation.
+        empty = counts == 0
+        spare = (num_codes + step * num_codes + jnp.cumsum(empty) - 1) % num_samples
+        new = jnp.where(empty[:, None], samples[permutation[spare]], means)
+        shift = jnp.linalg.norm(new - centres)
+        return new, shift, jnp.abs(shift - last_shift), step + 1
+
+    def unfinished(carry):
+        return (carry[3] < iterations) & (carry[2] >= tolerance)
+
+    start = samples[permutation[:num_codes]]
+    centres, _, _, steps = jax.lax.while_loop(
+        unfinished, body, (start, jnp.float32(jnp.inf), jnp.float32(jnp.inf), jnp.int32(0))
+    )
+    return centres, steps
+
+
+def reseed_dead(
+    state: CodebookState,
+    samples: jax.Array,  # [M, D]
+    key: jax.Array,
+    *,
+    threshold: float = 1e-2,
+) -> tuple[CodebookState, jax.Array]:
+    """Moves every code whose moving count is below `threshold` onto a random sample, with count 1.
+
+    Returns the new state and how many codes moved.
+    """
+    dead = state.counts < threshold
+    picked = samples[jax.random.randint(key, (state.counts.shape[0],), 0, samples.shape[0])]
+    return CodebookState(
+        embeddings=jnp.where(dead[:, None], picked, state.embeddings),
+        counts=jnp.where(dead, 1.0, state.counts),
+        sums=jnp.where(dead[:, None], picked, state.sums),
+    ), jnp.sum(dead)
+
+
+class VQCodebook(nnx.Module):
+    """K codes of width D, with the state of their moving averages."""
+
+    def __init__(self, width: int, config: CodebookConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        bound = 1.0 / config.size
+        codes = jax.random.uniform(rngs.params(), (config.size, width), minval=-bound, maxval=bound)
+        self.embeddings = Codebook(codes)
+        self.counts = Codebook(jnp.zeros(config.size))
+        self.sums = Codebook(jnp.zeros((config.size, width)))
+
+    @property
+    def state(self) -> CodebookState:
+        return CodebookState(self.embeddings[...], self.counts[...], self.sums[...])
+
+    @state.setter
+    def state(self, state: CodebookState) -> None:
+        self.embeddings[...], self.counts[...], self.sums[...] = state
+
+    def __call__(self, z: jax.Array, mask: jax.Array, *, update: bool = False) -> Quantised:
+        """Quantises clusters z [B, S, D]; with `update` the averages then move."""
+        before = self.state
+        out = quantise(before, z, mask, beta=self.config.beta, metric=self.config.metric)
+        if update:
+            self.state = ema_update(
+                before,
+                z,
+                out.codes,
+                decay=self.config.decay,
+                epsilon=self.config.epsilon,
+                keep_unused=self.config.keep_unused,
+            )
+        return out
+
+    def initialise(self, samples: jax.Array, key: jax.Array) -> jax.Array:
+        """k-means on cluster features [M, D]; counts 1, sums = codes. Returns the iterations done."""
+        permutation = jax.random.permutation(key, samples.shape[0])
+        codes, iterations = kmeans(samples, self.config.size, permutation=permutation)
+        self.state = CodebookState(codes, jnp.ones(self.config.size), codes)
+        return iterations

@@ -1,0 +1,113 @@
+"""Geometric vector perceptrons (Jing et al. 2021, "Learning from protein structure with GVPs").
+
+Features are tuples (s, v): scalars s [..., D] and vectors v [..., C, 3]. Scalars never change under
+a rotation of the protein, vectors rotate with it.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from partoken_jax.nn.linear import dropout, linear
+
+Dims = tuple[int, int]
+Activation = Callable[[jax.Array], jax.Array] | None
+Features = tuple[jax.Array, jax.Array]
+
+MIN_SQUARED_NORM = 1e-8
+
+
+def vector_norm(v: jax.Array, axis: int = -1) -> jax.Array:
+    """sqrt(max(Σ x², 1e-8)) along `axis`; the gradient is 0 under the clamp."""
+    return jnp.sqrt(_clamped(jnp.sum(v * v, axis=axis)))
+
+
+def _clamped(squared: jax.Array) -> jax.Array:
+    # `where`, not `maximum`: the gradient must be 0 below and whole above, never split or NaN.
+    return jnp.where(squared > MIN_SQUARED_NORM, squared, MIN_SQUARED_NORM)
+
+
+class GVP(nnx.Module):
+    """One geometric vector perceptron.
+
+    vh = W_h v;  s' = W_s [s, |vh|] + b;  v' = W_v vh, scaled by act_v(|v'|), or with `vector_gate`
+    by sigmoid(W_g act_v(s') + b);  then act_s(s').
+    """
+
+    def __init__(
+        self,
+        dims_in: Dims,
+        dims_out: Dims,
+        *,
+        hidden: int | None = None,
+        activations: tuple[Activation, Activation] = (jax.nn.relu, jax.nn.sigmoid),
+        vector_gate: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        """`dims_*`: (scalar, vector) channels; `hidden`: width of vh, by default the larger vector width."""
+        (si, self.vi), (so, self.vo) = dims_in, dims_out
+        self.hidden = (hidden or max(self.vi, self.vo)) if self.vi else 0
+        self.scalar_activation, self.vector_activation = activations
+        self.vector_gate = vector_gate
+        self.wh = linear(self.vi, self.hidden, bias=False, rngs=rngs) if self.vi else None
+        self.ws = linear(si + self.hidden, so, rngs=rngs)
+        self.wv = linear(self.hidden, self.vo, bias=False, rngs=rngs) if self.vi and self.vo else None
+        self.wg = linear(so, self.vo, rngs=rngs) if self.wv is not None and vector_gate else None
+
+    def __call__(self, s: jax.Array, v: jax.Array | None = None) -> Features:
+        """s [..., si], v [..., vi, 3] → ([..., so], [..., vo, 3]); vi = 0 gives zero vectors."""
+        columns = None if v is None else jnp.swapaxes(v, -1, -2)
+        s, columns = self.columns(s, columns)
+        return s, jnp.swapaxes(columns, -1, -2)
+
+    def columns(self, s: jax.Array, v: jax.Array | None) -> Features:
+        """The same on vectors stored as [..., 3, C], so that every product is along the last axis."""
+        if self.wh is None or v is None:
+            pre = self.ws(s)
+            zeros = jnp.zeros((*s.shape[:-1], 3, self.vo), s.dtype)
+            return _activate(self.scalar_activation, pre), zeros
+        vh = self.wh(v)
+        pre = self.ws(jnp.concatenate([s, vector_norm(vh, axis=-2)], axis=-1))
+        return self.activate(pre, vh)
+
+    def activate(self, pre: jax.Array, vh: jax.Array) -> Features:
+        """From s' before its activation [..., so] and vh [..., 3, hidden] to the outputs."""
+        if self.wv is None:
+            out_v = jnp.zeros((*pre.shape[:-1], 3, self.vo), pre.dtype)
+        else:
+            out_v = self.wv(vh)
+            if self.wg is not None:
+                gate = jax.nn.sigmoid(self.wg(_activate(self.vector_activation, pre)))
+                out_v = out_v * gate[..., None, :]
+            elif self.vector_activation is not None:
+                out_v = out_v * self.vector_activation(vector_norm(out_v, axis=-2))[..., None, :]
+        return _activate(self.scalar_activation, pre), out_v
+
+
+def _activate(activation: Activation, x: jax.Array) -> jax.Array:
+    return x if activation is None else activation(x)
+
+
+class TupleLayerNorm(nnx.Module):
+    """LayerNorm of the scalars; vectors are divided by their root mean square length, no parameters."""
+
+    def __init__(self, dims: Dims, *, rngs: nnx.Rngs):
+        self.scalar_norm = nnx.LayerNorm(dims[0], epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, s: jax.Array, v: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+        """s [..., D], v [..., C, 3] or None → the same shapes."""
+        s = self.scalar_norm(s)
+        if v is None or v.shape[-2] == 0:
+            return s, v
+        squared = _clamped(jnp.sum(v * v, axis=-1, keepdims=True))
+        return s, v / jnp.sqrt(jnp.mean(squared, axis=-2, keepdims=True))
+
+
+def tuple_dropout(s: jax.Array, v: jax.Array, rate: float, key: jax.Array | None) -> Features:
+    """Dropout of scalars [..., D] and of whole vector channels [..., C, 3]; off without a key."""
+    if key is None:
+        return s, v
+    key_s, key_v = jax.random.split(key)
+    return dropout(s, rate, key_s), dropout(v, rate, key_v, trailing=1)

@@ -1,0 +1,59 @@
+"""Linear layers and multilayer perceptrons with the initialisation of the published model."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+# U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for weights and biases.
+_kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+def linear(d_in: int, d_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
+    """y = x W + b, W [d_in, d_out]."""
+    bound = d_in**-0.5 if d_in else 0.0
+    return nnx.Linear(
+        d_in,
+        d_out,
+        use_bias=bias,
+        kernel_init=_kernel_init if d_in else nnx.initializers.zeros_init(),
+        bias_init=lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound),
+        rngs=rngs,
+    )
+
+
+def dropout(
+    x: jax.Array,
+    rate: float,
+    key: jax.Array | None,
+    *,
+    trailing: int = 0,
+) -> jax.Array:
+    """Inverted dropout; off when `key` is None. The last `trailing` axes are dropped together.
+
+    16 random bits decide each unit (random numbers are a measurable part of a step), so the rate is
+    exact to 1 / 65536.
+    """
+    if key is None or rate == 0.0:
+        return x
+    shape = x.shape[: x.ndim - trailing]
+    bits = jax.random.bits(key, shape, jnp.uint16)
+    keep = (bits >= round(rate * 65536)).reshape(shape + (1,) * trailing)
+    return jnp.where(keep, x / (1.0 - rate), 0.0)
+
+
+class MLP(nnx.Module):
+    """Linear layers with ReLU and dropout between them: widths (d0, d1, …, dn) make n layers."""
+
+    def __init__(self, widths: tuple[int, ...], *, dropout: float = 0.0, rngs: nnx.Rngs):
+        self.rate = dropout
+        self.layers = nnx.List(
+            [linear(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        )
+
+    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """x [..., d0] → [..., dn]. Dropout acts only when a key is given."""
+        for i, layer in enumerate(self.layers):
+            if i:
+                x = dropout(jax.nn.relu(x), self.rate, None if key is None else jax.random.fold_in(key, i))
+            x = layer(x)
+        return x

@@ -1,0 +1,241 @@
+"""GVP message passing over a `jraph.GraphsTuple`, in two forms with the same parameters.
+
+A graph here has `nodes` = (s [N, D], v [N, C, 3]) and `edges` = `EdgeFeatures`. The general form works
+on any edge list. The dense form expects the layout of `partoken_jax.graphs.types` (edge e belongs to
+receiver e // K) and applies two exact rewritings that save about 60% of the arithmetic.
+"""
+
+import jax
+import jax.numpy as jnp
+import jraph
+from flax import nnx
+
+from partoken_jax.graphs.types import EdgeFeatures
+from partoken_jax.nn.gvp import GVP, Dims, Features, TupleLayerNorm, tuple_dropout, vector_norm
+
+
+class GVPConv(nnx.Module):
+    """Message for edge j→i: GVPs over [s_j, e_ij, s_i], [V_j, E_ij, V_i]; mean or sum over incoming edges."""
+
+    def __init__(
+        self,
+        dims_in: Dims,
+        dims_out: Dims,
+        edge_dims: Dims,
+        *,
+        num_gvps: int = 3,
+        aggregate: str = "mean",
+        vector_gate: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        """`num_gvps` message GVPs; all but the last are activated. `aggregate`: "mean" or "sum"."""
+        if aggregate not in ("mean", "sum"):
+            raise ValueError(f"aggregate is {aggregate!r}, but must be 'mean' or 'sum'")
+        first = (2 * dims_in[0] + edge_dims[0], 2 * dims_in[1] + edge_dims[1])
+        widths = [first] + [dims_out] * num_gvps
+        self.aggregate = aggregate
+        self.message = nnx.List(
+            [
+                GVP(
+                    a,
+                    b,
+                    activations=(None, None) if i == num_gvps - 1 else (jax.nn.relu, jax.nn.sigmoid),
+                    vector_gate=vector_gate,
+                    rngs=rngs,
+                )
+                for i, (a, b) in enumerate(zip(widths[:-1], widths[1:], strict=True))
+            ]
+        )
+
+    def __call__(self, graph: jraph.GraphsTuple) -> Features:
+        """General form. Returns (s [N, D'], v [N, C', 3]); a node without edges gets zeros."""
+        (s, v), edges = graph.nodes, graph.edges
+        senders, receivers, num_nodes = graph.senders, graph.receivers, s.shape[0]
+        message_s = jnp.concatenate([s[senders], edges.scalars, s[receivers]], axis=-1)
+        message_v = jnp.concatenate([v[senders], edges.vectors, v[receivers]], axis=-2)
+        for gvp in self.message:
+            message_s, message_v = gvp(message_s, message_v)
+        weight = edges.mask.astype(s.dtype)
+        if self.aggregate == "mean":
+            count = jax.ops.segment_sum(weight, receivers, num_nodes)
+            weight = weight / jnp.maximum(count, 1.0)[receivers]
+        out_s = jax.ops.segment_sum(message_s * weight[:, None], receivers, num_nodes)
+        out_v = jax.ops.segment_sum(message_v * weight[:, None, None], receivers, num_nodes)
+        return out_s, out_v
+
+    def dense(self, graph: jraph.GraphsTuple) -> Features:
+        """Dense form, for graphs in the packed layout. Returns the same as the general form.
+
+        Split: the first GVP is linear in its three inputs before its norm, so sender and receiver
+        parts are projected once per node and gathered. Tail: without activation the last GVP commutes
+        with the sum over neighbours, so its W_s, b and W_v run once per node.
+        """
+        (s, v), edges = graph.nodes, graph.edges
+        num_nodes = s.shape[0]
+        neighbours = graph.senders.reshape(num_nodes, -1)
+        mask = edges.mask.reshape(neighbours.shape)
+        edge_s = edges.scalars.reshape(*neighbours.shape, -1)
+        edge_v = jnp.swapaxes(edges.vectors, -1, -2).reshape(*neighbours.shape, 3, -1)
+
+        pre, vh = _split_first(self.message[0], s, jnp.swapaxes(v, -1, -2), edge_s, edge_v, neighbours)
+        count = jnp.sum(mask, axis=1, dtype=s.dtype)
+        weight = mask.astype(s.dtype)
+        if self.aggregate == "mean":
+            weight = weight / jnp.maximum(count, 1.0)[:, None]
+
+        message_s, message_v = self.message[0].activate(pre, vh)
+        for gvp in self.message[1:-1]:
+            message_s, message_v = gvp.columns(message_s, message_v)
+        last = self.message[-1]
+        if len(self.message) == 1 or last.wg is not None or last.wh is None:
+            if len(self.message) > 1:
+                message_s, message_v = last.columns(message_s, message_v)
+            out_s, out_v = _neighbour_sum(weight, message_s), _neighbour_sum(weight, message_v)
+        else:
+            vh = last.wh(message_v)
+            total = jnp.sum(weight, axis=1)  # 1 for a mean with edges, 0 without
+            sums = [_neighbour_sum(weight, x) for x in (message_s, vector_norm(vh, axis=-2), vh)]
+            out_s = jnp.concatenate(sums[:2], axis=-1) @ last.ws.kernel[...] + total[:, None] * last.ws.bias[...]
+            out_v = last.wv(sums[2]) if last.wv is not None else sums[2][..., :0]
+        return out_s, jnp.swapaxes(out_v, -1, -2)
+
+
+def _split_first(
+    gvp: GVP,
+    s: jax.Array,  # [N, D]
+    v: jax.Array,  # [N, 3, C]
+    edge_s: jax.Array,  # [N, K, De]
+    edge_v: jax.Array,  # [N, K, 3, Ce]
+    neighbours: jax.Array,  # [N, K]
+) -> Features:
+    """s' before activation [N, K, so] and vh [N, K, 3, hidden] of a GVP over [sender, edge, receiver]."""
+    ns, nv, es, ev = s.shape[-1], v.shape[-1], edge_s.shape[-1], edge_v.shape[-1]
+    ws, bias = gvp.ws.kernel[...], gvp.ws.bias[...]
+    sender_s, edge_part, receiver_s, norm_part = jnp.split(ws, [ns, ns + es, 2 * ns + es])
+    pre = (s @ sender_s)[neighbours] + edge_s @ edge_part + (s @ receiver_s + bias)[:, None]
+    if gvp.wh is None:
+        return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
+    sender_v, edge_h, receiver_v = jnp.split(gvp.wh.kernel[...], [nv, nv + ev])
+    vh = (v @ sender_v)[neighbours] + edge_v @ edge_h + (v @ receiver_v)[:, None]
+    return pre + vector_norm(vh, axis=-2) @ norm_part, vh
+
+
+def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """Σ_k weight[n, k] x[n, k, ...]."""
+    return jnp.sum(weight.reshape(*weight.shape, *(1,) * (x.ndim - 2)) * x, axis=1)
+
+
+class GVPConvLayer(nnx.Module):
+    """x ← norm0(x + drop(conv)); x ← norm1(x + drop(FF(x))), FF = 2 GVPs of width (4·ns, 2·nv)."""
+
+    def __init__(
+        self,
+        node_dims: Dims,
+        edge_dims: Dims,
+        *,
+        dropout: float = 0.1,
+        num_gvps: int = 3,
+        vector_gate: bool = False,
+        rngs: nnx.Rngs,
+    ):
+        wide = (4 * node_dims[0], 2 * node_dims[1])
+        self.rate = dropout
+        self.conv = GVPConv(
+            node_dims, node_dims, edge_dims, num_gvps=num_gvps, vector_gate=vector_gate, rngs=rngs
+        )
+        self.norms = nnx.List([TupleLayerNorm(node_dims, rngs=rngs) for _ in range(2)])
+        self.feed_forward = nnx.List(
+            [
+                GVP(node_dims, wide, vector_gate=vector_gate, rngs=rngs),
+                GVP(wide, node_dims, activations=(None, None), vector_gate=vector_gate, rngs=rngs),
+            ]
+        )
+
+    def __call__(
+        self, graph: jraph.GraphsTuple, *, key: jax.Array | None = None, dense: bool = True
+    ) -> Features:
+        """Updated (s [N, D], v [N, C, 3]). Dropout acts only when a key is given."""
+        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        with jax.named_scope("conv"):
+            message = self.conv.dense(graph) if dense else self.conv(graph)
+        x = _residual(self.norms[0], graph.nodes, tuple_dropout(*message, self.rate, keys[0]))
+        with jax.named_scope("feed_forward"):
+            update = x
+            for gvp in self.feed_forward:
+                update = gvp(*update)
+        return _residual(self.norms[1], x, tuple_dropout(*update, self.rate, keys[1]))
+
+
+def _residual(norm: TupleLayerNorm, x: Features, update: Features) -> Features:
+    return norm(x[0] + update[0], x[1] + update[1])  # pyright: ignore[reportReturnType]
+
+
+class GVPEncoder(nnx.Module):
+    """Residue and edge features → node features [N, D], non-negative (the last step is a ReLU)."""
+
+    def __init__(
+        self,
+        node_in: Dims,
+        edge_in: Dims,
+        node_hidden: Dims,
+        edge_hidden: Dims,
+        *,
+        num_layers: int,
+        dropout: float,
+        residue_types: bool,
+        dense: bool,
+        rngs: nnx.Rngs,
+    ):
+        self.dense = dense
+        self.residue_embedding = (
+            nnx.Embed(20, 20, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
+            if residue_types
+            else None
+        )
+        if residue_types:
+            node_in = (node_in[0] + 20, node_in[1])
+        self.node_norm = TupleLayerNorm(node_in, rngs=rngs)
+        self.node_gvp = GVP(node_in, node_hidden, activations=(None, None), rngs=rngs)
+        self.edge_norm = TupleLayerNorm(edge_in, rngs=rngs)
+        self.edge_gvp = GVP(edge_in, edge_hidden, activations=(None, None), rngs=rngs)
+        self.layers = nnx.List(
+            [GVPConvLayer(node_hidden, edge_hidden, dropout=dropout, rngs=rngs) for _ in range(num_layers)]
+        )
+        self.output_norm = TupleLayerNorm(node_hidden, rngs=rngs)
+        self.output_gvp = GVP(node_hidden, (node_hidden[0], 0), rngs=rngs)
+
+    def embed(self, graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
+        """A featurised graph → hidden nodes (s, v) and hidden edges, before the first layer."""
+        nodes, edges = graph.nodes, graph.edges
+        scalars = nodes.scalars
+        if self.residue_embedding is not None:
+            scalars = jnp.concatenate([scalars, self.residue_embedding(nodes.residue_type)], axis=-1)
+        hidden = self.node_gvp(*self.node_norm(scalars, nodes.vectors))
+        edge_s, edge_v = self.edge_gvp(*self.edge_norm(edges.scalars, edges.vectors))
+        return graph._replace(nodes=hidden, edges=EdgeFeatures(edge_s, edge_v, edges.mask))
+
+    def __call__(self, graph: jraph.GraphsTuple, *, key: jax.Array | None = None) -> jax.Array:
+        """Node features [N, D] of a featurised graph."""
+        with jax.named_scope("embedding"):
+            hidden = self.embed(graph)
+        with jax.named_scope("layers"):
+            nodes = self._scan(hidden, key)
+        with jax.named_scope("output_projection"):
+            return self.output_gvp(*self.output_norm(*nodes))[0]
+
+    def _scan(self, graph: jraph.GraphsTuple, key: jax.Array | None) -> Features:
+        """All layers as one scan over stacked weights: one compilation, and with rematerialisation a
+        backward pass that keeps only the node features between layers."""
+        splits = [nnx.split(layer) for layer in self.layers]
+        graphdef = splits[0][0]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in splits])
+        keys = None if key is None else jax.random.split(key, len(self.layers))
+
+        @jax.checkpoint
+        def body(nodes: Features, weights_and_key):
+            weights, layer_key = weights_and_key
+            layer = nnx.merge(graphdef, weights)
+            return layer(graph._replace(nodes=nodes), key=layer_key, dense=self.dense), None
+
+        nodes, _ = jax.lax.scan(body, graph.nodes, (stacked, keys))
+        return nodes

@@ -1,0 +1,65 @@
+"""Which proteins of a dataset a run uses, and how much of the long ones."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from partoken_jax.proteins.dataset import ProteinDataset
+from partoken_jax.proteins.protein import DataError
+
+
+def subset(dataset: ProteinDataset, count: int | None, seed: int) -> ProteinDataset:
+    """At most `count` proteins, drawn by `seed` without replacement, in the order of the dataset.
+
+    None keeps all. Raises DataError for a count below 1.
+    """
+    if count is not None and count < 1:
+        raise DataError(
+            f"{dataset.source}: cannot use {count} proteins of split {dataset.split!r}; use at least 1"
+        )
+    if count is None or count >= len(dataset):
+        return dataset
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count])
+    return replace(dataset, proteins=tuple(dataset[i] for i in chosen))
+
+
+def limit_lengths(
+    dataset: ProteinDataset, max_length: int, too_long: str = "refuse"
+) -> tuple[ProteinDataset, list[str]]:
+    """Refuses proteins of more than `max_length` residues, or crops them to their first `max_length`.
+
+    Args:
+      too_long: "refuse" or "crop".
+
+    Returns:
+      The dataset and the names of the cropped proteins.
+
+    Raises DataError that names the proteins too long, where they are refused.
+    """
+    if too_long not in ("refuse", "crop"):
+        raise DataError(f"unknown too_long {too_long!r}; choose one of refuse, crop")
+    if max_length < 1:
+        raise DataError(f"max_length is {max_length}, but must be at least 1")
+    long = [protein for protein in dataset.proteins if len(protein) > max_length]
+    if not long:
+        return dataset, []
+    if too_long == "refuse":
+        shown = ", ".join(f"{protein.name} ({len(protein)})" for protein in long[:10])
+        more = f" and {len(long) - 10} more" if len(long) > 10 else ""
+        what = "1 protein is" if len(long) == 1 else f"{len(long)} proteins are"
+        raise DataError(
+            f"{dataset.source}: {what} longer than max_length = {max_length} residues: {shown}{more}; "
+            f"set too_long: crop, or max_length to at least {max(map(len, long))}"
+        )
+    cropped = tuple(
+        replace(
+            protein,
+            sequence=protein.sequence[:max_length],
+            backbone=protein.backbone[:max_length],
+            residue_numbers=protein.residue_numbers[:max_length],
+        )
+        if len(protein) > max_length
+        else protein
+        for protein in dataset.proteins
+    )
+    return replace(dataset, proteins=cropped), [protein.name for protein in long]

@@ -1,0 +1,80 @@
+"""Classification tasks: which chains take part and what their classes are called.
+
+A task's classes depend on the file alone, never on the split, so that label 3 means the same
+thing in training and in test.
+"""
+
+import numpy as np
+
+from partoken_jax.proteins.protein import DataError
+
+EC_CLASSES = (
+    "oxidoreductase",
+    "transferase",
+    "hydrolase",
+    "lyase",
+    "isomerase",
+    "ligase",
+    "translocase",
+)
+"""Top-level EC classes 1 to 7."""
+
+CATH_CLASSES = ("mainly alpha", "mainly beta", "alpha beta", "few secondary structures")
+"""CATH classes 1 to 4."""
+
+MIN_ARCHITECTURE_CHAINS = 50
+"""A CATH architecture is a class of `cath-architecture` if the file holds so many chains of it,
+all splits together: 17 architectures of pdb_chains.npz, 11 of the embedded pdb_small.npz."""
+
+TASK_ARRAYS = {"ec-class": "ec_class", "cath-class": "cath", "cath-architecture": "cath"}
+"""The array of a file from which a task takes its labels."""
+
+
+def task_labels(task: str, annotation: np.ndarray, names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Labels of all P chains of a file.
+
+    Args:
+      task: a key of `TASK_ARRAYS`.
+      annotation: that array: EC classes (0 = none) or CATH codes ('' = none), [P].
+      names: the chains' names, for error messages.
+
+    Returns:
+      Labels int32 [P], -1 where the chain is not in the task, -2 where it is but its class is too
+      small to count; and the class names.
+
+    Raises DataError for an EC class or CATH code that does not exist.
+    """
+    if task == "ec-class":
+        bad = (annotation < 0) | (annotation > len(EC_CLASSES))
+        if bad.any():
+            i = int(bad.argmax())
+            raise DataError(f"{names[i]}: ec_class is {annotation[i]}, but must be 1 to 7, or 0 for none")
+        return annotation.astype(np.int32) - 1, EC_CLASSES
+    codes = [
+        _architecture(code.decode("latin-1"), name) for code, name in zip(annotation, names, strict=True)
+    ]
+    if task == "cath-class":
+        return np.array([code[0] - 1 if code else -1 for code in codes], np.int32), CATH_CLASSES
+    found, counts = np.unique(
+        [code for code in codes if code] or np.empty((0, 2), int), axis=0, return_counts=True
+    )
+    kept = [tuple(code) for code in found[counts >= MIN_ARCHITECTURE_CHAINS].tolist()]
+    number = {code: i for i, code in enumerate(kept)}
+    labels = [number.get(code, -2) if code else -1 for code in codes]
+    return np.array(labels, np.int32), tuple(f"{c}.{a}" for c, a in kept)
+
+
+def _architecture(code: str, name: str) -> tuple[int, int] | None:
+    if not code:
+        return None
+    fields = code.split(".")
+    if (
+        len(fields) < 2
+        or not all(f.isdecimal() for f in fields)
+        or not 1 <= int(fields[0]) <= len(CATH_CLASSES)
+    ):
+        raise DataError(
+            f"{name}: {code!r} is not a CATH code (class 1 to 4, architecture, topology, superfamily, "
+            "as in 3.40.50.720); correct it or leave it empty"
+        )
+    return int(fields[0]), int(fields[1])

@@ -1,0 +1,201 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from partoken_jax.proteins import DataError, load_dataset
+
+CHAINS = Path(__file__).parents[2] / "experiments" / "data" / "pdb_chains.npz"
+SPLITS = ("train", "val", "test")
+
+
+@pytest.mark.parametrize(
+    ("task", "sizes", "num_classes"),
+    [
+        ("ec-class", (6654, 785, 769), 7),
+        ("cath-class", (7641, 968, 946), 4),
+        ("cath-architecture", (7345, 911, 902), 17),
+    ],
+)
+def test_counts_of_the_chains_file(task, sizes, num_classes):
+    splits = [load_dataset(CHAINS, task=task, split=split) for split in SPLITS]
+    assert tuple(map(len, splits)) == sizes
+    assert {dataset.class_names for dataset in splits} == {splits[0].class_names}
+    assert len(splits[0].class_names) == num_classes
+    counts = np.sum([dataset.class_counts() for dataset in splits], axis=0)
+    assert counts.sum() == sum(sizes)
+    if task == "ec-class":
+        assert counts.tolist() == [1562, 2417, 2671, 708, 465, 321, 64]
+        assert splits[2].class_counts()[6] == 4
+        lengths = np.concatenate([dataset.lengths for dataset in splits])
+        assert (lengths.min(), lengths.max(), round(lengths.mean())) == (40, 1264, 277)
+        assert round(np.percentile(lengths, 95)) == 543
+    if task == "cath-architecture":
+        assert counts.min() >= 50
+        # Every other chain with a CATH code is accounted for: 9,555 in all.
+        assert len(splits[0].left_out) == 9555 - counts.sum()
+    names = [protein.name for dataset in splits for protein in dataset.proteins]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("task", ["ec-class", "cath-class", "cath-architecture"])
+@pytest.mark.parametrize("scheme", ["identity", "superfamily"])
+def test_embedded_proteins_decode_to_real_geometry(task, scheme):
+    dataset = load_dataset(task=task, split="val", split_scheme=scheme)
+    assert set(dataset.labels) <= set(range(len(dataset.class_names)))
+    assert dataset.class_counts().sum() == len(dataset) > 0
+    assert dataset.lengths.min() >= 50
+    assert dataset.lengths.max() <= 400
+    for protein in dataset.proteins[:20]:
+        assert protein.complete.all()
+        n, ca, c, o = protein.backbone.swapaxes(0, 1)
+        # Textbook bond lengths, to the 0.05 Å grid: a wrong decode moves them by far more.
+        for a, b, length in ((n, ca, 1.46), (ca, c, 1.52), (c, o, 1.23)):
+            np.testing.assert_allclose(np.linalg.norm(a - b, axis=-1), length, atol=0.2)
+        np.testing.assert_allclose(np.median(np.linalg.norm(np.diff(ca, axis=0), axis=-1)), 3.8, atol=0.1)
+        np.testing.assert_allclose(np.median(np.linalg.norm(n[1:] - c[:-1], axis=-1)), 1.33, atol=0.1)
+
+
+def test_decode_matches_the_definition_chain_by_chain(write):
+    path = write()
+    arrays = dict(np.load(path))
+    dataset = load_dataset(path, task="ec-class", split="train")
+    assert [protein.name for protein in dataset.proteins] == ["1ABC_A", "4GHI_C"]
+    for protein, chain in zip(dataset.proteins, (0, 3), strict=True):
+        start = arrays["length"][:chain].sum()
+        packed = arrays["backbone"][:, start : start + arrays["length"][chain]].astype(int)
+        ca = np.cumsum(packed[:3], axis=1)
+        atoms = (
+            np.stack([ca + packed[3:6], ca, ca + packed[6:9], ca + packed[9:12]]).transpose(2, 0, 1) * 0.05
+        )
+        np.testing.assert_allclose(protein.backbone, atoms, atol=1e-5)
+
+
+def test_names_numbers_labels_and_sequences_belong_together(write):
+    train = load_dataset(write(), task="ec-class", split="train")
+    val = load_dataset(write(), task="ec-class", split="val")
+    assert train.labels.tolist() == [0, 2]
+    assert [protein.sequence for protein in train.proteins] == ["ARNDC", "MF"]
+    assert val[0].sequence == "HILK"
+    assert val[0].residue_numbers.tolist() == [10, 11, 12, 13]
+    assert (val[0].chain, val[0].label) == ("AA", 6)
+    assert train.class_counts().tolist() == [1, 0, 1, 0, 0, 0, 0]
+    assert train.lengths.tolist() == [5, 2]
+    assert train.source.endswith("tiny.npz")
+
+
+def test_chains_outside_every_split_are_listed(write):
+    dataset = load_dataset(write(), task="ec-class", split="train", split_scheme="superfamily")
+    assert [protein.name for protein in dataset.proteins] == ["1ABC_A"]
+    assert dataset.left_out == ("3DEF_AA", "4GHI_C")
+    assert load_dataset(write(), task="ec-class").left_out == ()
+
+
+def test_architectures_below_fifty_chains_are_no_class(write):
+    def file_of(counts):
+        num = sum(counts.values())
+        return write(
+            backbone=np.zeros((12, num), np.int8),
+            sequence=np.full(num, ord("A"), np.uint8),
+            length=np.ones(num, np.int32),
+            first_residue_number=np.ones(num, np.int32),
+            id=np.array([f"p{i}_A".encode() for i in range(num)]),
+            cath=np.repeat([code.encode() for code in counts], list(counts.values())),
+            split=np.zeros(num, np.int8),
+        )
+
+    dataset = load_dataset(file_of({"3.40.1.1": 50, "3.5.1.1": 49, "3.30.2.2": 51}), task="cath-architecture")
+    assert dataset.class_names == ("3.30", "3.40")
+    assert dataset.class_counts().tolist() == [51, 50]
+    assert len(dataset.left_out) == 49
+    with pytest.raises(DataError, match=r"tiny.npz: no chain .* \(classes need 50 chains\) .*'train'"):
+        load_dataset(file_of({"3.40.1.1": 49}), task="cath-architecture")
+
+
+def test_only_the_arrays_in_use_are_needed(write):
+    path = write(cath=None, split_superfamily=None)
+    assert len(load_dataset(path, task="ec-class")) == 2
+    with pytest.raises(DataError, match=r"tiny.npz: array 'cath' is missing"):
+        load_dataset(path, task="cath-class")
+    with pytest.raises(DataError, match=r"tiny.npz: array 'split_superfamily' is missing"):
+        load_dataset(path, split_scheme="superfamily")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": None}, "array 'backbone' is missing"),
+        ({"backbone": np.zeros((12, 14))}, "array 'backbone' has type float64, but must be int8"),
+        ({"backbone": np.zeros((9, 14), np.int8)}, r"array 'backbone' has shape \(9, 14\), .*\(12, 14\)"),
+        ({"backbone": np.zeros((12, 13), np.int8)}, r"array 'backbone' has shape \(12, 13\), .*\(12, 14\)"),
+        ({"sequence": np.array(["A"] * 14)}, "array 'sequence' has type <U1, but must be uint8"),
+        ({"sequence": np.full(14, ord("X"), np.uint8)}, "1ABC_A: residue 1 is 'X'"),
+        ({"sequence": np.full(14, 200, np.uint8)}, "1ABC_A: residue 1 is 'È'"),
+        ({"length": np.array([5, 3, 4, 3])}, "'length' adds up to 15 residues, but .* hold 14"),
+        ({"length": np.array([5, 3, 6, 0])}, "chain '4GHI_C' has length 0"),
+        ({"length": np.array([5.0, 3, 4, 2])}, "array 'length' has type float64, but must be integer"),
+        ({"id": np.array([b"a", b"b"])}, r"array 'id' has shape \(2,\), but must be \(P,\) = \(4,\)"),
+        ({"step": np.float32(np.nan)}, "'step' is nan, which makes coordinates non-finite"),
+        ({"step": np.float32(np.inf)}, "'step' is inf, which makes coordinates non-finite"),
+        ({"step": np.array([0.05])}, r"array 'step' has shape \(1,\)"),
+        ({"ec_class": np.array([1, 8, 0, 0], np.int8)}, "2XYZ_B: ec_class is 8"),
+        ({"split": np.array([0, 3, 0, 0], np.int8)}, "'split' of 2XYZ_B is 3"),
+        ({"ec_class": np.array([1, None, 0, 0], object)}, "array 'ec_class' cannot be read"),
+    ],
+)
+def test_malformed_arrays_are_refused_by_file_and_name(write, changes, message):
+    with pytest.raises(DataError, match=f"tiny.npz: .*{message}|tiny.npz: {message}") as caught:
+        load_dataset(write(**changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("code", [b"3", b"5.10.8.10", b"a.b", b"3..50"])
+def test_malformed_cath_code_is_refused_by_name(write, code):
+    cath = np.array([b"1.10.8.10", code, b"", b""])
+    with pytest.raises(DataError, match=f"tiny.npz: 2XYZ_B: '{code.decode()}' is not a CATH code"):
+        load_dataset(write(cath=cath), task="cath-class")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"\x93NUMPY", b"PK\x03\x04 cut off"])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "other.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"other.npz: not a readable .npz"):
+        load_dataset(path)
+
+
+def test_a_damaged_file_is_refused(write):
+    path = write()
+    content = bytearray(path.read_bytes())
+    place = content.index(b"ARNDCQEGHILKMF")
+    content[place : place + 3] = b"GGG"  # the checksum of the archive notices
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"tiny.npz: array 'sequence' cannot be read"):
+        load_dataset(path)
+
+
+def test_missing_files_and_directories_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"none.npz: no such file"):
+        load_dataset(tmp_path / "none.npz")
+    with pytest.raises(DataError, match="not a readable"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"task": "go"}, "unknown task 'go'; choose one of ec-class, cath-class, cath-architecture"),
+        ({"split": "valid"}, "unknown split 'valid'; choose one of train, val, test"),
+        ({"split_scheme": "random"}, "unknown split_scheme 'random'; choose one of identity, superfamily"),
+    ],
+)
+def test_unknown_choices_are_refused(choice, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(**choice)
+
+
+def test_an_empty_split_is_refused(write):
+    with pytest.raises(
+        DataError, match=r"tiny.npz: no chain of task 'ec-class' is in split 'test' of scheme"
+    ):
+        load_dataset(write(), split="test")

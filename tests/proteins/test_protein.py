@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from partoken_jax.proteins import RESIDUE_TYPES, DataError, Protein
+
+
+def backbone(length):
+    return np.random.default_rng(length).normal(size=(length, 4, 3)).astype(np.float32)
+
+
+def test_a_missing_atom_makes_the_residue_incomplete():
+    atoms = backbone(4)
+    atoms[1, 3] = np.nan  # no O
+    atoms[2, 1, 0] = np.nan  # a single coordinate
+    protein = Protein("p", "ARND", atoms)
+    assert protein.complete.tolist() == [True, False, False, True]
+
+
+def test_residue_types_count_in_the_published_order():
+    protein = Protein("p", RESIDUE_TYPES, backbone(20))
+    assert protein.residue_types.dtype == np.int32
+    assert protein.residue_types.tolist() == list(range(20))
+    assert Protein("p", "VVA", backbone(3)).residue_types.tolist() == [19, 19, 0]
+
+
+def test_residue_numbers_are_kept_or_count_from_one():
+    assert Protein("p", "ARN", backbone(3)).residue_numbers.tolist() == [1, 2, 3]
+    numbered = Protein("p", "ARN", backbone(3), residue_numbers=np.array([-1, 0, 7]))
+    assert numbered.residue_numbers.tolist() == [-1, 0, 7]
+    assert numbered.residue_numbers.dtype == np.int32
+
+
+def test_coordinates_become_float32():
+    assert Protein("p", "ARN", backbone(3).astype(np.float64)).backbone.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("sequence", "atoms", "numbers", "message"),
+    [
+        ("ARN", np.zeros((3, 3)), None, r"1ABC_A: backbone has shape \(3, 3\)"),
+        ("ARN", np.zeros((3, 5, 3)), None, r"1ABC_A: backbone has shape \(3, 5, 3\)"),
+        ("", np.zeros((0, 4, 3)), None, "1ABC_A: has no residues"),
+        ("AR", np.zeros((3, 4, 3)), None, "1ABC_A: sequence has 2 letters for 3 residues"),
+        ("AXN", np.zeros((3, 4, 3)), None, "1ABC_A: residue 2 is 'X'"),
+        ("AaN", np.zeros((3, 4, 3)), None, "1ABC_A: residue 2 is 'a'"),
+        ("AXN", np.zeros((3, 4, 3)), np.array([7, 8, 9]), "1ABC_A: residue 8 is 'X'"),
+        ("ARN", np.zeros((3, 4, 3)), np.array([1, 2]), r"1ABC_A: residue_numbers has shape \(2,\)"),
+        ("ARN", np.full((3, 4, 3), np.inf), None, "1ABC_A: residue 1 has non-finite"),
+        ("ARN", np.full((3, 4, 3), -np.inf), None, "1ABC_A: residue 1 has non-finite"),
+    ],
+)
+def test_bad_input_is_refused_by_name(sequence, atoms, numbers, message):
+    more = {} if numbers is None else {"residue_numbers": numbers}
+    with pytest.raises(DataError, match=message):
+        Protein("1ABC_A", sequence, atoms, **more)
