@@ -1,9 +1,11 @@
 """ParToken in JAX: proteins → clusters of residues → discrete tokens → a class.
 
-    import partoken_jax as pt
+The public names, nothing else. A model and its batch in four lines::
 
-    proteins = pt.load_dataset(task="cath-class", split="val")
-    model = pt.build_model(pt.ModelConfig(num_classes=len(proteins.class_names)), rngs=nnx.Rngs(0))
+    proteins = load_dataset(task="cath-class", split="val")
+    tables = neighbour_tables(proteins.proteins[:8], 30)
+    graph = featurise(pack(proteins.proteins[:8], tables))
+    output = build_model(ModelConfig(num_classes=4), rngs=flax.nnx.Rngs(0))(graph)
 """
 
 from partoken_jax.config import (

@@ -6,6 +6,7 @@ kernel [in, out]. Arrays in, arrays out: no PyTorch needed.
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from flax import nnx
@@ -14,7 +15,7 @@ from flax import nnx
 _UNUSED = re.compile(r"(^|\.)dummy_param$|^partitioner\.epoch$|^cluster_attention\.")
 
 _MLP = {"0": "layers.0", "2": "layers.1", "3": "layers.1", "6": "layers.2"}
-_RULES = [
+_RULES: list[tuple[str, Any]] = [
     (r"^(?:node_encoder|W_v)\.0\.", "encoder.node_norm."),
     (r"^(?:node_encoder|W_v)\.1\.", "encoder.node_gvp."),
     (r"^(?:edge_encoder|W_e)\.0\.", "encoder.edge_norm."),

@@ -77,7 +77,9 @@ class GVPClassifier(nnx.Module):
         width = config.node_hidden[0]
         self.encoder = _encoder(config, rngs)
         self.pool = Pool(config.pooling, width, rngs=rngs)
-        self.classifier = MLP((width, 2 * width, width, config.num_classes), dropout=config.dropout, rngs=rngs)
+        self.classifier = MLP(
+            (width, 2 * width, width, config.num_classes), dropout=config.dropout, rngs=rngs
+        )
 
     def __call__(self, graph: jraph.GraphsTuple, *, key: jax.Array | None = None) -> GVPOutput:
         """A key turns on dropout; without one the result is deterministic."""
@@ -148,7 +150,9 @@ class ParToken(nnx.Module):
         clusters, cluster_mask = partition.features[:-1], partition.mask[:-1]
 
         with jax.named_scope("codebook"):
-            tokens = self._tokens(clusters, cluster_mask, graph.globals.mask[:-1], update_codebook, bypass_codebook)
+            tokens = self._tokens(
+                clusters, cluster_mask, graph.globals.mask[:-1], update_codebook, bypass_codebook
+            )
         quantised = self.config.codebook.classify_quantised
         with jax.named_scope("attention"):
             attended = self.attention(
@@ -227,7 +231,18 @@ def parameter_table(model: nnx.Module) -> list[tuple[str, int]]:
     return [*((name, rows[name]) for name in order), ("total", sum(rows.values()))]
 
 
-_ORDER = ("embedding", "node", "edge", "conv", "output", "pooling", "partitioner", "attention", "gated", "classifier")
+_ORDER = (
+    "embedding",
+    "node",
+    "edge",
+    "conv",
+    "output",
+    "pooling",
+    "partitioner",
+    "attention",
+    "gated",
+    "classifier",
+)
 _NAMES = {
     "residue_embedding": "embedding of residue types",
     "node_norm": "node encoder",
@@ -258,6 +273,7 @@ def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
         dropout=config.dropout,
         residue_types=config.residue_types,
         dense=config.message_passing == "dense",
+        rematerialise=config.rematerialise == "layer",
         rngs=rngs,
     )
 

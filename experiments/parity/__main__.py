@@ -35,6 +35,7 @@ def run(directory: Path, report: Report) -> list[Path]:
         if digit is None or digit[1] not in CHECKS:
             raise SystemExit(f"error: {file}: expected a name like case1_gvp.npz with a digit from 1 to 8")
         print(f"{file.name} ...", file=sys.stderr, flush=True)
+        report.file = file.stem
         # Every product in full float32, on every device.
         with jax.default_matmul_precision("highest"):
             CHECKS[digit[1]](Vectors.load(file), report)

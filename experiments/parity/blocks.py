@@ -39,13 +39,13 @@ def check_gvp(v: Vectors, report: Report) -> None:
         if case is None or "out_s" not in case:
             continue
         if name.startswith("gvp_"):
-            check_block(f"case1 {name}", _gvp(name, case), case, report, lambda m, s, u: m(s, u))
+            check_block(name, _gvp(name, case), case, report, lambda m, s, u: m(s, u))
         elif name.startswith("ln"):
             norm = TupleLayerNorm(_dims(case, "in"), rngs=nnx.Rngs(0))
-            check_block(f"case1 {name}", norm, case, report, lambda m, s, u: m(s, u))
+            check_block(name, norm, case, report, lambda m, s, u: m(s, u))
         else:
             for form in ("general", "dense"):
-                check_conv(f"case1 {name} {form}", name, case, v, report, dense=form == "dense")
+                check_conv(f"{name} {form}", name, case, v, report, dense=form == "dense")
 
 
 def _dims(case: Vectors, side: str) -> tuple[int, int]:
@@ -150,7 +150,7 @@ def check_features(v: Vectors, report: Report) -> None:
             graph = jax.jit(featurise)(jax.tree.map(jnp.asarray, packed))
             keep, n = np.asarray(graph.edges.mask), len(sequence)
             edges = np.stack([graph.senders, graph.receivers])[:, keep]
-            title = f"case2 {name} k={k}"
+            title = f"{name} k={k}"
             report.exact(title, "edges", "edge_index", edges, want["edge_index"])
             report.exact(title, "edges", "mask", graph.nodes.mask[:n], want["mask"])
             report.exact(title, "edges", "seq", graph.nodes.residue_type[:n], want["seq"])
@@ -161,7 +161,9 @@ def check_features(v: Vectors, report: Report) -> None:
             report.relative(title, "features", "edge_s", graph.edges.scalars[keep], want["edge_s"], FORWARD)
             report.relative(title, "features", "edge_v", graph.edges.vectors[keep], want["edge_v"], FORWARD)
             x_ca = np.where(real[:, None], packed.nodes.backbone[:n, 1], 0)
-            report.relative(title, "features", "x_ca", x_ca, np.where(real[:, None], want["x_ca"], 0), FORWARD)
+            report.relative(
+                title, "features", "x_ca", x_ca, np.where(real[:, None], want["x_ca"], 0), FORWARD
+            )
 
 
 def check_attention(v: Vectors, report: Report) -> None:
@@ -173,7 +175,7 @@ def check_attention(v: Vectors, report: Report) -> None:
     for variant, kind in (("orig", PublishedAttention), ("fixed", ClusterAttention)):
         attention = kind(width, heads, rngs=nnx.Rngs(0))
         load(attention, v.under("attn.w"), "global_cluster_attn.")
-        want, title = v.under(f"attn.{variant}"), f"case6 attention {variant}"
+        want, title = v.under(f"attn.{variant}"), f"attention {variant}"
         _attended(title, attention(protein, clusters, mask), want, report)
 
         def loss(m, protein, clusters):
@@ -188,9 +190,9 @@ def check_attention(v: Vectors, report: Report) -> None:
     heats = {m[1] for key in v.arrays if (m := re.match(r"attn\.temp([\d.]+)\.pooled$", key))}
     for heat in sorted(heats):
         out = attention(protein, clusters, mask, temperature=float(heat))
-        _attended(f"case6 attention T={heat}", out, v.under(f"attn.temp{heat}"), report)
+        _attended(f"attention T={heat}", out, v.under(f"attn.temp{heat}"), report)
 
-    want, title = v.under("fusion"), "case6 fusion"
+    want, title = v.under("fusion"), "fusion"
     fusion = GatedFusion(width, rngs=nnx.Rngs(0))
     load(fusion, want.under("w"), "fw_gate.")
     c_star = jnp.asarray(want["c_star"])
@@ -208,4 +210,3 @@ def check_attention(v: Vectors, report: Report) -> None:
 def _attended(title, out, want, report):
     for name, array in (("pooled", out.pooled), ("importance", out.importance), ("attn", out.weights)):
         report.relative(title, "forward", name, array, want[name], FORWARD)
-

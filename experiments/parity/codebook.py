@@ -31,8 +31,10 @@ def check_codebook(v: Vectors, report: Report) -> None:
             )
             for number, step in enumerate(("train0", "train1", "train2", "eval")):
                 z = jnp.asarray(v[f"z{number}"])
-                title = f"case5 {mode} {start}"
-                state = _check_step(title, case.under(step), v, state, z, mask, metric, step != "eval", report)
+                title = f"{mode} {start}"
+                state = _check_step(
+                    title, case.under(step), v, state, z, mask, metric, step != "eval", report
+                )
     _check_invalid(v, report)
     _check_kmeans(v, report)
 
@@ -46,15 +48,11 @@ def _check_step(title, want, v, state, z, mask, metric, train, report):
     report.exact(title, "codes", "indices", out.codes, want["indices"])
     report.relative(title, "forward", "zq", out.features, want["zq"], FORWARD)
     report.relative(title, "forward", "vq_loss", out.loss, want["vq_loss"], FORWARD)
-    report.relative(
-        title, "forward", "commitment_loss", out.loss / BETA, want["commitment_loss"], FORWARD
-    )
+    report.relative(title, "forward", "commitment_loss", out.loss / BETA, want["commitment_loss"], FORWARD)
     report.relative(title, "gradients", "g.z", jax.grad(published_loss)(z), want["g.z"], GRADIENT)
     after = state
     if train:
-        after = ema_update(
-            state, z, out.codes, decay=DECAY, epsilon=EPSILON, keep_unused=False
-        )
+        after = ema_update(state, z, out.codes, decay=DECAY, epsilon=EPSILON, keep_unused=False)
     for name, array in zip(("embeddings", "ema_counts", "ema_sums"), after, strict=True):
         if f"{name}_after" in want.arrays:
             report.relative(title, "buffers", name, array, want[f"{name}_after"], FORWARD)
@@ -78,14 +76,12 @@ def _check_step(title, want, v, state, z, mask, metric, train, report):
 def _check_invalid(v: Vectors, report: Report) -> None:
     if "allinvalid" not in v:
         return
-    want, title = v.under("allinvalid"), "case5 all invalid"
+    want, title = v.under("allinvalid"), "all invalid"
     codes = jnp.asarray(want["embeddings"])
     state = CodebookState(codes, jnp.ones(codes.shape[0]), codes)
     z, mask = jnp.asarray(v["z0"]), jnp.zeros(v["mask"].shape, bool)
     out = quantise(state, z, mask, beta=BETA, metric="l2")
-    after = ema_update(
-        state, z, out.codes, decay=DECAY, epsilon=EPSILON, keep_unused=False
-    )
+    after = ema_update(state, z, out.codes, decay=DECAY, epsilon=EPSILON, keep_unused=False)
     report.exact(title, "codes", "indices", out.codes, want["indices"])
     report.exact(title, "codes", "pass-through", out.features, z)
     report.exact(title, "codes", "no update", after.embeddings, want["embeddings"])
@@ -98,7 +94,7 @@ def _check_kmeans(v: Vectors, report: Report) -> None:
     for name in ("kmeans", "kmeans_few"):
         if name not in v:
             continue
-        want, title = v.under(name), f"case5 {name}"
+        want, title = v.under(name), name
         samples, num_codes = jnp.asarray(want["samples"]), want["embeddings"].shape[0]
         permutation = want["perm"] if "perm" in want.arrays else np.arange(len(samples))
         codes, iterations = kmeans(samples, num_codes, permutation=jnp.asarray(permutation))

@@ -33,16 +33,18 @@ class Row:
 
 
 class Report:
-    """Rows by (case, group, measure)."""
+    """Rows by (case, group, measure). `file` is named in every case."""
 
     def __init__(self):
+        self.file = ""
         self.rows: dict[tuple[str, str, str], Row] = {}
 
-    def relative(self, case: str, group: str, name: str, got, want, tolerance: float) -> None:
-        """Largest |got - want| over the largest |want|; absolute where want is all zero."""
+    def relative(self, case: str, group: str, name: str, got, want, tolerance: float, of=None) -> None:
+        """Largest |got - want| over the largest |want|, or over the largest |of|: the whole that the
+        array is a part of. Absolute where that is all zero."""
         got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
         error = _largest(got, want)
-        scale = np.max(np.abs(want), initial=0.0)
+        scale = np.max(np.abs(want if of is None else of), initial=0.0)
         self._add(case, group, "relative", name, error / scale if scale > 0 else error, tolerance)
 
     def absolute(self, case: str, group: str, name: str, got, want, tolerance: float) -> None:
@@ -61,6 +63,7 @@ class Report:
                 self.relative(case, group, name, got[name], array, GRADIENT)
 
     def _add(self, case, group, measure, name, error, tolerance) -> None:
+        case = f"{self.file} {case}"
         row = self.rows.get((case, group, measure))
         if row is None:
             self.rows[case, group, measure] = Row(case, group, measure, 1, float(error), tolerance, name)
@@ -97,7 +100,12 @@ class Report:
 
     def save(self, path: str | Path, environment: dict) -> None:
         rows = [{**asdict(row), "holds": row.holds} for row in self.rows.values()]
-        content = {"schema": "partoken.parity/1", "environment": environment, "holds": self.holds, "rows": rows}
+        content = {
+            "schema": "partoken.parity/1",
+            "environment": environment,
+            "holds": self.holds,
+            "rows": rows,
+        }
         Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 

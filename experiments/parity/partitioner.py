@@ -56,7 +56,7 @@ def check_partitioner(v: Vectors, report: Report) -> None:
         )
         heat = temperature({**config, "epoch": int(setting["epoch"])})
         for dense in (False, True):
-            title = f"case4 {variant} {'dense' if dense else 'general'}"
+            title = f"{variant} {'dense' if dense else 'general'}"
             report.relative(title, "forward", "tau", heat, case["tau"], FORWARD)
             senders, receivers, edge_mask, _ = edge_graph(inputs["edge_index"], len(batch), dense)
             graph = jraph.GraphsTuple(
@@ -95,7 +95,7 @@ def check_partitioner(v: Vectors, report: Report) -> None:
 
 
 def _readable(variant: str) -> str:
-    """"ep0_kh1_csm3_thr0.95" → "epoch=0 k_hop=1 size=3 threshold=0.95" """
+    """ "ep0_kh1_csm3_thr0.95" → "epoch=0 k_hop=1 size=3 threshold=0.95" """
     names = {"ep": "epoch", "kh": "k_hop", "csm": "size", "thr": "threshold"}
     parts = [(part.rstrip("0123456789."), part) for part in variant.split("_")]
     return " ".join(f"{names[name]}={part.removeprefix(name)}" for name, part in parts)
@@ -122,8 +122,12 @@ def check_rounds(title: str, out: Partition, case: Vectors, padding: Padding, gr
     first = np.cumsum(padding.size) - padding.size
     local = np.where(seeds >= 0, seeds - first, -1)
     report.exact(title, "decisions", "seeds", local[:num_rounds], case["seeds"])
-    report.exact(title, "decisions", "no later seeds", local[num_rounds:], np.full_like(local[num_rounds:], -1))
-    report.exact(title, "decisions", "trimmed", np.asarray(rounds.trimmed)[:num_rounds, :graphs], case["trimmed"])
+    report.exact(
+        title, "decisions", "no later seeds", local[num_rounds:], np.full_like(local[num_rounds:], -1)
+    )
+    report.exact(
+        title, "decisions", "trimmed", np.asarray(rounds.trimmed)[:num_rounds, :graphs], case["trimmed"]
+    )
     assignment = case["assignment"]
     cluster = padding.padded(np.asarray(out.cluster_of_residue) + 1, assignment.shape[:2]) - 1
     member = cluster[..., None] == np.arange(assignment.shape[2])
@@ -140,7 +144,9 @@ def check_rounds(title: str, out: Partition, case: Vectors, padding: Padding, gr
     phi = np.asarray(rounds.phi)[:num_rounds, :graphs]
     report.relative(title, "forward", "phi", phi[ran], recorded("phi")[ran], FORWARD)
     z = padding.padded(np.asarray(rounds.link_share), case["z_frac"].shape[1:])[:num_rounds]
-    known = ran[..., None] & np.isfinite(recorded("z_frac")) & padding.padded(
-        np.ones(len(padding.protein), bool), z.shape[1:]
+    known = (
+        ran[..., None]
+        & np.isfinite(recorded("z_frac"))
+        & padding.padded(np.ones(len(padding.protein), bool), z.shape[1:])
     )
     report.relative(title, "forward", "z_frac", z[known], recorded("z_frac")[known], FORWARD)

@@ -99,7 +99,8 @@ def edge_graph(edge_index: np.ndarray, num_nodes: int, dense: bool):
 
 
 def batch_graph(inputs: Vectors, dense: bool, only: int | None = None) -> jraph.GraphsTuple:
-    """A recorded batch (`in.*`) as a featurised graph with an empty padding graph; or only one protein of it."""
+    """A recorded batch (`in.*`), or `only` one protein of it, as a featurised graph
+    with an empty padding graph."""
     batch, edge_index = inputs["batch"], inputs["edge_index"]
     node_rows, edge_rows = np.arange(len(batch)), np.arange(edge_index.shape[1])
     if only is not None:

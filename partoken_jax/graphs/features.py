@@ -7,6 +7,7 @@ side chain; distance Gaussians and sequence-offset waves on edges. N residues, E
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 
 from partoken_jax.graphs.types import EdgeFeatures, NodeFeatures
 
@@ -14,6 +15,10 @@ NUM_GAUSSIANS = 16
 MAX_DISTANCE = 20.0
 NUM_WAVES = 16
 COSINE_LIMIT = 1 - 1e-7
+CENTRES = np.linspace(0.0, MAX_DISTANCE, NUM_GAUSSIANS).astype(np.float32)
+# Rounded once, on the host: an offset of hundreds of residues multiplies any error in a frequency.
+_EXPONENTS = np.arange(0, NUM_WAVES, 2, dtype=np.float32) * np.float32(-np.log(1e4) / NUM_WAVES)
+FREQUENCIES = np.exp(_EXPONENTS.astype(np.float64)).astype(np.float32)
 
 
 def featurise(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
@@ -22,6 +27,7 @@ def featurise(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
     Nothing is NaN: an angle or a vector that touches an incomplete residue is 0 (cos 1, sin 0), and
     masked edges carry zeros. Scalars do not change when a protein is rotated or moved; vectors rotate.
     """
+    graph = jax.tree.map(jnp.asarray, graph)  # packed batches are NumPy arrays
     nodes = graph.nodes
     mask = nodes.mask
     backbone = jnp.where(mask[:, None, None], nodes.backbone, 0.0)
@@ -96,10 +102,8 @@ def edge_features(
     offset; vectors [E, 1, 3]: unit(CA_sender - CA_receiver)."""
     difference = ca[senders] - ca[receivers]
     distance = safe_norm(difference)
-    centres = jnp.linspace(0.0, MAX_DISTANCE, NUM_GAUSSIANS)
-    gaussians = jnp.exp(-jnp.square((distance - centres) / (MAX_DISTANCE / NUM_GAUSSIANS)))
-    frequency = jnp.exp(-jnp.log(1e4) * jnp.arange(0, NUM_WAVES, 2) / NUM_WAVES)
-    phase = (senders - receivers).astype(jnp.float32)[:, None] * frequency
+    gaussians = jnp.exp(-jnp.square((distance - CENTRES) / (MAX_DISTANCE / NUM_GAUSSIANS)))
+    phase = (senders - receivers).astype(jnp.float32)[:, None] * FREQUENCIES
     scalars = jnp.concatenate([gaussians, jnp.cos(phase), jnp.sin(phase)], axis=-1)
     return EdgeFeatures(
         scalars=jnp.where(mask[:, None], scalars, 0.0),

@@ -38,7 +38,7 @@ class ClusterAttention(nnx.Module):
         temperature: float = 1.0,
         key: jax.Array | None = None,
     ) -> Attended:
-        """Logits are divided by sqrt(D / heads) and by `temperature`. A protein without clusters gets zeros."""
+        """Attends. Logits are divided by sqrt(D / heads) · `temperature`; without clusters all is 0."""
         weights = self.weights(protein, clusters, mask, temperature)
         values = self.value(clusters).reshape(*clusters.shape[:2], self.heads, -1)
         pooled = jnp.einsum("bhs,bshd->bhd", dropout(weights, self.rate, key), values)

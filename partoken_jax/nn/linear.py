@@ -1,5 +1,7 @@
 """Linear layers and multilayer perceptrons with the initialisation of the published model."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -19,6 +21,12 @@ def linear(d_in: int, d_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.L
         bias_init=lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound),
         rngs=rngs,
     )
+
+
+def affine(layer: nnx.Linear) -> tuple[jax.Array, jax.Array]:
+    """W [in, out] and b [out] of a layer with a bias, for code that applies them in parts."""
+    assert layer.bias is not None
+    return layer.kernel[...], layer.bias[...]
 
 
 def dropout(
@@ -46,9 +54,7 @@ class MLP(nnx.Module):
 
     def __init__(self, widths: tuple[int, ...], *, dropout: float = 0.0, rngs: nnx.Rngs):
         self.rate = dropout
-        self.layers = nnx.List(
-            [linear(a, b, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        )
+        self.layers = nnx.List([linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
         """x [..., d0] → [..., dn]. Dropout acts only when a key is given."""

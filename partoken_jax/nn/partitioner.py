@@ -13,7 +13,7 @@ import jraph
 from flax import nnx
 
 from partoken_jax.config import PartitionerConfig
-from partoken_jax.nn.linear import MLP, dropout, linear
+from partoken_jax.nn.linear import MLP, affine, dropout, linear
 from partoken_jax.nn.pooling import graph_index, segment_mean, segment_sum
 
 SCORE_WIDTH = 64
@@ -65,7 +65,7 @@ class _Graph(NamedTuple):
     senders: jax.Array  # [E]
     receivers: jax.Array  # [E]
     edge: jax.Array  # bool [E]
-    index: jax.Array  # [N]
+    protein: jax.Array  # [N] number of the graph
     mask: jax.Array  # bool [N]
     degree: jax.Array  # [N] edges out of a node
     size: jax.Array  # [G] real residues
@@ -104,8 +104,8 @@ class Partitioner(nnx.Module):
         data = _Graph(graph.senders, graph.receivers, edge, index, mask, degree, size)
 
         # What does not change between rounds: the residue half of the seed MLP, and W_k x.
-        first = self.seed_selector.layers[0]
-        seed_hidden = x @ first.kernel[...][: x.shape[1]] + first.bias[...]
+        seed_weight, seed_bias = affine(self.seed_selector.layers[0])
+        seed_hidden = x @ seed_weight[: x.shape[1]] + seed_bias
         keys = self.key(x)
 
         state = _State(
@@ -132,7 +132,7 @@ class Partitioner(nnx.Module):
 
     def _round(self, state, number, noise, key, x, seed_hidden, keys, data: _Graph, temperature):
         num_graphs = data.size.shape[0]
-        index = data.index
+        index = data.protein
 
         # 1. A protein is done when enough of it is assigned.
         assigned = data.size - segment_sum(state.available.astype(x.dtype), index, num_graphs)
@@ -214,11 +214,11 @@ class Partitioner(nnx.Module):
     def _describe(self, candidate, from_seed, data: _Graph, seed_degree):
         """φ [G, 3] and the number of candidates [G]."""
         num_graphs = data.size.shape[0]
-        count = segment_sum(candidate.astype(jnp.float32), data.index, num_graphs)
+        count = segment_sum(candidate.astype(jnp.float32), data.protein, num_graphs)
         inside = self._incoming(candidate[data.senders] & data.edge, data)
         links = segment_sum(
             jnp.where(candidate[:, None], jnp.stack([from_seed, inside], axis=-1), 0.0),
-            data.index,
+            data.protein,
             num_graphs,
         )
         share = links[:, 0] / jnp.maximum(seed_degree, 1.0)
@@ -237,7 +237,7 @@ class Partitioner(nnx.Module):
 
     def _incoming(self, flag, data: _Graph):
         """[N]: number of flagged edges [E] that end in each node."""
-        num_nodes = data.index.shape[0]
+        num_nodes = data.protein.shape[0]
         if self.dense:
             return jnp.sum(flag.reshape(num_nodes, -1), axis=1, dtype=jnp.float32)
         return jax.ops.segment_sum(flag.astype(jnp.float32), data.receivers, num_nodes)

@@ -16,9 +16,7 @@ def graph_index(graph: jraph.GraphsTuple) -> jax.Array:
     """int32 [N]: number of the graph that each node belongs to."""
     num_graphs = graph.n_node.shape[0]
     num_nodes = jax.tree.leaves(graph.nodes)[0].shape[0]
-    return jnp.repeat(
-        jnp.arange(num_graphs, dtype=jnp.int32), graph.n_node, total_repeat_length=num_nodes
-    )
+    return jnp.repeat(jnp.arange(num_graphs, dtype=jnp.int32), graph.n_node, total_repeat_length=num_nodes)
 
 
 def segment_sum(x: jax.Array, index: jax.Array, num_segments: int) -> jax.Array:
@@ -36,9 +34,7 @@ def segment_mean(x: jax.Array, mask: jax.Array, index: jax.Array, num_segments: 
 def segment_max(x: jax.Array, mask: jax.Array, index: jax.Array, num_segments: int) -> jax.Array:
     """Largest unmasked entry of x [N, ...] per segment; 0 for a segment without any."""
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
-    top = jax.ops.segment_max(
-        jnp.where(mask, x, -jnp.inf), index, num_segments, indices_are_sorted=True
-    )
+    top = jax.ops.segment_max(jnp.where(mask, x, -jnp.inf), index, num_segments, indices_are_sorted=True)
     return jnp.where(jnp.isfinite(top), top, 0.0)
 
 

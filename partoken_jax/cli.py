@@ -1,0 +1,170 @@
+"""The `partoken` command. Thin: every verb is one call into the library.
+
+JAX is imported by the verbs, so that --help and mistakes answer at once.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import io
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from partoken_jax.config import ConfigError, TrainConfig, load_yaml
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs a command; returns its exit code: 0, 2 for a mistake (one sentence on stderr), 130 on Ctrl-C."""
+    try:
+        parse(sys.argv[1:] if args is None else args)()
+    except FileNotFoundError as error:
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ValueError as error:
+        if not isinstance(error, _user_errors()):
+            raise  # a fault of ours keeps its traceback
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; `partoken train --resume` with the same --run-dir goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(args: list[str]) -> Callable[[], None]:
+    """The call that a command line stands for.
+
+    Raises ConfigError for settings that cannot be used; exits with code 2 for flags that do not exist.
+    """
+    defaults = _defaults(args)
+
+    def train(
+        run: Annotated[TrainConfig, tyro.conf.arg(name="")] = defaults,
+        config: Path | None = None,
+        model: Annotated[Literal["gvp", "partoken"] | None, tyro.conf.arg(name="model")] = None,
+    ) -> Callable[[], None]:
+        """Train a model, evaluate it on the test proteins and write a report.
+
+        Args:
+          run: Settings of the run.
+          config: YAML file with settings; flags override it. With --resume, the run's own config.yaml
+            is the default.
+          model: Short for --model.kind.
+        """
+        if model is not None:
+            run = dataclasses.replace(run, model=dataclasses.replace(run.model, kind=model))
+        return partial(_train, run)
+
+    def evaluate(
+        run_dir: tyro.conf.Positional[Path],
+        split: Literal["train", "val", "test"] = "test",
+        checkpoint: Literal["best", "last"] = "best",
+        data: Path | None = None,
+    ) -> Callable[[], None]:
+        """Evaluate a checkpoint of a run and write RUN_DIR/evaluation_<split>.json.
+
+        Args:
+          run_dir: Directory of the run.
+          split: Proteins to evaluate on.
+          checkpoint: Highest validation accuracy, or the end of the run.
+          data: Another .npz file than the run's own.
+        """
+        return partial(_evaluate, run_dir, split, checkpoint, data)
+
+    def params(num_classes: int = 2) -> Callable[[], None]:
+        """Print the trainable parameters of both models, component by component.
+
+        Args:
+          num_classes: Classes that the models tell apart.
+        """
+        return partial(_params, num_classes)
+
+    verbs: dict[str, Callable[..., Any]] = {"train": train, "evaluate": evaluate, "params": params}
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            return tyro.extras.subcommand_cli_from_dict(
+                verbs,
+                prog="partoken",
+                description="Train and evaluate GVP and ParToken on protein structures.",
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as exit_:
+        # tyro turns errors of our settings into a box of its own; say them as we say all others.
+        if (error := _cause(exit_, ConfigError)) is not None:
+            raise error from None
+        sys.stderr.write(complaints.getvalue())
+        raise
+
+
+def _train(config: TrainConfig) -> None:
+    from partoken_jax.training.loop import train
+
+    train(config)
+
+
+def _evaluate(run_dir: Path, split, checkpoint, data: Path | None) -> None:
+    from partoken_jax.training.evaluate import evaluate
+    from partoken_jax.training.report import classification_table, clustering_summary
+
+    report = evaluate(run_dir, split=split, checkpoint=checkpoint, data=None if data is None else str(data))
+    print(f"{run_dir}: {checkpoint} checkpoint (epoch {report['epoch']}) on {report['data']}, {split}")
+    if report["cropped"]:
+        print(f"{len(report['cropped'])} proteins cropped: {', '.join(report['cropped'][:10])}")
+    print(classification_table(report["scores"]["classification"]))
+    if (clusters := report["scores"]["clustering"]) is not None:
+        print(clustering_summary(clusters))
+
+
+def _params(num_classes: int) -> None:
+    from flax import nnx
+
+    from partoken_jax.config import ModelConfig
+    from partoken_jax.models import build_model, parameter_table
+
+    for kind in ("gvp", "partoken"):
+        config = ModelConfig(kind=kind, num_classes=num_classes)
+        rows = parameter_table(nnx.eval_shape(lambda config=config: build_model(config, rngs=nnx.Rngs(0))))
+        print(f"{kind}, {num_classes} classes")
+        for component, count in rows:
+            print(f"  {component:<28}{count:>9,}")
+
+
+def _defaults(args: list[str]) -> TrainConfig:
+    """What flags are measured against: --config, else the stored settings of a run to resume."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--config", type=Path)
+    first.add_argument("--run-dir", "--run_dir", type=Path)
+    first.add_argument("--resume", action="store_true")
+    if args[:1] != ["train"]:
+        return TrainConfig()
+    known, _ = first.parse_known_args(args[1:])
+    if known.config is not None:
+        return load_yaml(TrainConfig, known.config)
+    stored = (known.run_dir or Path(TrainConfig.run_dir)) / "config.yaml"
+    return load_yaml(TrainConfig, stored) if known.resume and stored.is_file() else TrainConfig()
+
+
+def _user_errors() -> tuple[type[ValueError], ...]:
+    from partoken_jax.proteins import DataError
+    from partoken_jax.training.checkpoints import CheckpointError
+    from partoken_jax.training.epochs import TrainingError
+
+    return ConfigError, DataError, CheckpointError, TrainingError
+
+
+def _cause(error: BaseException, kind: type[ConfigError]) -> ConfigError | None:
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, kind):
+        seen = seen.__context__
+    return seen
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training: losses, schedules, the compiled step, stages, checkpoints, metrics."""

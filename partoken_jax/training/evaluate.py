@@ -1,0 +1,93 @@
+"""Evaluates a checkpoint on a split, with nothing but its run directory."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TypedDict
+
+from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
+from partoken_jax.proteins import DataError
+from partoken_jax.training.checkpoints import Which, restore
+from partoken_jax.training.data import Split, load_split
+from partoken_jax.training.epochs import Evaluation, predict, score
+from partoken_jax.training.step import make_eval_step
+
+
+class ProteinPrediction(TypedDict):
+    """What the model says about one protein."""
+
+    name: str
+    label: int
+    predicted: int
+    logits: list[float]
+
+
+class EvaluationReport(TypedDict):
+    """RUN_DIR/evaluation_<split>.json"""
+
+    run_dir: str
+    checkpoint: str
+    epoch: int
+    data: str
+    """File that the proteins come from."""
+    split: str
+    cropped: list[str]
+    """Proteins cut to the run's `max_length`, by name."""
+    scores: Evaluation
+    predictions: list[ProteinPrediction]
+
+
+def evaluate(
+    run_dir: str | Path, *, split: Split = "test", checkpoint: Which = "best", data: str | None = None
+) -> EvaluationReport:
+    """Scores a checkpoint and writes the result to RUN_DIR/evaluation_<split>.json.
+
+    Proteins, limits and cropping are those of the run; `data` puts another file in place of its own.
+    Raises CheckpointError without such a checkpoint, DataError for data that do not fit.
+    """
+    restored = restore(run_dir, checkpoint)
+    config = restored.config
+    if data is not None:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data))
+    dataset, cropped = load_split(config.data, split, config.seed)
+    class_names = tuple(restored.meta["class_names"])
+    if dataset.class_names != class_names:
+        raise DataError(
+            f"{dataset.source} has the classes {list(dataset.class_names)}, but {run_dir} was trained on "
+            f"{list(class_names)}; give data of the same task"
+        )
+    plan = plan_batches(
+        test=dataset.lengths,
+        epochs=0,
+        batch_size=config.data.batch_size,
+        max_shapes=config.data.max_shapes,
+        seed=config.seed,
+    )
+    tables = neighbour_tables(dataset.proteins, config.data.neighbours)
+    predictions = predict(
+        make_eval_step(restored.graphdef, bypass_codebook=restored.meta["bypass_codebook"]),
+        restored.state.params,
+        restored.state.codebook,
+        BatchLoader(dataset, tables, plan).evaluation(),
+        restored.meta["temperature"],
+    )
+    report = EvaluationReport(
+        run_dir=str(run_dir),
+        checkpoint=checkpoint,
+        epoch=restored.meta["epoch"],
+        data=Path(dataset.source).name,
+        split=split,
+        cropped=cropped,
+        scores=score(predictions, class_names),
+        predictions=[
+            ProteinPrediction(
+                name=protein.name,
+                label=protein.label,
+                predicted=int(logits.argmax()),
+                logits=[float(x) for x in logits],
+            )
+            for protein, logits in zip(dataset.proteins, predictions.logits, strict=True)
+        ],
+    )
+    (Path(run_dir) / f"evaluation_{split}.json").write_text(json.dumps(report, indent=1) + "\n")
+    return report

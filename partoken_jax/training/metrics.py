@@ -1,0 +1,144 @@
+"""What an evaluation reports, in numpy on the host.
+
+Legend: P proteins, S clusters, C classes.
+"""
+
+from typing import TypedDict
+
+import numpy as np
+
+
+class ClassScores(TypedDict):
+    """How well one class is recognised."""
+
+    name: str
+    count: int
+    """Proteins of the class."""
+    predicted: int
+    """Proteins given the class."""
+    precision: float
+    """0 when nothing was given the class."""
+    recall: float
+    """0 when there is no protein of the class."""
+    f1: float
+
+
+class Classification(TypedDict):
+    proteins: int
+    accuracy: float
+    macro_f1: float
+    """Mean F1 over the classes that occur in truth or prediction."""
+    majority_share: float
+    """Accuracy of always answering the most frequent class of this split."""
+    classes: list[ClassScores]
+    confusion: list[list[int]]
+    """[C][C]: proteins of class (row) that were given class (column)."""
+
+
+class Distribution(TypedDict):
+    count: int
+    mean: float
+    min: float
+    q25: float
+    median: float
+    q75: float
+    max: float
+
+
+class Clustering(TypedDict):
+    """How the partitioner and the codebook were used on a split."""
+
+    coverage: float
+    """Share of residues that belong to a cluster."""
+    clusters_per_protein: float
+    cluster_sizes: Distribution
+    """Residues per cluster."""
+    codes_used: int
+    """Different codes among all clusters; 0 without a codebook."""
+    perplexity: float
+    """exp of the entropy of the codes of all clusters, 1 to the codebook's size; 0 without a codebook."""
+
+
+def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """int64 [C, C]: proteins of class (row) that were given class (column)."""
+    return np.bincount(truth * num_classes + predicted, minlength=num_classes**2).reshape(
+        num_classes, num_classes
+    )
+
+
+def classification(
+    truth: np.ndarray,  # int [P]
+    predicted: np.ndarray,  # int [P]
+    class_names: tuple[str, ...],
+) -> Classification:
+    """Accuracy, macro-F1 and scores per class.
+
+    A class that occurs neither in the truth nor among the predictions has no F1 and is left out of the
+    macro average; a class that occurs in one of them only counts with F1 = 0. Raises ValueError without
+    proteins or with a label outside the classes.
+    """
+    if len(truth) == 0:
+        raise ValueError("no proteins to score; choose a split that has some")
+    if truth.min() < 0 or truth.max() >= len(class_names):
+        raise ValueError(f"labels must be 0 to {len(class_names) - 1}, got {truth.min()} to {truth.max()}")
+    confusion = confusion_matrix(truth, predicted, len(class_names))
+    hits, count, given = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    precision = hits / np.maximum(given, 1)
+    recall = hits / np.maximum(count, 1)
+    f1 = 2 * hits / np.maximum(count + given, 1)
+    return Classification(
+        proteins=len(truth),
+        accuracy=float(hits.sum() / len(truth)),
+        macro_f1=float(f1[count + given > 0].mean()),
+        majority_share=float(count.max() / len(truth)),
+        classes=[
+            ClassScores(
+                name=name,
+                count=int(count[i]),
+                predicted=int(given[i]),
+                precision=float(precision[i]),
+                recall=float(recall[i]),
+                f1=float(f1[i]),
+            )
+            for i, name in enumerate(class_names)
+        ],
+        confusion=confusion.tolist(),
+    )
+
+
+def code_perplexity(codes: np.ndarray) -> float:
+    """exp of the entropy of codes (any shape; -1 means none), 0 when there are none."""
+    _, counts = np.unique(codes[codes >= 0], return_counts=True)
+    if counts.size == 0:
+        return 0.0
+    p = counts / counts.sum()
+    return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def distribution(values: np.ndarray) -> Distribution:
+    """Mean and quartiles; zeros when there are no values."""
+    if values.size == 0:
+        return Distribution(count=0, mean=0.0, min=0.0, q25=0.0, median=0.0, q75=0.0, max=0.0)
+    low, q25, median, q75, high = (float(q) for q in np.quantile(values, (0, 0.25, 0.5, 0.75, 1)))
+    return Distribution(
+        count=values.size, mean=float(values.mean()), min=low, q25=q25, median=median, q75=q75, max=high
+    )
+
+
+def clustering(
+    cluster_sizes: np.ndarray,  # int [P, S], 0 where there is no cluster
+    codes: np.ndarray,  # int [P, S], -1 where there is none
+    num_residues: int,
+) -> Clustering:
+    """Coverage, cluster sizes and use of the codebook over the proteins of a split.
+
+    `num_residues` counts the residues that could be assigned: real ones with all four atoms.
+    """
+    real = cluster_sizes[cluster_sizes > 0]
+    return Clustering(
+        coverage=float(cluster_sizes.sum() / max(num_residues, 1)),
+        clusters_per_protein=float(real.size / max(len(cluster_sizes), 1)),
+        cluster_sizes=distribution(real),
+        codes_used=len(np.unique(codes[codes >= 0])),
+        perplexity=code_perplexity(codes),
+    )

@@ -1,0 +1,61 @@
+"""RUN_DIR/metrics.jsonl: one JSON object per epoch."""
+
+import json
+from pathlib import Path
+from typing import TypedDict
+
+from partoken_jax.training.epochs import Evaluation, TrainScores
+
+
+class EpochRecord(TypedDict):
+    """One line of metrics.jsonl."""
+
+    epoch: int
+    """From 1, over both stages."""
+    stage: int
+    """0: without the codebook; 1: jointly."""
+    learning_rate: float
+    """Of the last step, like the loss weights."""
+    temperature: float
+    """Of the partitioner."""
+    weight_vq: float
+    weight_coverage: float
+    weight_cardinality: float
+    codebook_frozen: bool
+    codes_reseeded: int
+    train: TrainScores
+    validation: Evaluation
+    step_losses: list[float]
+    """Total loss of every step; equal to the bit in runs with the same seed on the same machine."""
+    seconds: float
+    """Training alone, compilation included."""
+    validation_seconds: float
+    step_ms: float
+    """Median over the epoch's steps."""
+    proteins_per_second: float
+    """Training proteins / seconds of training."""
+    compilations: int
+    """Programs that the training step of this stage has been compiled to so far: one per batch shape."""
+
+
+def append_record(path: Path, record: EpochRecord) -> None:
+    """Adds a line."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def read_records(path: Path) -> list[EpochRecord]:
+    """All epochs; none if there is no file. A last line cut short by an interruption is left out."""
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return records
+
+
+def rewind_records(path: Path, epochs: int) -> None:
+    """Drops what was written after the first `epochs` epochs, so that a resumed run can write it anew."""
+    kept = [json.dumps(record) + "\n" for record in read_records(path) if record["epoch"] <= epochs]
+    path.write_text("".join(kept))

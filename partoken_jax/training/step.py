@@ -1,0 +1,210 @@
+"""The compiled steps: one program per stage for training, one for evaluation.
+
+A model is split once into its structure (`nnx.GraphDef`, static) and its arrays; the steps are pure
+functions of the arrays and merge the model inside. Nothing in a step depends on values for its shape,
+and nothing is read by the host, so a step runs ahead while the next batch is packed.
+
+Legend: B proteins, S clusters, C classes.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import optax
+from flax import nnx
+
+from partoken_jax.config import TrainConfig
+from partoken_jax.graphs.features import featurise
+from partoken_jax.models import GVPClassifier, GVPOutput, ParTokenOutput, build_model
+from partoken_jax.nn.codebook import Codebook
+from partoken_jax.training.losses import LossTerms, cross_entropy, total_loss
+from partoken_jax.training.schedules import StepSettings
+
+ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+
+
+class TrainState(NamedTuple):
+    """All that training changes; enough to go on from exactly here."""
+
+    params: nnx.State
+    codebook: nnx.State
+    """Moving averages of the codebook; empty without one."""
+    moments: optax.OptState
+    """Adam's moments."""
+    key: jax.Array
+    """Never changes: the step number is folded in for dropout and seed sampling."""
+    step: jax.Array
+    """int32 []: steps done, over both stages."""
+
+
+class StepMetrics(NamedTuple):
+    """What a training step reports. Scalars that stay on the device until an epoch is over."""
+
+    losses: LossTerms
+    correct: jax.Array
+    proteins: jax.Array
+    assigned: jax.Array
+    """Residues in a cluster; 0 for the GVP baseline."""
+    residues: jax.Array
+    """Real residues with all four atoms."""
+    perplexity: jax.Array
+    """Of the codebook's moving counts; 0 without a codebook or in stage 0."""
+
+
+class EvalOutput(NamedTuple):
+    """What an evaluation step reports about a batch."""
+
+    logits: jax.Array
+    """[B, C]"""
+    cross_entropy: jax.Array
+    """[]: mean over the proteins of the batch."""
+    residues: jax.Array
+    """[]: real residues with all four atoms."""
+    cluster_sizes: jax.Array
+    """int32 [B, S]: 0 where there is no cluster; S = 0 for the GVP baseline."""
+    cluster_features: jax.Array
+    """[B, S, D]: what k-means turns into a codebook."""
+    codes: jax.Array
+    """int32 [B, S]: -1 where there is none."""
+
+
+TrainStep = Callable[[TrainState, jraph.GraphsTuple, StepSettings], tuple[TrainState, StepMetrics]]
+EvalStep = Callable[[nnx.State, nnx.State, jraph.GraphsTuple, Any], EvalOutput]
+
+
+class RunKeys(NamedTuple):
+    """Where all randomness on the device comes from."""
+
+    model: jax.Array
+    """Initial weights."""
+    step: jax.Array
+    """Dropout and seed sampling; the step number is folded in."""
+    codebook: jax.Array
+    """k-means, and re-seeding of codes; the epoch is folded in."""
+
+
+def run_keys(seed: int) -> RunKeys:
+    """The keys of a run."""
+    model, step, codebook = jax.random.split(jax.random.key(seed), 3)
+    return RunKeys(model, step, codebook)
+
+
+def initial_state(config: TrainConfig) -> tuple[nnx.GraphDef, TrainState]:
+    """A fresh model, split, and its state."""
+    build, graphdefs = _builder(config)
+    # One program instead of one per shape of weight, and no time spent on making it fast: it runs once.
+    state = jax.jit(build, compiler_options={"xla_backend_optimization_level": 0})(config.seed)
+    return graphdefs[0], state
+
+
+def abstract_state(config: TrainConfig) -> tuple[nnx.GraphDef, TrainState]:
+    """The shapes of `initial_state`, without computing anything."""
+    build, graphdefs = _builder(config)
+    state = jax.eval_shape(build, config.seed)
+    return graphdefs[0], state
+
+
+def _builder(config: TrainConfig) -> tuple[Callable[[int], TrainState], list[nnx.GraphDef]]:
+    graphdefs: list[nnx.GraphDef] = []  # not an array, so it cannot be returned by what jax traces
+
+    def build(seed: int) -> TrainState:
+        keys = run_keys(seed)
+        model = build_model(config.model, rngs=nnx.Rngs(keys.model))
+        graphdef, params, codebook = nnx.split(model, nnx.Param, Codebook)  # type: ignore[misc]
+        graphdefs.append(graphdef)
+        return TrainState(params, codebook, ADAM.init(params), keys.step, jnp.int32(0))
+
+    return build, graphdefs
+
+
+def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> TrainStep:
+    """`(state, graph, settings) -> (state, metrics)`, compiled once per shape of `graph`.
+
+    `graph` is a packed batch; features are computed inside. The old state is donated: its buffers are
+    reused and must not be read again. `bypass_codebook` makes the step of stage 0.
+    """
+
+    def train_step(state: TrainState, graph: jraph.GraphsTuple, settings: StepSettings):
+        key = jax.random.fold_in(state.key, state.step)
+        proteins: Any = graph.globals
+        labels, mask = proteins.label[:-1], proteins.mask[:-1]
+
+        def objective(params):
+            model = nnx.merge(graphdef, params, state.codebook, copy=True)
+            out = _apply(model, graph, key, settings.temperature, bypass_codebook, update_codebook=True)
+            auxiliary = None if isinstance(out, GVPOutput) else out.losses
+            losses = total_loss(out.logits, labels, mask, auxiliary, settings.weights)
+            return losses.total, (losses, out, nnx.state(model, Codebook))
+
+        gradients, (losses, out, codebook) = jax.grad(objective, has_aux=True)(state.params)
+        updates, moments = ADAM.update(gradients, state.moments, state.params)
+        updates = jax.tree.map(lambda u: -settings.learning_rate * u, updates)
+        codebook = jax.tree.map(
+            lambda old, new: jnp.where(settings.frozen, old, new), state.codebook, codebook
+        )
+        metrics = StepMetrics(
+            losses=losses,
+            correct=jnp.sum((jnp.argmax(out.logits, axis=-1) == labels) & mask),
+            proteins=jnp.sum(mask),
+            assigned=jnp.sum(_cluster_sizes(out)),
+            residues=_num_residues(graph),
+            perplexity=jnp.float32(0.0) if isinstance(out, GVPOutput) else out.perplexity,
+        )
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(params, codebook, moments, state.key, state.step + 1), metrics  # type: ignore
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> EvalStep:
+    """`(params, codebook, graph, temperature) -> EvalOutput`, deterministic; changes nothing."""
+
+    def eval_step(params, codebook, graph, temperature):
+        model = nnx.merge(graphdef, params, codebook, copy=True)
+        out = _apply(model, graph, None, temperature, bypass_codebook)
+        sizes = _cluster_sizes(out)
+        proteins: Any = graph.globals
+        return EvalOutput(
+            logits=out.logits,
+            cross_entropy=cross_entropy(out.logits, proteins.label[:-1], proteins.mask[:-1]),
+            residues=_num_residues(graph),
+            cluster_sizes=sizes,
+            cluster_features=jnp.zeros((*sizes.shape, 0))
+            if isinstance(out, GVPOutput)
+            else out.cluster_features,
+            codes=jnp.full(sizes.shape, -1) if isinstance(out, GVPOutput) else out.codes,
+        )
+
+    return jax.jit(eval_step)
+
+
+def compilations(step: Callable) -> int:
+    """How many programs a compiled step has been compiled to: one per batch shape it has met."""
+    return step._cache_size()  # type: ignore[attr-defined]
+
+
+def _apply(
+    model, graph, key, temperature, bypass_codebook: bool, update_codebook: bool = False
+) -> GVPOutput | ParTokenOutput:
+    features = featurise(graph)
+    if isinstance(model, GVPClassifier):
+        return model(features, key=key)
+    return model(
+        features,
+        key=key,
+        temperature=temperature,
+        update_codebook=update_codebook,
+        bypass_codebook=bypass_codebook,
+    )
+
+
+def _num_residues(graph: jraph.GraphsTuple) -> jax.Array:
+    nodes: Any = graph.nodes
+    return jnp.sum(nodes.mask)
+
+
+def _cluster_sizes(out: GVPOutput | ParTokenOutput) -> jax.Array:
+    return jnp.zeros((out.logits.shape[0], 0), jnp.int32) if isinstance(out, GVPOutput) else out.cluster_sizes
