@@ -241,6 +241,15 @@ class TrainConfig:
     resume: bool = False
     """Go on from the last checkpoint of the run directory."""
 
+    def __post_init__(self):
+        _require(self.kmeans_batches >= 1, "kmeans_batches", self.kmeans_batches, "at least 1")
+        _require(
+            self.freeze_codebook_epochs >= 0,
+            "freeze_codebook_epochs",
+            self.freeze_codebook_epochs,
+            "at least 0",
+        )
+
 
 def to_dict(config: Any) -> dict:
     """A config as plain dictionaries, lists and numbers (what YAML and checkpoints store)."""

@@ -117,7 +117,7 @@ class ParToken(nnx.Module):
         key: jax.Array | None = None,
         temperature: jax.Array | float = 1.0,
         uniform: jax.Array | None = None,
-        update_codebook: bool = False,
+        update_codebook: bool | jax.Array = False,
         bypass_codebook: bool = False,
     ) -> ParTokenOutput:
         """Classifies a batch.
@@ -129,7 +129,8 @@ class ParToken(nnx.Module):
           temperature: τ of seeds and expansion.
           uniform: [S, N] uniform numbers for the sampling of seeds (`partoken_jax.nn.partitioner.seed_noise`
             makes some that do not depend on the batch).
-          update_codebook: move the codebook's averages after quantising.
+          update_codebook: move the codebook's averages after quantising; may be traced, so that freezing
+            needs no other program.
           bypass_codebook: leave the codebook out (stage 0).
         """
         keys = _split(key, 6)
@@ -182,7 +183,7 @@ class ParToken(nnx.Module):
             losses=AuxiliaryLosses(tokens.vq, tokens.coverage, partition.cardinality),
         )
 
-    def _tokens(self, clusters, mask, protein_mask, update: bool, bypass: bool) -> "_Tokens":
+    def _tokens(self, clusters, mask, protein_mask, update, bypass: bool) -> "_Tokens":
         zero = jnp.float32(0.0)
         if self.codebook is None or bypass:
             num_codes = self.config.codebook.size
@@ -226,7 +227,7 @@ def parameter_table(model: nnx.Module) -> list[tuple[str, int]]:
     rows: dict[str, int] = {}
     for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         rows_name = _component(path)
-        rows[rows_name] = rows.get(rows_name, 0) + value[...].size
+        rows[rows_name] = rows.get(rows_name, 0) + value.size
     order = sorted(rows, key=lambda name: _ORDER.index(name.split(" ")[0]))
     return [*((name, rows[name]) for name in order), ("total", sum(rows.values()))]
 

@@ -227,16 +227,15 @@ class VQCodebook(nnx.Module):
     def state(self) -> CodebookState:
         return CodebookState(self.embeddings[...], self.counts[...], self.sums[...])
 
-    @state.setter
-    def state(self, state: CodebookState) -> None:
+    def set_state(self, state: CodebookState) -> None:
         self.embeddings[...], self.counts[...], self.sums[...] = state
 
-    def __call__(self, z: jax.Array, mask: jax.Array, *, update: bool = False) -> Quantised:
-        """Quantises clusters z [B, S, D]; with `update` the averages then move."""
+    def __call__(self, z: jax.Array, mask: jax.Array, *, update: bool | jax.Array = False) -> Quantised:
+        """Quantises clusters z [B, S, D]; with `update` (which may be traced) the averages then move."""
         before = self.state
         out = quantise(before, z, mask, beta=self.config.beta, metric=self.config.metric)
-        if update:
-            self.state = ema_update(
+        if update is not False:
+            moved = ema_update(
                 before,
                 z,
                 out.codes,
@@ -244,11 +243,12 @@ class VQCodebook(nnx.Module):
                 epsilon=self.config.epsilon,
                 keep_unused=self.config.keep_unused,
             )
+            self.set_state(jax.tree.map(lambda new, old: jnp.where(update, new, old), moved, before))
         return out
 
     def initialise(self, samples: jax.Array, key: jax.Array) -> jax.Array:
         """k-means on cluster features [M, D]; counts 1, sums = codes. Returns the iterations done."""
         permutation = jax.random.permutation(key, samples.shape[0])
         codes, iterations = kmeans(samples, self.config.size, permutation=permutation)
-        self.state = CodebookState(codes, jnp.ones(self.config.size), codes)
+        self.set_state(CodebookState(codes, jnp.ones(self.config.size), codes))
         return iterations

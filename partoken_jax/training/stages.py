@@ -71,8 +71,7 @@ def reseed_codebook(
     model = nnx.merge(graphdef, state.params, state.codebook, copy=True)
     key = jax.random.fold_in(run_keys(seed).codebook, epoch)
     reseeded, moved = reseed_dead(model.codebook.state, jnp.asarray(samples), key)
-    for name, value in reseeded._asdict().items():
-        getattr(model.codebook, name)[...] = value
+    model.codebook.set_state(reseeded)
     return _with_codebook(state, model), int(moved)
 
 

@@ -134,7 +134,9 @@ def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> TrainSt
 
         def objective(params):
             model = nnx.merge(graphdef, params, state.codebook, copy=True)
-            out = _apply(model, graph, key, settings.temperature, bypass_codebook, update_codebook=True)
+            out = _apply(
+                model, graph, key, settings.temperature, bypass_codebook, jnp.logical_not(settings.frozen)
+            )
             auxiliary = None if isinstance(out, GVPOutput) else out.losses
             losses = total_loss(out.logits, labels, mask, auxiliary, settings.weights)
             return losses.total, (losses, out, nnx.state(model, Codebook))
@@ -142,9 +144,6 @@ def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> TrainSt
         gradients, (losses, out, codebook) = jax.grad(objective, has_aux=True)(state.params)
         updates, moments = ADAM.update(gradients, state.moments, state.params)
         updates = jax.tree.map(lambda u: -settings.learning_rate * u, updates)
-        codebook = jax.tree.map(
-            lambda old, new: jnp.where(settings.frozen, old, new), state.codebook, codebook
-        )
         metrics = StepMetrics(
             losses=losses,
             correct=jnp.sum((jnp.argmax(out.logits, axis=-1) == labels) & mask),
@@ -187,7 +186,7 @@ def compilations(step: Callable) -> int:
 
 
 def _apply(
-    model, graph, key, temperature, bypass_codebook: bool, update_codebook: bool = False
+    model, graph, key, temperature, bypass_codebook: bool, update_codebook: bool | jax.Array = False
 ) -> GVPOutput | ParTokenOutput:
     features = featurise(graph)
     if isinstance(model, GVPClassifier):

@@ -1,0 +1,60 @@
+"""How many padded residues a run carries: plans the batches of a whole run and counts.
+
+python -m experiments.padding --json experiments/results/padding.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from partoken_jax import load_dataset, plan_batches
+
+DATA = Path(__file__).parent / "data" / "pdb_chains.npz"
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--data", type=Path, default=DATA)
+    flags.add_argument("--task", default="ec-class")
+    flags.add_argument("--epochs", type=int, default=150)
+    flags.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 64))
+    flags.add_argument("--shapes", type=int, nargs="+", default=(1, 2, 4))
+    flags.add_argument("--json", type=Path)
+    args = flags.parse_args()
+    lengths = {
+        name: load_dataset(args.data, task=args.task, split=split).lengths
+        for name, split in (("train", "train"), ("validation", "val"), ("test", "test"))
+    }
+    rows = []
+    for batch_size in args.batch_sizes:
+        for shapes in args.shapes:
+            plan = plan_batches(
+                **lengths, epochs=args.epochs, batch_size=batch_size, max_shapes=shapes, seed=0
+            )
+            rows.append(
+                {
+                    "batch_size": batch_size,
+                    "shapes": len(plan.node_counts),
+                    "node_counts": list(plan.node_counts),
+                    "padding_share": plan.padding_share,
+                }
+            )
+            print(
+                f"batch {batch_size:4}  {len(plan.node_counts)} shapes  "
+                f"{plan.padding_share:6.2%} padded  {plan.node_counts}"
+            )
+    if args.json:
+        content = {
+            "schema": "partoken.padding/1",
+            "command": "python -m experiments.padding",
+            "data": args.data.name,
+            "task": args.task,
+            "epochs": args.epochs,
+            "proteins": {name: len(array) for name, array in lengths.items()},
+            "rows": rows,
+        }
+        args.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Fills the measured tables of README.md from the committed results, between its markers.
+
+python -m experiments.readme            rewrites README.md
+python -m experiments.readme --check    exits 1 if README.md does not say what the results say
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "experiments" / "results"
+
+
+def demo() -> str:
+    """The closing table of `make demo`."""
+    results = json.loads((RESULTS / "demo" / "results.json").read_text())
+    ratio = results["ratios"]["partoken_over_gvp.train_step"]
+    data = results["reports"]["gvp"]["data"]
+    lines = [
+        "| | test accuracy | macro-F1 | training step | parameters |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for kind, name in (("gvp", "GVP baseline"), ("partoken", "ParToken")):
+        report = results["reports"][kind]
+        scores = report["test"]["classification"]
+        times = sorted(results["step_seconds"][kind])
+        lines.append(
+            f"| {name} | {scores['accuracy']:.3f} | {scores['macro_f1']:.3f} | "
+            f"{1e3 * times[len(times) // 2]:.0f} ms | {report['parameters']['total']:,} |"
+        )
+    low, high = ratio["quartiles"]
+    majority = results["reports"]["gvp"]["test"]["classification"]["majority_share"]
+    lines += [
+        f"| **ParToken / GVP, training step** | | | **{ratio['median']:.2f}** ({low:.2f}–{high:.2f}); "
+        "published 4.0 | |",
+        "",
+        f"`make demo`: {sum(data['class_counts']['train'])} chains of the PDB, CATH class (most frequent "
+        f"class: {majority:.3f}), 3 epochs, {results['seconds']:.0f} s in all on "
+        f"{results['environment']['cores']} shared CPU cores; steps of {data['batch_size']} proteins, "
+        f"interleaved, median and quartiles of {len(times)} pairs.",
+    ]
+    return "\n".join(lines)
+
+
+def parity() -> str:
+    """The worst of every recorded file, by kind of comparison."""
+    report = json.loads((RESULTS / "parity.json").read_text())
+    worst: dict[tuple[str, str], tuple[float, float, int]] = {}
+    for row in report["rows"]:
+        key = (row["case"].split()[0], _kind(row))
+        error, tolerance, arrays = worst.get(key, (0.0, row["tolerance"], 0))
+        # Within a kind tolerances may differ: keep the row that uses most of its own.
+        if row["error"] * max(tolerance, 1e-30) > error * max(row["tolerance"], 1e-30):
+            error, tolerance = row["error"], row["tolerance"]
+        worst[key] = (error, tolerance, arrays + row["arrays"])
+    lines = ["| vectors | comparison | arrays | largest error | tolerance |", "|---|---|---:|---:|---:|"]
+    for (case, kind), (error, tolerance, arrays) in worst.items():
+        shown = ("exact", "exact") if tolerance == 0 else (f"{error:.1e}", f"{tolerance:.0e}")
+        lines.append(f"| {case} | {kind} | {arrays} | {shown[0]} | {shown[1]} |")
+    environment = report["environment"]
+    lines += ["", f"jax {environment['jax']}, Python {environment['python']}, {environment['device']}."]
+    return "\n".join(lines)
+
+
+def _kind(row: dict) -> str:
+    if row["measure"] == "differing" or row["tolerance"] == 0:
+        return "decisions, exactly"
+    group = row["group"]
+    if "gradients" in group or "published" in group:
+        return "gradients"
+    return group if group in ("buffers", "losses", "final weights", "node_s", "presence") else "forward"
+
+
+def enzyme() -> str:
+    """The longer run on the EC task, against the baselines of the data set."""
+    lines = [
+        "| EC class, 7 classes | test accuracy | macro-F1 | proteins/s in training |",
+        "|---|---:|---:|---:|",
+    ]
+    reports = [
+        json.loads((RESULTS / "ec" / kind / "report.json").read_text()) for kind in ("gvp", "partoken")
+    ]
+    for name, report in zip(("GVP baseline", "ParToken"), reports, strict=True):
+        scores = report["test"]["classification"]
+        lines.append(
+            f"| {name} | {scores['accuracy']:.3f} | {scores['macro_f1']:.3f} | "
+            f"{report['proteins_per_second']:.1f} |"
+        )
+    scores = reports[0]["test"]["classification"]
+    lines += [
+        f"| always the most frequent class | {scores['majority_share']:.3f} | | |",
+        "| random forest on hand-made features, all training chains (`experiments/data/README.md`) "
+        "| 0.453 | 0.266 | |",
+    ]
+    return "\n".join(lines)
+
+
+def padding() -> str:
+    """The padded share at batch 64 and four shapes, as one phrase."""
+    rows = json.loads((RESULTS / "padding.json").read_text())["rows"]
+    row = next(r for r in rows if r["batch_size"] == 64 and r["shapes"] == 4)
+    share = f"{row['padding_share']:.1%}"
+    return f"Padded residues on the EC task at batch 64: {share} (`python -m experiments.padding`)."
+
+
+BLOCKS = {"demo": demo, "parity": parity, "enzyme": enzyme, "padding": padding}
+
+
+def filled(text: str) -> str:
+    """README text with every block as the results have it."""
+    for name, block in BLOCKS.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
+        if not pattern.search(text):
+            raise SystemExit(f"error: README.md has no block <!-- {name} --> ... <!-- end {name} -->; add it")
+        content = block()
+        text = pattern.sub(lambda m, content=content: m[1] + content + m[2], text)
+    return text
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--check", action="store_true")
+    args = flags.parse_args()
+    path = ROOT / "README.md"
+    old = path.read_text()
+    new = filled(old)
+    if args.check:
+        return int(new != old)
+    path.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

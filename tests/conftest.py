@@ -1,0 +1,15 @@
+"""Real proteins for every test, loaded once per worker."""
+
+import pytest
+
+from partoken_jax.proteins import Protein, load_dataset
+from tests.helpers import crop
+
+
+@pytest.fixture(scope="session")
+def chains() -> list[Protein]:
+    """Eight real chains of 12 to 30 residues without missing atoms."""
+    dataset = load_dataset(task="cath-class", split="val")
+    complete = [protein for protein in dataset.proteins if protein.complete.all() and len(protein) >= 60]
+    lengths = (24, 30, 12, 18, 21, 15, 27, 13)
+    return [crop(protein, 10, length) for protein, length in zip(complete, lengths, strict=False)]

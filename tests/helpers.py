@@ -1,0 +1,194 @@
+"""Small proteins, graphs and models, and the comparisons that the tests share."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+from flax import nnx
+
+from partoken_jax.config import CodebookConfig, ModelConfig, PartitionerConfig
+from partoken_jax.convert import dotted
+from partoken_jax.graphs import neighbour_tables, pack
+from partoken_jax.graphs.types import EdgeFeatures, NodeFeatures, ProteinGlobals
+from partoken_jax.proteins import Protein
+
+TINY = ModelConfig(
+    num_classes=3,
+    node_hidden=(16, 4),
+    edge_hidden=(8, 1),
+    num_layers=2,
+    partitioner=PartitionerConfig(hidden=10, max_clusters=3, cluster_size_max=6),
+    codebook=CodebookConfig(size=8),
+)
+NEIGHBOURS = 6
+
+
+def tiny(**changes) -> ModelConfig:
+    return dataclasses.replace(TINY, **changes)
+
+
+def crop(protein: Protein, start: int, length: int) -> Protein:
+    """`length` residues of a protein from `start` on."""
+    part = slice(start, start + length)
+    return Protein(
+        name=protein.name,
+        sequence=protein.sequence[part],
+        backbone=protein.backbone[part],
+        label=protein.label,
+    )
+
+
+def moved(protein: Protein, rotation=None, shift=0.0) -> Protein:
+    """The protein with every atom rotated about the origin and then shifted, in float64."""
+    coordinates = protein.backbone.astype(np.float64)
+    if rotation is not None:
+        coordinates = coordinates @ rotation.T
+    return dataclasses.replace(protein, backbone=(coordinates + shift).astype(np.float32))
+
+
+def without_atoms(protein: Protein, residues, atom: int = 3) -> Protein:
+    """The protein with one atom (O unless told) of some residues missing."""
+    backbone = protein.backbone.copy()
+    backbone[list(residues), atom] = np.nan
+    return dataclasses.replace(protein, backbone=backbone)
+
+
+def batch(proteins, *, num_nodes=96, batch_size=4, indices=None) -> jraph.GraphsTuple:
+    """A packed batch with `NEIGHBOURS` neighbours per residue."""
+    return pack(
+        proteins,
+        neighbour_tables(proteins, NEIGHBOURS),
+        num_nodes=num_nodes,
+        batch_size=batch_size,
+        indices=indices,
+    )
+
+
+def random_rotation(rng: np.random.Generator) -> np.ndarray:
+    """float64 [3, 3]: a proper rotation."""
+    q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+    q *= np.sign(np.diag(r))
+    return q if np.linalg.det(q) > 0 else -q
+
+
+def random_graph(
+    rng: np.random.Generator,
+    sizes,
+    *,
+    k: int,
+    num_nodes: int,
+    node_dims=(6, 3),
+    edge_dims=(32, 1),
+    incomplete=(),
+) -> jraph.GraphsTuple:
+    """A featurised batch of random directed graphs in the dense layout, padding graph last.
+
+    Residues have 0 to k neighbours within their protein; those in `incomplete` have none and are nobody's.
+    """
+    sizes = np.asarray(sizes)
+    first = np.cumsum(sizes) - sizes
+    mask = np.arange(num_nodes) < sizes.sum()
+    mask[list(incomplete)] = False
+    table = np.full((num_nodes, k), -1)
+    for start, size in zip(first, sizes, strict=True):
+        there = [n for n in range(start, start + size) if mask[n]]
+        for node in there:
+            others = rng.permutation([n for n in there if n != node])[: rng.integers(k + 1)]
+            table[node, : len(others)] = others
+    keep = (table >= 0).reshape(-1)
+    receivers = np.repeat(np.arange(num_nodes), k)
+    senders = np.where(keep, table.reshape(-1), receivers)
+    n_node = np.append(sizes, num_nodes - sizes.sum())
+
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
+    return jraph.GraphsTuple(
+        nodes=NodeFeatures(
+            scalars=normal(num_nodes, node_dims[0]),
+            vectors=normal(num_nodes, node_dims[1], 3),
+            residue_type=rng.integers(20, size=num_nodes).astype(np.int32),
+            mask=mask,
+        ),
+        edges=EdgeFeatures(
+            scalars=normal(num_nodes * k, edge_dims[0]),
+            vectors=normal(num_nodes * k, edge_dims[1], 3),
+            mask=keep,
+        ),
+        senders=senders.astype(np.int32),
+        receivers=receivers.astype(np.int32),
+        n_node=n_node.astype(np.int32),
+        n_edge=(n_node * k).astype(np.int32),
+        globals=ProteinGlobals(
+            label=np.append(np.arange(len(sizes)) % 3, -1).astype(np.int32),
+            protein=np.append(np.arange(len(sizes)), -1).astype(np.int32),
+            mask=np.append(np.ones(len(sizes), bool), False),
+        ),
+    )
+
+
+def shuffled_edges(graph: jraph.GraphsTuple, rng: np.random.Generator) -> jraph.GraphsTuple:
+    """The real edges alone, in random order: a graph that only the general form can read."""
+    keep = rng.permutation(np.flatnonzero(graph.edges.mask))
+    graph_of_node = np.repeat(np.arange(len(graph.n_node)), graph.n_node)
+    receivers = np.asarray(graph.receivers)[keep]
+    return graph._replace(
+        edges=jax.tree.map(lambda x: np.asarray(x)[keep], graph.edges),
+        senders=np.asarray(graph.senders)[keep],
+        receivers=receivers,
+        n_edge=np.bincount(graph_of_node[receivers], minlength=len(graph.n_node)).astype(np.int32),
+    )
+
+
+def permuted_nodes(graph: jraph.GraphsTuple, order: np.ndarray) -> jraph.GraphsTuple:
+    """Node `order[i]` becomes node i; proteins must stay together."""
+    place = np.argsort(order).astype(np.int32)
+    return graph._replace(
+        nodes=jax.tree.map(lambda x: np.asarray(x)[order], graph.nodes),
+        senders=place[np.asarray(graph.senders)],
+        receivers=place[np.asarray(graph.receivers)],
+    )
+
+
+def reordered_neighbours(graph: jraph.GraphsTuple, rng: np.random.Generator) -> jraph.GraphsTuple:
+    """Every row of the neighbour table in random order, masked slots anywhere."""
+    num_nodes = len(graph.nodes.mask)
+    k = len(graph.senders) // num_nodes
+    order = np.concatenate([row * k + rng.permutation(k) for row in range(num_nodes)])
+    return graph._replace(
+        edges=jax.tree.map(lambda x: np.asarray(x)[order], graph.edges),
+        senders=np.asarray(graph.senders)[order],
+    )
+
+
+def rotated_vectors(graph: jraph.GraphsTuple, rotation: np.ndarray) -> jraph.GraphsTuple:
+    """The featurised graph with node and edge vectors rotated."""
+    turn = jnp.asarray(rotation.T, jnp.float32)
+    precise = jax.lax.Precision.HIGHEST
+    return graph._replace(
+        nodes=graph.nodes._replace(vectors=jnp.matmul(graph.nodes.vectors, turn, precision=precise)),
+        edges=graph.edges._replace(vectors=jnp.matmul(graph.edges.vectors, turn, precision=precise)),
+    )
+
+
+def assert_close(got, want, tolerance: float = 1e-5, what: str = "") -> None:
+    """|got - want| is at most `tolerance` of the largest |want|, which must not be 0."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape, what
+    scale = np.abs(want).max()
+    assert scale > 0, f"{what}: nothing to compare"
+    error = np.abs(got - want).max() / scale
+    assert error <= tolerance, f"{what}: relative error {error:.1e}"
+
+
+def by_path(state) -> dict[str, np.ndarray]:
+    """Arrays of an nnx state by dotted path."""
+    return {dotted(path): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
+
+
+def scaled_parameters(module: nnx.Module, factor: float) -> None:
+    """Multiplies every parameter, so that decisions of a fresh module spread."""
+    state = nnx.state(module, nnx.Param)
+    nnx.update(module, jax.tree.map(lambda x: x * factor, state))

@@ -1,0 +1,299 @@
+"""The codebook against plain numpy, and what must hold of its losses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from partoken_jax.config import CodebookConfig
+from partoken_jax.nn.codebook import (
+    Codebook,
+    CodebookState,
+    VQCodebook,
+    codebook_use,
+    coverage_loss,
+    ema_update,
+    kmeans,
+    log_absence,
+    nearest_code,
+    presence,
+    quantise,
+    reseed_dead,
+)
+from tests.helpers import assert_close
+
+CODES, WIDTH = 8, 5
+MASK = np.array([[1, 1, 1, 0], [1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0]], bool)
+BETA, DECAY, EPSILON = 0.25, 0.9, 1e-5
+
+
+@pytest.fixture(scope="module")
+def state():
+    """Codes 0 to 3 lie where clusters are; 4 to 7 far away, so that nothing chooses them."""
+    rng = np.random.default_rng(0)
+    embeddings = rng.normal(size=(CODES, WIDTH))
+    embeddings[4:] += 6
+    counts = rng.uniform(0.5, 3, CODES)
+    return CodebookState(
+        *(jnp.asarray(a, jnp.float32) for a in (embeddings, counts, embeddings * counts[:, None]))
+    )
+
+
+@pytest.fixture(scope="module")
+def z():
+    return jnp.asarray(np.random.default_rng(1).normal(size=(*MASK.shape, WIDTH)), jnp.float32)
+
+
+def nearest(embeddings, z, metric):
+    """[B, S] by loops over every pair, float64."""
+    embeddings, z = np.asarray(embeddings, np.float64), np.asarray(z, np.float64)
+    codes = np.zeros(z.shape[:2], int)
+    for b, s in np.ndindex(*codes.shape):
+        x = z[b, s]
+        if metric == "cosine":
+            distance = [1 - x @ e / np.linalg.norm(x) / np.linalg.norm(e) for e in embeddings]
+        else:
+            distance = [np.sum((x - e) ** 2) for e in embeddings]
+        codes[b, s] = np.argmin(distance)
+    return codes
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_quantise(state, z, metric):
+    out = quantise(state, z, jnp.asarray(MASK), beta=BETA, metric=metric)
+    codes = nearest(state.embeddings, z, metric)
+    assert len(np.unique(codes[MASK])) > 1
+    np.testing.assert_array_equal(out.codes, np.where(MASK, codes, -1))
+    chosen = np.asarray(state.embeddings)[codes]
+    np.testing.assert_allclose(np.asarray(out.features)[MASK], chosen[MASK], rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.asarray(out.features)[~MASK], np.asarray(z)[~MASK])
+    squared = np.square(np.asarray(z, np.float64) - chosen)
+    assert out.loss == pytest.approx(BETA * squared[MASK].mean(), rel=1e-5)
+
+
+def test_equal_codes_tie_to_the_first(z):
+    equal = jnp.ones((CODES, WIDTH))
+    for metric in ("l2", "cosine"):
+        np.testing.assert_array_equal(nearest_code(equal, z, metric), 0)
+
+
+def test_gradients_are_straight_through(state, z):
+    """Output: the identity, valid or not. Loss: 2β(z - e) / number of entries, on valid rows only."""
+    cotangent = np.random.default_rng(2).normal(size=z.shape).astype(np.float32)
+
+    def parts(z):
+        out = quantise(state, z, jnp.asarray(MASK), beta=BETA, metric="l2")
+        return jnp.stack([jnp.sum(out.features * cotangent), out.loss])
+
+    through, loss = jax.jacrev(parts)(z)
+    np.testing.assert_array_equal(through, cotangent)
+    chosen = np.asarray(state.embeddings)[nearest(state.embeddings, z, "l2")]
+    want = np.where(MASK[..., None], 2 * BETA * (np.asarray(z) - chosen) / (MASK.sum() * WIDTH), 0)
+    assert_close(loss, want)
+
+
+@pytest.mark.parametrize("keep_unused", [True, False])
+def test_moving_averages_against_numpy(state, z, keep_unused):
+    codes = np.where(MASK, nearest(state.embeddings, z, "l2"), -1)
+    got = ema_update(state, z, jnp.asarray(codes), decay=DECAY, epsilon=EPSILON, keep_unused=keep_unused)
+    old = [np.asarray(a, np.float64) for a in state]
+    for code in range(CODES):
+        rows = np.asarray(z, np.float64)[codes == code]
+        count = DECAY * old[1][code] + (1 - DECAY) * len(rows)
+        total = DECAY * old[2][code] + (1 - DECAY) * rows.sum(0)
+        assert got.counts[code] == pytest.approx(count, rel=1e-5)
+        np.testing.assert_allclose(got.sums[code], total, rtol=1e-5, atol=1e-6)
+        if len(rows) or not keep_unused:
+            np.testing.assert_allclose(got.embeddings[code], total / (count + EPSILON), rtol=2e-5, atol=1e-6)
+        else:
+            np.testing.assert_array_equal(got.embeddings[code], state.embeddings[code])
+    assert np.isin(np.arange(4), codes).any() and not np.isin([4, 5, 6, 7], codes).any()
+
+
+def test_fresh_codes_without_usage(z):
+    """REFERENCE fault 9: by the published rule one step sends every unused code to the origin."""
+    fresh = VQCodebook(WIDTH, CodebookConfig(size=CODES), rngs=nnx.Rngs(0)).state
+    codes = jnp.where(jnp.asarray(MASK), 2, -1)
+    kept, published = (
+        ema_update(fresh, z, codes, decay=DECAY, epsilon=EPSILON, keep_unused=k) for k in (True, False)
+    )
+    unused = np.arange(CODES) != 2
+    assert np.all(np.any(fresh.embeddings != 0, axis=1))
+    np.testing.assert_array_equal(kept.embeddings[unused], fresh.embeddings[unused])
+    np.testing.assert_array_equal(published.embeddings[unused], 0)
+    np.testing.assert_array_equal(kept.embeddings[2], published.embeddings[2])
+    np.testing.assert_allclose(kept.embeddings[2], np.asarray(z)[MASK].mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_valid(state, z):
+    nothing = jnp.zeros(MASK.shape, bool)
+
+    def loss(z):
+        out = quantise(state, z, nothing, beta=BETA, metric="l2")
+        covered = coverage_loss(log_absence(state.embeddings, z, nothing, 1.0), jnp.zeros(4, bool))
+        return out.loss + covered, out
+
+    gradient, out = jax.grad(loss, has_aux=True)(z)
+    assert out.loss == 0
+    np.testing.assert_array_equal(out.codes, -1)
+    np.testing.assert_array_equal(out.features, z)
+    np.testing.assert_array_equal(gradient, 0)
+    for keep_unused in (True, False):
+        after = ema_update(state, z, out.codes, decay=DECAY, epsilon=EPSILON, keep_unused=keep_unused)
+        for a, b in zip(after, state, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_invalid_clusters_take_no_part(state, z):
+    spoiled = jnp.where(jnp.asarray(MASK)[..., None], z, 77.0)
+    for features in (z, spoiled):
+        out = quantise(state, features, jnp.asarray(MASK), beta=BETA, metric="l2")
+        after = ema_update(state, features, out.codes, decay=DECAY, epsilon=EPSILON, keep_unused=True)
+        absent = log_absence(state.embeddings, features, jnp.asarray(MASK), 0.3)
+        record = (out.codes, out.loss, *after, absent)
+        if features is z:
+            plain = record
+    for a, b in zip(record, plain, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_use():
+    """All codes alike: K of them in use. One alone: 1."""
+    even, single = codebook_use(jnp.ones(CODES), EPSILON), codebook_use(jnp.eye(CODES)[0], EPSILON)
+    np.testing.assert_allclose(even.usage, 1 / CODES, rtol=1e-5)
+    assert even.perplexity == pytest.approx(CODES, rel=1e-3)
+    assert even.entropy_loss == pytest.approx(0, abs=1e-3)
+    assert single.perplexity == pytest.approx(1, rel=2e-3)
+    assert single.entropy_loss == pytest.approx(np.log(CODES), rel=2e-3)
+    assert np.all(np.asarray(single.usage) >= EPSILON * (1 - 1e-6))
+
+
+@pytest.mark.parametrize("temperature", [0.3, 5.0])
+def test_presence_and_coverage_against_numpy(state, z, temperature):
+    embeddings, clusters = np.asarray(state.embeddings, np.float64), np.asarray(z, np.float64)
+    absent = np.ones((len(MASK), CODES))
+    for b, s in np.ndindex(*MASK.shape):
+        distance = np.square(clusters[b, s] - embeddings).sum(1)
+        weight = np.exp(-(distance - distance.min()) / temperature)
+        p = np.clip(weight / weight.sum() * MASK[b, s], 1e-6, 1 - 1e-6)
+        absent[b] *= 1 - p
+    log_absent = log_absence(state.embeddings, z, jnp.asarray(MASK), temperature)
+    got = presence(log_absent)
+    assert np.all((got >= 0) & (got <= 1))
+    np.testing.assert_allclose(got, 1 - absent, rtol=5e-5, atol=1e-6)
+    proteins = jnp.array([True, True, True, False])
+    loss = coverage_loss(log_absent, proteins)
+    assert -1 <= loss <= 0
+    assert loss == pytest.approx(-np.mean((1 - absent.prod(1))[:3]), rel=1e-5)
+    more = jnp.concatenate([log_absent, jnp.full((5, CODES), -9.0)])
+    assert coverage_loss(more, jnp.arange(9) < 3) == loss  # empty protein slots
+    assert coverage_loss(log_absent, jnp.zeros(4, bool)) == 0
+
+
+def test_coverage_has_a_gradient_into_clusters_and_none_into_codes(state, z):
+    def loss(embeddings, z):
+        return coverage_loss(log_absence(embeddings, z, jnp.asarray(MASK), 2.0), jnp.asarray(MASK.any(1)))
+
+    into_codes, into_z = jax.grad(loss, argnums=(0, 1))(state.embeddings[:4], z)
+    np.testing.assert_array_equal(into_codes, 0)
+    assert np.isfinite(into_z).all()
+    np.testing.assert_array_equal(np.abs(into_z).max(-1) > 0, MASK)
+    step = 1e-2 * into_z / jnp.linalg.norm(into_z)
+    slope = (loss(state.embeddings[:4], z + step) - loss(state.embeddings[:4], z - step)) / 2e-2
+    assert slope == pytest.approx(np.linalg.norm(into_z), rel=0.02)
+
+
+def lloyd(samples, num_codes, permutation, iterations=25, tolerance=1e-4):
+    """k-means in float64 loops; an empty cluster takes the next sample of the permutation."""
+    samples = np.asarray(samples, np.float64)
+    centres = samples[permutation[:num_codes]].copy()
+    last, emptied = np.inf, 0
+    for step in range(iterations):
+        nearest = np.array([np.argmin(np.square(x - centres).sum(1)) for x in samples])
+        new, spare = centres.copy(), num_codes + step * num_codes
+        for code in range(num_codes):
+            if np.any(nearest == code):
+                new[code] = samples[nearest == code].mean(0)
+            else:
+                new[code] = samples[permutation[spare % len(samples)]]
+                spare, emptied = spare + 1, emptied + 1
+        shift = np.linalg.norm(new - centres)
+        centres = new
+        if abs(shift - last) < tolerance:
+            return centres, step + 1, emptied
+        last = shift
+    return centres, iterations, emptied
+
+
+def test_kmeans_against_numpy():
+    rng = np.random.default_rng(3)
+    samples = 4 * rng.normal(size=(6, WIDTH))[rng.integers(6, size=60)] + rng.normal(size=(60, WIDTH))
+    samples = samples.astype(np.float32)
+    permutation = rng.permutation(60)
+    want, steps, emptied = lloyd(samples, 6, permutation)
+    assert 1 < steps < 25 and emptied == 0
+    got, iterations = kmeans(jnp.asarray(samples), 6, permutation=jnp.asarray(permutation))
+    assert_close(got, want)
+    assert int(iterations) == steps
+
+
+def test_kmeans_refills_empty_clusters():
+    """Starting centres that coincide leave all but the first of them empty."""
+    rng = np.random.default_rng(4)
+    samples = rng.normal(size=(40, WIDTH)).astype(np.float32)
+    samples[1:4] = samples[0]
+    permutation = np.concatenate([np.arange(4), 4 + rng.permutation(36)])
+    want, steps, emptied = lloyd(samples, 4, permutation)
+    assert emptied == 3
+    got, iterations = kmeans(jnp.asarray(samples), 4, permutation=jnp.asarray(permutation))
+    assert_close(got, want)
+    assert int(iterations) == steps
+    assert len(np.unique(np.round(got, 4), axis=0)) == 4
+    one, _ = kmeans(jnp.asarray(samples), 4, permutation=jnp.asarray(permutation), iterations=1)
+    np.testing.assert_array_equal(one[1:], samples[permutation[4:7]])
+
+
+def test_kmeans_with_fewer_samples_than_codes():
+    samples = jnp.arange(6.0).reshape(3, 2)
+    codes, iterations = kmeans(samples, 7, permutation=jnp.arange(3))
+    np.testing.assert_array_equal(codes, samples[jnp.array([0, 1, 2, 0, 1, 2, 0])])
+    assert iterations == 0
+    # All samples alike: no NaN, though all clusters but one stay empty.
+    codes, _ = kmeans(jnp.ones((9, 2)), 4, permutation=jnp.arange(9))
+    np.testing.assert_array_equal(codes, 1)
+
+
+def test_reseeding_moves_dead_codes_only(state):
+    samples = jnp.asarray(np.random.default_rng(5).normal(size=(20, WIDTH)), jnp.float32)
+    counts = state.counts.at[jnp.array([1, 6])].set(jnp.array([0.0, 5e-3]))
+    after, moved = reseed_dead(state._replace(counts=counts), samples, jax.random.key(0))
+    dead = np.isin(np.arange(CODES), [1, 6])
+    assert moved == 2
+    np.testing.assert_array_equal(after.embeddings[~dead], state.embeddings[~dead])
+    np.testing.assert_array_equal(after.sums[~dead], state.sums[~dead])
+    np.testing.assert_array_equal(after.counts, np.where(dead, 1, counts))
+    for code in (1, 6):
+        assert np.any(np.all(np.asarray(samples) == after.embeddings[code], axis=1))
+        np.testing.assert_array_equal(after.sums[code], after.embeddings[code])
+    assert reseed_dead(state, samples, jax.random.key(0))[1] == 0
+
+
+def test_module_moves_only_when_asked_and_by_averages_alone(z):
+    book = VQCodebook(WIDTH, CodebookConfig(size=CODES), rngs=nnx.Rngs(0))
+    assert not nnx.to_flat_state(nnx.state(book, nnx.Param))  # nothing for an optimiser
+    assert len(nnx.to_flat_state(nnx.state(book, Codebook))) == 3
+    samples = jnp.asarray(np.random.default_rng(6).normal(size=(30, WIDTH)), jnp.float32)
+    book.initialise(samples, jax.random.key(0))
+    before = book.state
+    np.testing.assert_array_equal(before.counts, 1)
+    np.testing.assert_array_equal(before.sums, before.embeddings)
+    first, second = book(z, jnp.asarray(MASK)), book(z, jnp.asarray(MASK))
+    for a, b in zip((*first, *book.state), (*second, *before), strict=True):
+        np.testing.assert_array_equal(a, b)
+    trained = book(z, jnp.asarray(MASK), update=True)
+    np.testing.assert_array_equal(trained.features, first.features)  # the codes before the update
+    want = ema_update(before, z, trained.codes, decay=0.99, epsilon=1e-5, keep_unused=True)
+    for a, b in zip(book.state, want, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.any(book.state.embeddings != before.embeddings)

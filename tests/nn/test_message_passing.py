@@ -1,0 +1,141 @@
+"""GVPConv and its layer: both forms agree, order does not matter, masked edges do not count."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer
+from tests.helpers import (
+    assert_close,
+    by_path,
+    permuted_nodes,
+    random_graph,
+    random_rotation,
+    reordered_neighbours,
+    rotated_vectors,
+    shuffled_edges,
+)
+
+NODE, EDGE = (6, 3), (5, 2)
+SIZES = (9, 1, 2, 6)
+VARIANTS = {
+    "1 GVP": {"num_gvps": 1},
+    "2 GVPs": {"num_gvps": 2},
+    "3 GVPs": {"num_gvps": 3},
+    "sum": {"num_gvps": 3, "aggregate": "sum"},
+    "gate": {"num_gvps": 3, "vector_gate": True},
+    "2 GVPs, gate, sum": {"num_gvps": 2, "vector_gate": True, "aggregate": "sum"},
+    "scalars out": {"num_gvps": 3, "dims_out": (7, 0)},
+}
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return random_graph(
+        np.random.default_rng(0), SIZES, k=4, num_nodes=21, node_dims=NODE, edge_dims=EDGE, incomplete=(3,)
+    )
+
+
+def as_hidden(graph):
+    return graph._replace(nodes=(graph.nodes.scalars, graph.nodes.vectors))
+
+
+def run(apply, module, graph, cotangents):
+    """Outputs and gradients (parameters, node and edge features) of Σ out · cotangent."""
+    graphdef, params = nnx.split(module, nnx.Param)
+
+    def total(params, nodes, scalars, vectors):
+        edges = graph.edges._replace(scalars=scalars, vectors=vectors)
+        out = apply(nnx.merge(graphdef, params), graph._replace(nodes=nodes, edges=edges))
+        return sum(jnp.sum(x * c) for x, c in zip(out, cotangents, strict=True)), out
+
+    grad = jax.jit(jax.grad(total, argnums=(0, 1), has_aux=True))
+    (params, nodes), out = grad(params, graph.nodes, graph.edges.scalars, graph.edges.vectors)
+    return out, by_path(params) | dict(zip("sv", nodes, strict=True))
+
+
+@pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
+def test_dense_and_general_conv_agree(graph, options):
+    rng = np.random.default_rng(1)
+    dims_out = options.get("dims_out", (7, 3))
+    options = {k: v for k, v in options.items() if k != "dims_out"}
+    conv = GVPConv(NODE, dims_out, EDGE, rngs=nnx.Rngs(0), **options)
+    num_nodes = len(graph.nodes.mask)
+    cotangents = rng.normal(size=(num_nodes, dims_out[0])), rng.normal(size=(num_nodes, dims_out[1], 3))
+    dense, dense_gradients = run(lambda m, g: m.dense(g), conv, as_hidden(graph), cotangents)
+    loose = as_hidden(shuffled_edges(graph, rng))
+    general, gradients = run(lambda m, g: m(g), conv, loose, cotangents)
+
+    for got, want in zip(dense, general, strict=True):
+        assert got.shape == want.shape
+        if want.size:
+            assert_close(got, want)
+    lonely = np.bincount(graph.receivers, weights=graph.edges.mask, minlength=num_nodes) == 0
+    assert lonely[3] and lonely[-1] and not lonely.all()
+    for part in (*dense, *general):
+        np.testing.assert_array_equal(np.asarray(part)[lonely], 0)
+    assert gradients.keys() == dense_gradients.keys()
+    for name, want in gradients.items():
+        assert_close(dense_gradients[name], want, 1e-4, name)
+
+
+@pytest.fixture(scope="module")
+def layers():
+    """layers[form](graph) → (s, v) of one GVPConvLayer, compiled."""
+    layer = GVPConvLayer(NODE, EDGE, rngs=nnx.Rngs(0))
+    graphdef, state = nnx.split(layer)
+
+    def forward(graph, dense):
+        return nnx.merge(graphdef, state)(as_hidden(graph), dense=dense)
+
+    return {dense: jax.jit(lambda g, dense=dense: forward(g, dense)) for dense in (True, False)}
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_layer_is_equivariant(graph, layers, dense):
+    turn = random_rotation(np.random.default_rng(2))
+    s, v = layers[dense](graph)
+    turned_s, turned_v = layers[dense](rotated_vectors(graph, turn))
+    assert_close(turned_s, s)
+    assert_close(turned_v, v @ turn.T)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_masked_edges_do_not_count(graph, layers, dense):
+    garbage = ~graph.edges.mask
+    edges = graph.edges._replace(
+        scalars=np.where(garbage[:, None], np.float32(1e3), graph.edges.scalars),
+        vectors=np.where(garbage[:, None, None], np.float32(-1e3), graph.edges.vectors),
+    )
+    for got, want in zip(layers[dense](graph._replace(edges=edges)), layers[dense](graph), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_order_of_neighbours_does_not_matter(graph, layers):
+    other = reordered_neighbours(graph, np.random.default_rng(3))
+    assert np.any(other.senders != graph.senders)
+    for got, want in zip(layers[True](other), layers[True](graph), strict=True):
+        assert_close(got, want)
+
+
+def test_layer_is_permutation_equivariant(graph, layers):
+    rng = np.random.default_rng(4)
+    order = rng.permutation(len(graph.nodes.mask))
+    plain = layers[False](graph)
+    permuted = layers[False](permuted_nodes(graph, order))
+    for got, want, dense in zip(permuted, plain, layers[True](graph), strict=True):
+        assert_close(got, np.asarray(want)[order])
+        assert_close(dense, want)
+
+
+def test_direction_of_edges_matters(graph, layers):
+    """Messages go from sender to receiver: reversed edges give other features."""
+    back = graph._replace(senders=graph.receivers, receivers=graph.senders)
+    assert np.abs(layers[False](back)[0] - layers[False](graph)[0]).max() > 0.01
+
+
+def test_unknown_aggregation_is_refused():
+    with pytest.raises(ValueError, match="aggregate is 'max'"):
+        GVPConv(NODE, NODE, EDGE, aggregate="max", rngs=nnx.Rngs(0))

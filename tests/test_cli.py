@@ -1,0 +1,131 @@
+"""The command line: settings reach the library, and mistakes are answered in one sentence."""
+
+import subprocess
+import sys
+
+import pytest
+
+from partoken_jax.cli import main, parse
+from partoken_jax.config import ConfigError, TrainConfig, save_yaml
+
+
+def settings(*args) -> TrainConfig:
+    """The settings that `partoken train ARGS` would run with."""
+    return parse(["train", *args]).args[0]  # type: ignore[attr-defined]
+
+
+def complaint(capsys, *args) -> str:
+    """What a command says when it refuses, which must be one line without a traceback."""
+    assert main(list(args)) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1
+    return captured.err
+
+
+def test_without_flags_the_run_is_the_published_one():
+    assert settings() == TrainConfig()
+
+
+def test_flags_reach_every_group_of_settings():
+    config = settings(
+        "--model", "gvp", "--seed", "1", "--run-dir", "runs/a", "--model.dropout", "0.2",
+        "--data.batch-size", "16",
+        "--model.node-hidden", "16", "4", "--model.partitioner.max-clusters", "3", "--stage1.epochs", "2",
+        "--model.codebook.no-enabled", "--data.path", "some.npz", "--overwrite",
+    )  # fmt: skip
+    assert (config.model.kind, config.model.dropout, config.model.node_hidden) == ("gvp", 0.2, (16, 4))
+    assert (config.model.partitioner.max_clusters, config.model.codebook.enabled) == (3, False)
+    assert (config.seed, config.run_dir, config.overwrite, config.resume) == (1, "runs/a", True, False)
+    assert (config.data.batch_size, config.data.path) == (16, "some.npz")
+    assert (config.stage1.epochs, config.stage1.learning_rate) == (2, 5e-4)
+
+
+def test_both_ways_to_name_the_model():
+    assert settings("--model", "gvp").model == settings("--model.kind", "gvp").model
+    assert settings("--model", "partoken").model.kind == "partoken"
+
+
+def test_flags_override_the_yaml_file(tmp_path):
+    (tmp_path / "c.yaml").write_text("seed: 4\nmodel: {kind: gvp, dropout: 0.3}\n")
+    config = settings("--config", str(tmp_path / "c.yaml"), "--model.dropout", "0.2", "--data.max-train", "9")
+    assert (config.seed, config.model.kind, config.model.dropout, config.data.max_train) == (4, "gvp", 0.2, 9)
+    assert settings(f"--config={tmp_path / 'c.yaml'}", "--model", "partoken").model.kind == "partoken"
+
+
+def test_resuming_starts_from_the_settings_of_the_run(tmp_path):
+    save_yaml(TrainConfig(run_dir="elsewhere", seed=9), tmp_path / "config.yaml")
+    config = settings("--run-dir", str(tmp_path), "--resume")
+    assert (config.seed, config.resume, config.run_dir) == (9, True, str(tmp_path))
+    assert settings("--run-dir", str(tmp_path)).seed == 0
+
+
+def test_wrong_settings(capsys):
+    assert "model.dropout is 3.0" in complaint(capsys, "train", "--model.dropout", "3")
+    assert "data.batch_size is 0" in complaint(capsys, "train", "--data.batch-size", "0")
+    with pytest.raises(ConfigError):
+        parse(["train", "--model.num-layers", "0"])
+
+
+def test_wrong_files(capsys, tmp_path):
+    assert "nowhere.yaml" in complaint(capsys, "train", "--config", str(tmp_path / "nowhere.yaml"))
+    (tmp_path / "c.yaml").write_text("sead: 4\n")
+    assert "'sead'" in complaint(capsys, "train", "--config", str(tmp_path / "c.yaml"))
+    run = ("--run-dir", str(tmp_path / "run"))
+    assert "nowhere.npz" in complaint(capsys, "train", *run, "--data.path", str(tmp_path / "nowhere.npz"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_run_directories(capsys, tmp_path):
+    assert "no 'best' checkpoint" in complaint(capsys, "evaluate", str(tmp_path / "nothing"))
+    assert "no 'last' checkpoint" in complaint(
+        capsys, "train", "--resume", "--run-dir", str(tmp_path / "nothing")
+    )
+    (tmp_path / "c.txt").write_text("mine")
+    taken = complaint(capsys, "train", "--run-dir", str(tmp_path))
+    assert (
+        "already exists" in taken and "--resume" in taken and "--overwrite" in taken and "--run-dir" in taken
+    )
+    assert (tmp_path / "c.txt").read_text() == "mine"
+
+
+def test_proteins_too_long_are_refused_by_name(capsys, tmp_path):
+    said = complaint(capsys, "train", "--data.max-length", "399", "--run-dir", str(tmp_path / "run"))
+    assert "max_length = 399" in said and "(400)" in said
+
+
+@pytest.mark.parametrize("args", [["train", "--nonsense"], ["train", "--model", "cnn"], ["dance"], []])
+def test_flags_and_verbs_that_do_not_exist(args, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(args)
+    assert error.value.code == 2
+    assert "partoken" in capsys.readouterr().err
+
+
+def test_an_error_of_ours_keeps_its_traceback(monkeypatch):
+    def broken(args):
+        raise ValueError("a fault")
+
+    monkeypatch.setattr("partoken_jax.cli.parse", broken)
+    with pytest.raises(ValueError, match="a fault"):
+        main([])
+
+
+def test_params_prints_both_models(capsys):
+    assert main(["params"]) == 0
+    output = capsys.readouterr().out
+    assert "514,267" in output and "705,409" in output
+    assert main(["params", "--num-classes", "7"]) == 0
+    assert "514,772" in capsys.readouterr().out
+
+
+def test_help_does_not_load_what_only_training_needs():
+    code = (
+        "import sys, partoken_jax.cli as c\n"
+        "try: c.main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'orbax.checkpoint', 'matplotlib', 'partoken_jax.training.loop'} & set(sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert "--model {None,gvp,partoken}" in result.stdout and "--config" in result.stdout

@@ -1,0 +1,470 @@
+"""What must not change a protein's result, what must, and that everything that should learn does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from partoken_jax.config import ModelConfig
+from partoken_jax.graphs import featurise
+from partoken_jax.models import GVPClassifier, ParToken, build_model, parameter_table
+from partoken_jax.nn.codebook import Codebook
+from partoken_jax.nn.partitioner import seed_noise
+from tests.helpers import (
+    assert_close,
+    batch,
+    by_path,
+    moved,
+    permuted_nodes,
+    random_rotation,
+    reordered_neighbours,
+    scaled_parameters,
+    shuffled_edges,
+    tiny,
+    without_atoms,
+)
+
+MODES = ("deterministic", "sampled")
+KEY = jax.random.key(7)
+NUM_NODES, PROTEINS = 96, 4
+LENGTHS = (24, 30, 12, 18)
+
+
+def new_model(codes=None, **changes) -> ParToken:
+    """A tiny ParToken whose cluster sizes differ; `codes` [8, 16] are its codebook."""
+    model = ParToken(tiny(**changes), rngs=nnx.Rngs(0))
+    scaled_parameters(model.partitioner, 2.0)
+    # Freshly initialised, every residue stays below the threshold; now about half of them pass.
+    threshold = model.partitioner.threshold.layers[-1].bias
+    threshold[...] = threshold[...] - 0.75
+    if codes is None:
+        codes = jax.random.uniform(jax.random.key(1), model.codebook.embeddings[...].shape)
+    model.codebook.embeddings[...], model.codebook.sums[...] = codes, codes
+    model.codebook.counts[...] = jnp.ones(codes.shape[0])
+    return model
+
+
+def evaluator(model: ParToken):
+    """featurised graph → {mode: ParTokenOutput} and hidden vectors [N, C, 3], in one compiled program."""
+    graphdef, state = nnx.split(model)
+
+    @jax.jit
+    def run(graph, uniform):
+        m = nnx.merge(graphdef, state)
+        hidden = m.encoder.embed(graph)
+        for layer in m.encoder.layers:
+            hidden = hidden._replace(nodes=layer(hidden, dense=m.encoder.dense))
+        outputs = {"deterministic": m(graph), "sampled": m(graph, uniform=uniform)}
+        return outputs, hidden.nodes[1]
+
+    def evaluate(graph, uniform=None):
+        noise = seed_noise(KEY, graph, model.config.partitioner.max_clusters) if uniform is None else uniform
+        outputs, vectors = run(graph, noise)
+        return jax.device_get(outputs), np.asarray(vectors)
+
+    return evaluate
+
+
+@pytest.fixture(scope="module")
+def codes(device_graph):
+    """[8, 16]: near eight of the clusters, so that clusters choose different codes."""
+    model = new_model()
+    clusters = jax.jit(lambda g: model(g, bypass_codebook=True).cluster_features)(device_graph)
+    return 1.01 * clusters.reshape(-1, clusters.shape[-1])[:8]
+
+
+@pytest.fixture(scope="module")
+def dense(codes):
+    return evaluator(new_model(codes))
+
+
+@pytest.fixture(scope="module")
+def general(codes):
+    return evaluator(new_model(codes, message_passing="general"))
+
+
+compiled_features = jax.jit(featurise)
+
+
+def features(proteins, **options):
+    return jax.device_get(compiled_features(batch(proteins, **options)))
+
+
+@pytest.fixture(scope="module")
+def proteins(chains):
+    """Four real chains; two residues of the first lack an atom."""
+    return [without_atoms(chains[0], (5, 6)), *chains[1:PROTEINS]]
+
+
+@pytest.fixture(scope="module")
+def graph(proteins):
+    return features(proteins)
+
+
+@pytest.fixture(scope="module")
+def device_graph(graph):
+    return jax.tree.map(jnp.asarray, graph)
+
+
+@pytest.fixture(scope="module")
+def plain(dense, graph):
+    return dense(graph)
+
+
+def first_of(sizes):
+    return np.cumsum(sizes) - sizes
+
+
+def same_protein(got, want, i, j, start_got, start_want, length, *, places=None, tolerance=1e-5):
+    """One protein's part of two outputs, number i of `got` and j of `want`; `places[n]` is the residue of
+    `want` at place n of `got`. Logits hold to 1e-5, what is no decision to `tolerance`."""
+    places = np.arange(length) if places is None else places
+    for mode in MODES:
+        a, b = got[mode], want[mode]
+        for field in ("cluster_mask", "cluster_sizes", "codes"):
+            np.testing.assert_array_equal(getattr(a, field)[i], getattr(b, field)[j], f"{mode} {field}")
+        cluster = b.cluster_of_residue[start_want : start_want + length]
+        np.testing.assert_array_equal(a.cluster_of_residue[start_got : start_got + length], cluster[places])
+        seeds = np.where(a.seeds[i] >= 0, places[a.seeds[i]], -1)
+        np.testing.assert_array_equal(seeds, b.seeds[j], f"{mode} seeds")
+        assert_close(a.logits[i], b.logits[j], 1e-5, f"{mode} logits")
+        for field in ("cluster_features", "importances", "presence"):
+            assert_close(getattr(a, field)[i], getattr(b, field)[j], tolerance, f"{mode} {field}")
+
+
+def same_batch(got, want, tolerance=1e-5):
+    for number, (start, length) in enumerate(zip(first_of(LENGTHS), LENGTHS, strict=True)):
+        same_protein(got, want, number, number, start, start, length, tolerance=tolerance)
+
+
+def test_the_cases_are_not_trivial(plain):
+    """Clusters of several sizes, several codes, and sampling that decides otherwise."""
+    outputs, vectors = plain
+    a, b = (outputs[mode] for mode in MODES)
+    assert len(np.unique(a.cluster_sizes)) > 3 and len(np.unique(a.codes)) > 2
+    assert np.any(a.seeds != b.seeds) and np.any(a.cluster_of_residue != b.cluster_of_residue)
+    assert np.abs(a.logits[0] - a.logits[1]).max() > 0.01
+    assert np.abs(vectors[: sum(LENGTHS)]).max() > 0.1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_rotation_and_translation(proteins, dense, plain, seed):
+    """Logits, clusters and codes stay; hidden vectors rotate."""
+    rng = np.random.default_rng(seed)
+    turn = random_rotation(rng)
+    turned = [moved(p, turn, rng.uniform(-20, 20, 3)) for p in proteins]
+    outputs, vectors = dense(features(turned))
+    # Rounded coordinates move the sine of an angle near 180° by up to 1e-4, so features get more room.
+    same_batch(outputs, plain[0], tolerance=1e-4)
+    real = sum(LENGTHS)
+    assert_close(vectors[:real], plain[1][:real] @ turn.T, 1e-4)
+    assert np.abs(vectors - plain[1])[:real].max() > 0.1
+
+
+def test_mirror_images_differ(proteins, dense, plain):
+    outputs, _ = dense(features([moved(p, np.diag([1.0, 1.0, -1.0])) for p in proteins]))
+    difference = np.abs(outputs["deterministic"].logits - plain[0]["deterministic"].logits).max(1)
+    assert np.all(difference > 1e-3)
+
+
+def test_dense_and_general_models_agree(graph, general, plain):
+    got, _ = general(graph)
+    same_batch(got, plain[0])
+
+
+def test_permuting_nodes_of_the_general_form(graph, general, plain):
+    rng = np.random.default_rng(0)
+    start, end = first_of(LENGTHS), np.cumsum(LENGTHS)
+    places = [rng.permutation(n) for n in LENGTHS]
+    order = np.concatenate(
+        [s + p for s, p in zip(start, places, strict=True)] + [np.arange(end[-1], NUM_NODES)]
+    )
+    noise = np.asarray(seed_noise(KEY, graph, 3))
+    # Sampling numbers belong to residues, so they move along; edges are shuffled as well, masked ones gone.
+    shuffled = shuffled_edges(permuted_nodes(graph, order), rng)
+    got, _ = general(shuffled, noise[:, order])
+    for number, length in enumerate(LENGTHS):
+        args = number, number, start[number], start[number], length
+        same_protein(got, plain[0], *args, places=places[number])
+
+
+def test_reordering_neighbours_of_the_dense_form(graph, dense, plain):
+    got, _ = dense(reordered_neighbours(graph, np.random.default_rng(0)))
+    same_batch(got, plain[0])
+
+
+def test_padding_and_batch_mates(proteins, chains, dense, plain):
+    """More padding residues, empty slots, other mates, another order: a protein does not notice."""
+    company = [chains[4], proteins[2], chains[5], proteins[0], proteins[3], proteins[1]]
+    indices = [10, 2, 11, 0, 3, 1]
+    got, _ = dense(features(company, num_nodes=160, batch_size=8, indices=indices))
+    start = first_of([len(p) for p in company])
+    own = first_of(LENGTHS)
+    for place, number in enumerate(indices):
+        if number < PROTEINS:
+            length = LENGTHS[number]
+            same_protein(got, plain[0], place, number, start[place], own[number], length)
+    for mode in MODES:
+        out = got[mode]
+        assert np.isfinite(out.logits).all()
+        np.testing.assert_array_equal(out.cluster_mask[6:], False)
+        np.testing.assert_array_equal(out.cluster_of_residue[sum(len(p) for p in company) :], -1)
+
+
+def test_empty_slots_and_padding_do_not_move_the_losses(proteins, dense, plain):
+    got, _ = dense(features(proteins, num_nodes=160, batch_size=8))
+    for mode in MODES:
+        for name, value in plain[0][mode].losses._asdict().items():
+            assert_close(getattr(got[mode].losses, name), value, 1e-5, name)
+
+
+def test_incomplete_residues_are_in_no_cluster(plain):
+    for mode in MODES:
+        out = plain[0][mode]
+        np.testing.assert_array_equal(out.cluster_of_residue[[5, 6]], -1)
+        assert not np.isin(out.seeds[0], (5, 6)).any()
+
+
+def test_short_proteins(chains, dense):
+    """1 residue, 2 residues, none complete, and a whole chain, in one batch."""
+    short = [
+        _part(chains[0], 1),
+        _part(chains[1], 2),
+        without_atoms(_part(chains[2], 8), range(8)),
+        chains[3],
+    ]
+    got, vectors = dense(features(short))
+    for mode in MODES:
+        out = got[mode]
+        for leaf in jax.tree.leaves(out):
+            assert np.isfinite(leaf).all()
+        np.testing.assert_array_equal(out.cluster_sizes[0], [1, 0, 0])
+        assert out.cluster_sizes[1].sum() == 2
+        np.testing.assert_array_equal(out.cluster_mask[2], False)
+        np.testing.assert_array_equal(out.importances[2], 0)
+        np.testing.assert_array_equal(out.codes[2], -1)
+        np.testing.assert_allclose(out.importances.sum(1), [1, 1, 0, 1], atol=1e-6)
+    assert np.isfinite(vectors).all()
+
+
+def _part(protein, length):
+    return type(protein)(protein.name, protein.sequence[:length], protein.backbone[:length])
+
+
+def test_output_record(plain):
+    """Static shapes, no float64, and fields that agree with one another."""
+    b, s, n, d, k, c = PROTEINS, 3, NUM_NODES, 16, 8, 3
+    shapes = {
+        "logits": (b, c), "cluster_of_residue": (n,), "seeds": (b, s), "cluster_features": (b, s, d),
+        "cluster_mask": (b, s), "cluster_sizes": (b, s), "codes": (b, s), "importances": (b, s),
+        "presence": (b, k), "usage": (k,), "perplexity": (), "entropy_loss": (),
+    }  # fmt: skip
+    kinds = {"cluster_of_residue": "int32", "seeds": "int32", "cluster_sizes": "int32", "codes": "int32"}
+    start = first_of(LENGTHS)
+    for mode in MODES:
+        out = plain[0][mode]
+        assert set(out._fields) == set(shapes) | {"losses"}
+        for name, shape in shapes.items():
+            array = getattr(out, name)
+            kind = "bool" if name == "cluster_mask" else kinds.get(name, "float32")
+            assert (array.shape, str(array.dtype)) == (shape, kind), name
+        assert all(x.shape == () and x.dtype == np.float32 and np.isfinite(x) for x in out.losses)
+        assert out.losses.vq > 0 and -1 <= out.losses.coverage < 0 and out.losses.cardinality > 0
+        np.testing.assert_array_equal(out.cluster_mask, out.cluster_sizes > 0)
+        np.testing.assert_array_equal(out.cluster_mask, out.codes >= 0)
+        np.testing.assert_array_equal(out.cluster_mask, out.seeds >= 0)
+        np.testing.assert_array_equal(out.cluster_mask, out.importances > 0)
+        np.testing.assert_allclose(out.importances.sum(1), 1, atol=1e-6)
+        assert np.all((out.presence >= 0) & (out.presence <= 1))
+        for i, cluster in np.argwhere(out.cluster_mask):
+            members = np.flatnonzero(out.cluster_of_residue == cluster) - start[i]
+            members = members[(members >= 0) & (members < LENGTHS[i])]
+            assert len(members) == out.cluster_sizes[i, cluster] <= 6
+            assert out.seeds[i, cluster] in members
+
+
+def test_inference_is_deterministic_and_accumulates_nothing(graph):
+    """REFERENCE faults 2 and 3. Without a key or numbers there is no noise; training modes are explicit."""
+    graphdef, state = nnx.split(new_model())
+    run = jax.jit(lambda state, graph: _calls(nnx.merge(graphdef, state), graph))
+    first, second, trained, other, bypassed, before, idle, after = run(state, graph)
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b in zip(before, idle, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert all(np.any(a != b) for a, b in zip(before, after, strict=True))
+    # A key means dropout and noise, another key other ones.
+    assert np.abs(trained.logits - first.logits).max() > 1e-3
+    assert np.abs(trained.logits - other.logits).max() > 1e-3
+    assert np.any(trained.seeds != other.seeds)
+    # Stage 0: the same clusters and logits, no tokens.
+    np.testing.assert_allclose(bypassed.logits, first.logits, atol=1e-5)
+    np.testing.assert_array_equal(bypassed.cluster_of_residue, first.cluster_of_residue)
+    np.testing.assert_array_equal(bypassed.codes, -1)
+    assert bypassed.losses.vq == bypassed.losses.coverage == 0 < bypassed.losses.cardinality
+
+
+def _calls(m, graph):
+    """Everything a model can be asked for, one after another on the same module."""
+    before = m.codebook.state
+    first, second = m(graph), m(graph)
+    idle = m.codebook.state
+    bypassed = m(graph, bypass_codebook=True, update_codebook=True)
+    trained, other = (m(graph, key=jax.random.key(k), update_codebook=True) for k in (0, 1))
+    return first, second, trained, other, bypassed, before, idle, m.codebook.state
+
+
+def test_codebook_in_the_path(device_graph, plain):
+    """With `classify_quantised` the classifier sees codes, and gradients pass straight through."""
+    config = tiny()
+    quantised = new_model(codebook=type(config.codebook)(size=8, classify_quantised=True))
+    graphdef, params, rest = nnx.split(quantised, nnx.Param, ...)
+
+    def total(params, codes):
+        m = nnx.merge(graphdef, params, rest, copy=True)
+        m.codebook.embeddings[...] = codes
+        out = m(device_graph)
+        return jnp.sum(jnp.sin(out.logits)), out.logits
+
+    gradient = jax.jit(jax.grad(total, has_aux=True))
+    codes = quantised.codebook.embeddings[...]
+    (into, logits), (_, shifted) = gradient(params, codes), gradient(params, codes + 0.5)
+    assert np.abs(logits - plain[0]["deterministic"].logits).max() > 1e-4
+    assert np.abs(logits - shifted).max() > 1e-4
+    assert np.abs(by_path(into)["partitioner.threshold.layers.0.kernel"]).max() > 0
+
+
+TERMS = ("cross entropy", "vq", "coverage", "cardinality")
+ZERO = ("partitioner.seed_selector.layers.1.bias", "pool.score.layers.1.bias")
+
+
+@pytest.fixture(scope="module")
+def term_gradients(device_graph):
+    """{path: [4, ...]}: the gradient of every parameter by loss term, with every component built."""
+    model = new_model(residue_types=True, pooling="attention", dropout=0.0)
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    labels = device_graph.globals.label[:-1] % 3
+    noise = seed_noise(KEY, device_graph, 3)
+
+    def terms(params):
+        out = nnx.merge(graphdef, params, rest, copy=True)(device_graph, uniform=noise, update_codebook=True)
+        ce = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out.logits, labels))
+        return jnp.stack([ce, *out.losses])
+
+    return by_path(jax.jit(jax.jacrev(terms))(params))
+
+
+def test_every_parameter_that_should_learn_does(term_gradients):
+    """All four terms live. Two last biases shift logits of a softmax together: exactly 0 in theory."""
+    assert not any(path.startswith("codebook") for path in term_gradients)
+    for path, terms in term_gradients.items():
+        gradient = np.abs(terms.sum(0)).max()
+        assert np.isfinite(terms).all(), path
+        if path in ZERO:
+            assert gradient < 1e-5 * np.abs(term_gradients[path.replace("bias", "kernel")]).max(), path
+        else:
+            assert gradient > 1e-7, path
+    assert set(ZERO) <= set(term_gradients)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_every_term_reaches_the_encoder(term_gradients, term):
+    number = TERMS.index(term)
+    reached = {path for path, terms in term_gradients.items() if np.abs(terms[number]).max() > 1e-9}
+    assert {path for path in term_gradients if path.startswith("encoder.")} <= reached
+    behind = {p for p in term_gradients if p.startswith(("attention.", "fusion.", "classifier."))}
+    assert behind <= reached if term == "cross entropy" else not behind & reached
+    # REFERENCE fault 2: the cardinality term teaches the partitioner.
+    assert {f"partitioner.{part}.kernel" for part in ("query", "key", "threshold.layers.0")} <= reached
+
+
+def test_attention_queries_and_keys_learn_from_the_label_alone(term_gradients):
+    """REFERENCE fault 1."""
+    for name in ("query", "key"):
+        assert np.abs(term_gradients[f"attention.{name}.kernel"][0]).max() > 1e-6
+
+
+@pytest.fixture(scope="module")
+def baseline():
+    return GVPClassifier(tiny(kind="gvp", pooling="attention"), rngs=nnx.Rngs(0))
+
+
+def test_baseline(baseline, proteins, chains, graph):
+    """Gradients for all parameters; rotation, padding and batch mates (REFERENCE fault 10) change nothing."""
+    graphdef, params = nnx.split(baseline)
+
+    def loss(params, graph):
+        out = nnx.merge(graphdef, params)(graph)
+        labels = jnp.asarray(graph.globals.label[:-1] % 3)
+        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(out.logits, labels)), out
+
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    gradients, out = run(params, graph)
+    gradients = by_path(gradients)
+    assert gradients.pop("pool.score.layers.1.bias") < 1e-5
+    for path, gradient in gradients.items():
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 1e-7, path
+    assert out.logits.shape == (PROTEINS, 3) and out.logits.dtype == jnp.float32
+    assert out.node_features.shape == (NUM_NODES, 16) and np.all(out.node_features >= 0)
+
+    turn = random_rotation(np.random.default_rng(0))
+    company = [chains[4], moved(proteins[3], turn, 5.0), chains[5], moved(proteins[0], turn, -9.0)]
+    _, other = run(params, features(company))
+    assert_close(other.logits[1], out.logits[3])
+    assert_close(other.logits[3], out.logits[0])
+
+
+@pytest.mark.parametrize(
+    "kind, classes, total",
+    [("gvp", 2, 514_267), ("partoken", 2, 705_409), ("gvp", 7, 514_772), ("partoken", 7, 711_515 - 5_101)],
+)
+def test_published_parameter_counts(kind, classes, total):
+    model = build_model(ModelConfig(kind=kind, num_classes=classes), rngs=nnx.Rngs(0))
+    table = dict(parameter_table(model))
+    assert table["total"] == total == sum(v for k, v in table.items() if k != "total")
+    parts = {"node encoder": 2_616, "edge encoder": 1_154, "output projection": 12_156}
+    parts |= {f"conv layer {i}": 152_613 for i in range(3)}
+    if kind == "partoken":
+        parts |= {"partitioner": 45_292, "attention over clusters": 40_000, "gated fusion": 25_350}
+    if classes == 7:
+        parts |= {"classifier": 122_007 if kind == "partoken" else 41_007}
+    assert {name: table[name] for name in parts} == parts
+    assert set(table) == set(parts) | {"total", "classifier"}
+    if kind == "partoken":
+        sizes = {k: v[...].size for k, v in _flat(nnx.state(model.partitioner)).items()}
+        by_part = {
+            "seed_selector": 7_601,
+            "context": 5_050,
+            "query": 6_400,
+            "key": 6_400,
+            "threshold": 19_841,
+        }
+        for part, want in by_part.items():
+            assert sum(size for path, size in sizes.items() if path[0] == part) == want
+        assert model.codebook.embeddings[...].shape == (512, 100)
+        assert not nnx.to_flat_state(nnx.state(model.codebook, nnx.Param))
+        assert len(nnx.to_flat_state(nnx.state(model, Codebook))) == 3
+
+
+def _flat(state):
+    return dict(nnx.to_flat_state(state))
+
+
+def test_a_model_without_codebook(graph):
+    config = tiny()
+    model = ParToken(tiny(codebook=type(config.codebook)(enabled=False, size=8)), rngs=nnx.Rngs(0))
+    assert model.codebook is None
+    out = jax.jit(lambda g: model(g))(graph)
+    np.testing.assert_array_equal(out.codes, -1)
+    assert out.losses.vq == out.losses.coverage == 0
+    assert np.any(out.cluster_mask) and np.isfinite(out.logits).all()
+
+
+def test_models_take_a_packed_batch_without_compilation(chains):
+    """NumPy arrays of `pack` go through `featurise` and both models as they are."""
+    graph = featurise(batch(chains[2:3], num_nodes=13, batch_size=1))
+    for kind in ("gvp", "partoken"):
+        model = build_model(tiny(kind=kind, num_layers=1), rngs=nnx.Rngs(0))
+        assert np.isfinite(model(graph).logits).all()

@@ -1,0 +1,73 @@
+"""Scores against numbers worked out by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from partoken_jax.training.metrics import classification, clustering, code_perplexity, distribution
+
+NAMES = ("a", "b", "c", "d")
+TRUTH = np.array([0, 0, 0, 1, 1, 2])
+PREDICTED = np.array([0, 0, 1, 1, 0, 1])
+
+
+def test_scores_per_class_by_hand():
+    scores = classification(TRUTH, PREDICTED, NAMES)
+    assert scores["confusion"] == [[2, 1, 0, 0], [1, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 0]]
+    assert scores["accuracy"] == pytest.approx(3 / 6)
+    assert scores["majority_share"] == pytest.approx(3 / 6)
+    a, b, c, d = scores["classes"]
+    assert (a["count"], a["predicted"]) == (3, 3)
+    assert (a["precision"], a["recall"], a["f1"]) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+    assert (b["precision"], b["recall"], b["f1"]) == pytest.approx((1 / 3, 1 / 2, 2 / 5))
+    assert (c["count"], c["predicted"], c["f1"]) == (1, 0, 0)
+    assert (d["count"], d["predicted"], d["f1"]) == (0, 0, 0)
+
+
+def test_macro_f1_leaves_out_classes_that_occur_nowhere_but_not_missed_ones():
+    # c is in the truth only and counts as 0; d is in neither and does not count.
+    assert classification(TRUTH, PREDICTED, NAMES)["macro_f1"] == pytest.approx((2 / 3 + 2 / 5 + 0) / 3)
+    # Given but never true counts as 0 too.
+    assert classification(np.array([0, 0]), np.array([0, 3]), NAMES)["macro_f1"] == pytest.approx((2 / 3) / 2)
+
+
+def test_perfect_predictions_score_1():
+    scores = classification(TRUTH, TRUTH, NAMES)
+    assert scores["accuracy"] == scores["macro_f1"] == 1
+
+
+@pytest.mark.parametrize("truth", [np.array([], int), np.array([0, -1]), np.array([0, 4])])
+def test_nothing_to_score_or_unknown_labels_are_errors(truth):
+    with pytest.raises(ValueError, match=r"proteins|labels"):
+        classification(truth, np.zeros(len(truth), int), NAMES)
+
+
+def test_perplexity_is_the_effective_number_of_codes():
+    assert code_perplexity(np.array([3, 5, 7, -1, 9])) == pytest.approx(4)
+    assert code_perplexity(np.array([[3, 3], [-1, 3]])) == pytest.approx(1)
+    assert code_perplexity(np.array([1, 1, 1, 2])) == pytest.approx((4 / 3) ** 0.75 * 4**0.25)
+    assert code_perplexity(np.array([-1])) == 0
+
+
+def test_distribution_quartiles():
+    assert distribution(np.array([1, 2, 3, 4, 10])) == {
+        "count": 5, "mean": 4.0, "min": 1.0, "q25": 2.0, "median": 3.0, "q75": 4.0, "max": 10.0,
+    }  # fmt: skip
+
+
+def test_clustering_counts_real_clusters_only():
+    sizes = np.array([[5, 3, 0], [2, 0, 0]])
+    codes = np.array([[7, 1, -1], [7, -1, -1]])
+    result = clustering(sizes, codes, num_residues=40)
+    assert result["coverage"] == pytest.approx(0.25)
+    assert result["clusters_per_protein"] == pytest.approx(1.5)
+    assert result["codes_used"] == 2
+    assert result["cluster_sizes"]["mean"] == pytest.approx(10 / 3)
+    assert result["perplexity"] == pytest.approx(code_perplexity(codes))
+
+
+def test_everything_is_plain_json():
+    scores = classification(TRUTH, PREDICTED, NAMES)
+    clusters = clustering(np.array([[5]]), np.array([[0]]), 9)
+    assert json.loads(json.dumps([scores, clusters])) == [scores, clusters]

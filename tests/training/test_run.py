@@ -1,0 +1,246 @@
+"""Whole runs: to the bit the same, interrupted or not, and everything left where it belongs."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import partoken_jax.training.evaluate as evaluate_module
+import partoken_jax.training.loop as loop
+from partoken_jax.cli import main
+from partoken_jax.config import ConfigError, StageConfig, TrainConfig, load_yaml
+from partoken_jax.proteins import DataError
+from partoken_jax.training.checkpoints import CheckpointError, read_meta, restore
+from partoken_jax.training.epochs import TrainingError
+from partoken_jax.training.evaluate import evaluate
+from partoken_jax.training.loop import train
+from partoken_jax.training.records import read_records
+
+from .conftest import tiny
+
+TIMES = ("seconds", "validation_seconds", "step_ms", "proteins_per_second", "compilations")
+
+
+def numbers(records):
+    """Everything that the run computed, without how long it took."""
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt_at(monkeypatch, epoch):
+    original = loop.train_epoch
+
+    def stopping(*args, description, **kwargs):
+        if description.endswith(f"epoch {epoch}"):
+            raise Interrupted
+        return original(*args, description=description, **kwargs)
+
+    monkeypatch.setattr(loop, "train_epoch", stopping)
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(partoken_run, tmp_path, monkeypatch):
+    """Stopped in stage 1 and resumed, against straight through. Also: same seed, same losses."""
+    straight, report, expected = partoken_run
+    config = dataclasses.replace(straight, run_dir=str(tmp_path / "run"))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, 5)
+        train(config, quiet=True)
+    log = tmp_path / "run" / "metrics.jsonl"
+    assert len(read_records(log)) == 4
+    resumed = train(dataclasses.replace(config, resume=True), quiet=True)
+
+    assert numbers(read_records(log)) == numbers(expected)
+    assert resumed["test"] == report["test"]
+    for which in ("best", "last"):
+        first, second = restore(straight.run_dir, which).state, restore(config.run_dir, which).state
+        for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+            assert jnp.array_equal(a, b)
+
+
+def test_resuming_writes_anew_what_was_logged_after_the_checkpoint(gvp_run, tmp_path, monkeypatch):
+    straight, _, expected = gvp_run
+    config = dataclasses.replace(straight, run_dir=str(tmp_path / "run"))
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        interrupt_at(patch, 2)
+        train(config, quiet=True)
+    log = tmp_path / "run" / "metrics.jsonl"
+    with log.open("a") as file:  # as if the machine had stopped after the line, but before the checkpoint
+        file.write(json.dumps({**expected[1], "step_losses": []}) + '\n{"epoch": 3, "sta')
+    train(dataclasses.replace(config, resume=True), quiet=True)
+    assert numbers(read_records(log)) == numbers(expected)
+
+
+def test_one_compilation_per_shape_over_a_run(partoken_run, gvp_run):
+    _, report, records = partoken_run
+    assert len(report["data"]["node_counts"]) == 1
+    assert {record["compilations"] for record in records} == {1}
+    _, report, records = gvp_run
+    assert len(report["data"]["node_counts"]) == 2
+    # The baseline runs one program in both stages; the smaller shape may only come up later.
+    assert records[-1]["compilations"] == 2
+
+
+def test_stages_of_partoken(partoken_run):
+    config, _, records = partoken_run
+    assert [r["epoch"] for r in records] == [1, 2, 3, 4, 5]
+    assert [r["stage"] for r in records] == [0, 0, 1, 1, 1]
+    assert [r["temperature"] for r in records] == pytest.approx([0.95**e for e in range(5)])
+    assert [r["codebook_frozen"] for r in records] == [False] * 4 + [True]
+    assert [r["weight_vq"] > 0 for r in records] == [False, False, True, True, True]
+    for record in records:
+        joint = record["stage"] == 1
+        assert (record["train"]["vq"] > 0) == joint
+        assert (record["train"]["coverage"] < 0) == joint
+        assert record["train"]["cardinality"] > 0
+        clusters = record["validation"]["clustering"]
+        assert (clusters["codes_used"] > 0) == (clusters["perplexity"] > 0) == joint
+        assert 0 < clusters["coverage"] <= 1
+        assert clusters["cluster_sizes"]["max"] <= config.model.partitioner.cluster_size_max
+        assert len(record["step_losses"]) == 4
+
+
+def test_total_loss_holds_every_term_with_its_weight(partoken_run):
+    """Of stage 0, where the weights do not change within an epoch."""
+    record = partoken_run[2][0]["train"]
+    assert record["loss"] == pytest.approx(record["cross_entropy"] + 0.005 * record["cardinality"], rel=1e-5)
+
+
+def test_the_baseline_has_no_clusters(gvp_run):
+    for record in gvp_run[2]:
+        assert record["validation"]["clustering"] is None
+        assert record["train"]["loss"] == record["train"]["cross_entropy"]
+        assert not record["codebook_frozen"]
+
+
+def test_best_is_the_best_validation_epoch_of_the_stage_with_the_codebook(partoken_run, gvp_run):
+    for (config, report, records), first in ((partoken_run, 2), (gvp_run, 0)):
+
+        def rank(record):
+            scores = record["validation"]["classification"]
+            return scores["accuracy"], scores["macro_f1"]
+
+        best = max(records[first:], key=rank)  # max keeps the earliest of equals
+        assert report["best_epoch"] == best["epoch"] == read_meta(config.run_dir, "best")["epoch"]
+        assert read_meta(config.run_dir, "last")["epoch"] == 5
+        assert report["validation"] == best["validation"]
+
+
+def test_run_directory_describes_itself(partoken_run):
+    config, report, _ = partoken_run
+    run_dir = Path(config.run_dir)
+    assert json.loads((run_dir / "report.json").read_text()) == report
+    assert "| mainly alpha" in (run_dir / "report.md").read_text()
+    assert (run_dir / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert load_yaml(TrainConfig, run_dir / "config.yaml") == config
+    for line in (run_dir / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+    assert report["data"]["cropped"]["val"] and 0 <= report["data"]["padding_share"] < 1
+    assert report["parameters"]["total"] == read_meta(run_dir, "best")["num_parameters"] > 10_000
+
+
+@pytest.mark.parametrize("name", ["partoken_run", "gvp_run"])
+def test_evaluate_restores_without_being_told_the_configuration(name, request):
+    config, report, records = request.getfixturevalue(name)
+    test = evaluate(config.run_dir)
+    assert test["scores"]["classification"] == report["test"]["classification"]
+    assert test["scores"]["cross_entropy"] == pytest.approx(report["test"]["cross_entropy"], rel=1e-5)
+    stored = json.loads((Path(config.run_dir) / "evaluation_test.json").read_text())
+    assert stored == test
+    hits = [p["label"] == p["predicted"] for p in test["predictions"]]
+    assert np.mean(hits) == pytest.approx(test["scores"]["classification"]["accuracy"])
+    last = evaluate(config.run_dir, split="val", checkpoint="last")
+    assert last["epoch"] == 5
+    assert last["scores"]["classification"] == records[-1]["validation"]["classification"]
+    assert last["scores"]["clustering"] == records[-1]["validation"]["clustering"]
+
+
+def test_partoken_evaluate_prints_a_table(gvp_run, capsys):
+    assert main(["evaluate", gvp_run[0].run_dir, "--split", "val"]) == 0
+    output = capsys.readouterr().out
+    assert "8 proteins: accuracy" in output and "| alpha beta" in output
+    assert (Path(gvp_run[0].run_dir) / "evaluation_val.json").is_file()
+
+
+def test_a_run_is_never_overwritten_without_being_asked(gvp_run):
+    config, _, records = gvp_run
+    with pytest.raises(CheckpointError, match=r"already exists; pass --resume .* --overwrite .* --run-dir"):
+        train(config, quiet=True)
+    assert read_records(Path(config.run_dir) / "metrics.jsonl") == records
+    with pytest.raises(CheckpointError, match="exclude each other"):
+        train(dataclasses.replace(config, overwrite=True, resume=True), quiet=True)
+
+
+def test_overwriting_replaces_the_run_and_leaves_other_files(gvp_run, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(gvp_run[0].run_dir, run_dir)
+    evaluate(run_dir)
+    (run_dir / "notes.txt").write_text("mine")
+    config = dataclasses.replace(
+        gvp_run[0],
+        run_dir=str(run_dir),
+        stage0=StageConfig(1, 1e-2),
+        stage1=StageConfig(0, 1e-2),
+        overwrite=True,
+    )
+    report = train(config, quiet=True)
+    assert len(read_records(run_dir / "metrics.jsonl")) == report["best_epoch"] == 1
+    assert restore(run_dir, "last").config.stage0.epochs == 1
+    assert not (run_dir / "evaluation_test.json").exists()
+    assert (run_dir / "notes.txt").read_text() == "mine"
+
+
+def test_resuming_with_other_settings_is_refused_by_name(gvp_run):
+    changed = dataclasses.replace(
+        gvp_run[0], seed=5, resume=True, stage1=dataclasses.replace(gvp_run[0].stage1, epochs=9)
+    )
+    with pytest.raises(CheckpointError, match=r"seed was 0, now 5; stage1\.epochs was 3, now 9"):
+        train(changed, quiet=True)
+
+
+def test_missing_checkpoints_are_named(tmp_path):
+    with pytest.raises(CheckpointError, match="no 'best' checkpoint"):
+        evaluate(tmp_path)
+    with pytest.raises(CheckpointError, match="no 'last' checkpoint"):
+        train(tiny(tmp_path / "nothing", resume=True), quiet=True)
+
+
+def test_a_damaged_checkpoint_is_an_error_in_one_sentence(tmp_path, gvp_run):
+    shutil.copytree(gvp_run[0].run_dir, tmp_path / "run")
+    shutil.rmtree(next((tmp_path / "run" / "checkpoints" / "best").glob("*/state")))
+    with pytest.raises(CheckpointError, match="checkpoint 'best' cannot be read"):
+        evaluate(tmp_path / "run")
+
+
+def test_evaluating_on_another_task_is_refused(gvp_run, tmp_path, monkeypatch):
+    original = evaluate_module.load_split
+    monkeypatch.setattr(
+        evaluate_module,
+        "load_split",
+        lambda data, *a: original(dataclasses.replace(data, task="ec-class"), *a),
+    )
+    with pytest.raises(DataError, match="was trained on"):
+        evaluate(gvp_run[0].run_dir)
+
+
+def test_a_diverging_run_stops_with_a_remedy(gvp_run, tmp_path):
+    stage0 = StageConfig(2, 1e30, warmup_epochs=0)
+    config = dataclasses.replace(gvp_run[0], run_dir=str(tmp_path / "run"), stage0=stage0)
+    with pytest.raises(
+        TrainingError, match=r"epoch \d: the loss is (nan|inf) at step \d of 4; .* learning rate"
+    ):
+        train(config, quiet=True)
+
+
+def test_a_run_needs_an_epoch(tmp_path):
+    config = tiny(tmp_path / "run", stage0=StageConfig(0, 1e-3), stage1=StageConfig(0, 1e-3))
+    with pytest.raises(ConfigError, match="at least one epoch"):
+        train(config, quiet=True)
+    assert not (tmp_path / "run").exists()

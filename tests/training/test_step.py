@@ -1,0 +1,171 @@
+"""One compiled step: what it trains, what it leaves alone, and how often it is compiled."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from partoken_jax.training.losses import LossWeights
+from partoken_jax.training.schedules import StepSettings
+from partoken_jax.training.stages import cluster_samples, initialise_codebook
+from partoken_jax.training.step import (
+    TrainState,
+    abstract_state,
+    compilations,
+    initial_state,
+    make_eval_step,
+    make_train_step,
+)
+
+from .conftest import tiny
+
+FULL = LossWeights(np.float32(1), np.float32(1), np.float32(1))
+NONE = LossWeights(np.float32(0), np.float32(0), np.float32(0))
+
+
+def settings(weights=FULL, *, rate=1e-3, temperature=1.0, frozen=False) -> StepSettings:
+    return StepSettings(np.float32(rate), np.float32(temperature), weights, np.bool_(frozen))
+
+
+class Setup:
+    """A compiled step of stage 1, a state whose codebook k-means has made, and a batch."""
+
+    def __init__(self, data):
+        self.graphdef, state = initial_state(tiny())
+        batches = list(data.loaders["train"].epoch(0))
+        samples = cluster_samples(
+            make_eval_step(self.graphdef, bypass_codebook=True),
+            state,
+            batches,
+            temperature=1.0,
+            max_batches=3,
+        )
+        self.samples = samples
+        self.state = initialise_codebook(self.graphdef, state, samples, seed=0)
+        self.batches = batches
+        self.step = make_train_step(self.graphdef, bypass_codebook=False)
+
+    def __call__(self, step_settings, state=None, batch=0):
+        state = self.state if state is None else state
+        # The step consumes its state, so every call gets a copy.
+        return self.step(jax.tree.map(jnp.copy, state), self.batches[batch], step_settings)
+
+
+@pytest.fixture(scope="module")
+def run(tiny_data):
+    return Setup(tiny_data)
+
+
+def gradient(state: TrainState) -> np.ndarray:
+    """Of the first step: Adam's first moment is then 0.1 times the gradient."""
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(state.moments.mu)]) * 10  # type: ignore
+
+
+@pytest.mark.parametrize("term", LossWeights._fields)
+def test_every_auxiliary_term_is_live(run, term):
+    """Doubling a weight doubles its part of the loss and of the gradient."""
+    weights = [NONE._replace(**{term: np.float32(w)}) for w in (0, 1, 2)]
+    (s0, m0), (s1, m1), (s2, m2) = [run(settings(w)) for w in weights]
+    part, ce = float(getattr(m1.losses, term)), float(m0.losses.total)
+    assert part != 0
+    assert float(m1.losses.total) == pytest.approx(ce + part, abs=1e-6 * ce, rel=1e-6)
+    assert float(m2.losses.total) == pytest.approx(ce + 2 * part, abs=1e-6 * ce, rel=1e-6)
+    one, two = gradient(s1) - gradient(s0), gradient(s2) - gradient(s0)
+    # Rounding of the whole gradient bounds how finely the part can be told.
+    assert np.abs(one).max() > 1e-4 * np.abs(gradient(s0)).max()
+    np.testing.assert_allclose(two, 2 * one, rtol=1e-3, atol=1e-5 * np.abs(gradient(s2)).max())
+
+
+def test_cross_entropy_is_always_live(run):
+    state, metrics = run(settings(NONE))
+    assert metrics.losses.total == metrics.losses.cross_entropy > 0
+    assert np.abs(gradient(state)).max() > 0
+
+
+def test_freezing_stops_the_codebook_and_nothing_else(run):
+    moved, _ = run(settings(frozen=False))
+    frozen, _ = run(settings(frozen=True))
+    for before, after in zip(
+        jax.tree.leaves(run.state.codebook), jax.tree.leaves(frozen.codebook), strict=True
+    ):
+        np.testing.assert_array_equal(before, after)
+    assert any(
+        np.any(a != b)
+        for a, b in zip(jax.tree.leaves(run.state.codebook), jax.tree.leaves(moved.codebook), strict=True)
+    )
+    for before, after in zip(jax.tree.leaves(run.state.params), jax.tree.leaves(frozen.params), strict=True):
+        assert before.shape == after.shape
+    assert np.abs(gradient(frozen)).max() > 0
+
+
+def test_learning_rate_scales_the_update(run):
+    def update(rate):
+        after, _ = run(settings(rate=rate))
+        return jax.tree.map(lambda a, b: np.asarray(b - a), run.state.params, after.params)
+
+    small, large = (np.concatenate([x.ravel() for x in jax.tree.leaves(update(r))]) for r in (1e-3, 2e-3))
+    assert np.abs(small).max() == pytest.approx(1e-3, rel=1e-2)  # Adam's first step
+    np.testing.assert_allclose(large, 2 * small, atol=1e-6)
+    assert not np.any(update(0.0)["classifier"]["layers"][0]["kernel"][...])
+
+
+def test_dropout_and_sampling_follow_the_step_number(run):
+    first, again = run(settings())[1], run(settings())[1]
+    later = run(settings(), run.state._replace(step=jnp.int32(1)))[1]
+    assert first.losses.total == again.losses.total
+    assert first.losses.total != later.losses.total
+
+
+def test_scalars_that_change_cause_no_compilation(run):
+    for number, (batch, temperature, frozen) in enumerate([(0, 1.0, False), (1, 0.5, False), (2, 0.1, True)]):
+        run(settings(rate=1e-4 * number, temperature=temperature, frozen=frozen), batch=batch)
+    assert compilations(run.step) == 1
+
+
+def test_the_state_is_donated(run):
+    state = jax.tree.map(jnp.copy, run.state)
+    new, _ = run.step(state, run.batches[0], settings())
+    assert all(x.is_deleted() for x in jax.tree.leaves(state.params))
+    assert int(new.step) == 1
+
+
+def test_metrics_count_what_the_batch_holds(run):
+    metrics = run(settings(), batch=3)[1]  # the last batch of an epoch has the remainder, 14 = 3 * 4 + 2
+    graph = run.batches[3]
+    assert int(metrics.proteins) == 2
+    assert int(metrics.residues) == int(graph.nodes.mask.sum())
+    assert 0 < int(metrics.assigned) <= 2 * 2 * 8
+    assert 0 <= int(metrics.correct) <= 2
+
+
+def test_kmeans_codes_are_means_of_clusters(run):
+    codes = np.asarray(run.state.codebook["codebook"]["embeddings"][...])
+    assert np.all(codes >= run.samples.min(0) - 1e-5) and np.all(codes <= run.samples.max(0) + 1e-5)
+    np.testing.assert_array_equal(run.state.codebook["codebook"]["counts"][...], 1)
+    np.testing.assert_array_equal(run.state.codebook["codebook"]["sums"][...], codes)
+
+
+def test_the_seed_decides_the_weights_and_the_keys():
+    states = [initial_state(dataclasses.replace(tiny(), seed=seed))[1] for seed in (0, 0, 1)]
+    states = [s._replace(key=jax.random.key_data(s.key)) for s in states]
+    first, same, other = ([np.asarray(x) for x in jax.tree.leaves((s.params, s.key))] for s in states)
+    assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    assert not np.array_equal(first[-1], other[-1])
+
+
+def test_abstract_state_has_the_structure_of_a_real_one(run):
+    _, abstract = abstract_state(tiny())
+    _, real = initial_state(tiny())
+    assert jax.tree.structure(abstract) == jax.tree.structure(real)
+    assert [(x.shape, x.dtype) for x in jax.tree.leaves(abstract)] == [
+        (x.shape, x.dtype) for x in jax.tree.leaves(real)
+    ]
+
+
+def test_only_parameters_are_optimised(run):
+    assert jax.tree.structure(run.state.moments.mu) == jax.tree.structure(run.state.params)
+    assert not any("codebook" in path for path, _ in nnx.to_flat_state(run.state.params))
