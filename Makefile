@@ -18,6 +18,9 @@ PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .PHONY: demo test lint parity format
 
+# glibc otherwise gives the memory of every step back to the kernel and asks for it again.
+demo: export MALLOC_MMAP_THRESHOLD_ = 4294967296
+demo: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 demo: $(READY)
 	$(BIN)/python -m experiments.demo
 

@@ -131,13 +131,17 @@ def log_absence(
     P = softmax over codes of -|z - e|² / T per cluster, masked, clamped to [1e-6, 1 - 1e-6];
     Σ over clusters of log(1 - P).
     """
-    embeddings = jax.lax.stop_gradient(embeddings)
-    # Distances do not change under a shift; centred numbers lose less in the expanded square.
-    centre = jnp.mean(embeddings, axis=0)
-    e, z = embeddings - centre, z - centre
-    squared = jnp.sum(z * z, axis=-1, keepdims=True) - 2.0 * _dot(z, e) + jnp.sum(e * e, axis=-1)
+    squared = _squared_distances(z, jax.lax.stop_gradient(embeddings))
     p = jax.nn.softmax(-squared / temperature, axis=-1) * mask[..., None]
     return jnp.sum(jnp.log1p(-jnp.clip(p, 1e-6, 1 - 1e-6)), axis=1)
+
+
+@jax.checkpoint
+def _squared_distances(z: jax.Array, embeddings: jax.Array) -> jax.Array:
+    """|z - e|² [B, S, K], as a sum of squares: the expanded form loses up to three digits where codes lie
+    far apart, and the temperature magnifies that. Computed again in the backward pass, so that
+    [B, S, K, D] is never kept."""
+    return jnp.sum(jnp.square(z[..., None, :] - embeddings), axis=-1)
 
 
 def presence(log_absent: jax.Array) -> jax.Array:
