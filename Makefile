@@ -1,5 +1,5 @@
 # make demo    train both models on real proteins, a report under runs/demo/
-# make test    lint, types, and all tests with the notebooks and the golden vectors
+# make test    lint, types, and all tests, with the notebook and the golden vectors
 # make lint    ruff and mypy alone          make parity   the golden vectors alone
 # make format  rewrite the code as `make lint` wants it
 #
@@ -13,8 +13,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VECTORS ?= tests/golden
-# Two workers: each compiles its own programs, and one file's tests stay together so that they share them.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two workers; an idle one takes over tests that the other has not begun.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 
 .PHONY: demo test lint parity format
 
