@@ -22,8 +22,8 @@ def main(args: list[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 2 for a mistake (one sentence on stderr), 130 on Ctrl-C."""
     try:
         parse(sys.argv[1:] if args is None else args)()
-    except FileNotFoundError as error:
-        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+    except OSError as error:
+        print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except ValueError as error:
         if not isinstance(error, _user_errors()):
@@ -31,7 +31,10 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; `partoken train --resume` with the same --run-dir goes on", file=sys.stderr)
+        print(
+            "interrupted; after a whole epoch `partoken train --resume` with the same --run-dir goes on",
+            file=sys.stderr,
+        )
         return 130
     return 0
 

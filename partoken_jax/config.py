@@ -137,7 +137,7 @@ class ModelConfig:
         )
         if self.kind == "partoken":
             _require(
-                self.node_hidden[0] % self.attention_heads == 0,
+                self.attention_heads >= 1 and self.node_hidden[0] % self.attention_heads == 0,
                 "model.attention_heads",
                 self.attention_heads,
                 f"a divisor of node_hidden[0] = {self.node_hidden[0]}",
@@ -173,6 +173,13 @@ class DataConfig:
         _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
         _require(self.max_shapes >= 1, "data.max_shapes", self.max_shapes, "at least 1")
         _require(self.max_length >= 1, "data.max_length", self.max_length, "at least 1")
+        _require(self.too_long in ("refuse", "crop"), "data.too_long", self.too_long, "'refuse' or 'crop'")
+        _require(
+            self.split_scheme in ("identity", "superfamily"),
+            "data.split_scheme",
+            self.split_scheme,
+            "'identity' or 'superfamily'",
+        )
         _require(
             self.task in typing.get_args(Task), "data.task", self.task, f"one of {typing.get_args(Task)}"
         )
@@ -182,8 +189,8 @@ class DataConfig:
 class StageConfig:
     """One training stage: Adam, warm-up, cosine decay to zero."""
 
-    epochs: int
-    learning_rate: float
+    epochs: int = 0
+    learning_rate: float = 1e-3
     warmup_epochs: float = 5
 
     def __post_init__(self):
@@ -202,6 +209,12 @@ class LossConfig:
     ramp_epochs: int = 5
     """Stage 1: vq and coverage grow linearly from 0 to full strength over so many epochs."""
 
+    def __post_init__(self):
+        for name in ("vq", "coverage", "cardinality"):
+            weight = getattr(self, name)
+            _require(0 <= weight < float("inf"), f"loss.{name}", weight, "a number of at least 0")
+        _require(self.ramp_epochs >= 0, "loss.ramp_epochs", self.ramp_epochs, "at least 0")
+
 
 @dataclass(frozen=True)
 class TemperatureConfig:
@@ -211,6 +224,11 @@ class TemperatureConfig:
     decay: float = 0.95
     final: float = 0.1
 
+    def __post_init__(self):
+        _require(self.final > 0, "temperature.final", self.final, "greater than 0")
+        _require(self.initial > 0, "temperature.initial", self.initial, "greater than 0")
+        _require(0 < self.decay <= 1, "temperature.decay", self.decay, "in (0, 1]")
+
     def at(self, epoch: int) -> float:
         """Temperature in an epoch, counted from 0 across both stages."""
         return max(self.final, self.initial * self.decay**epoch)
@@ -218,7 +236,8 @@ class TemperatureConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A whole run. The GVP baseline trains in one stage, `stage0` and `stage1` back to back."""
+    """A whole run. The GVP baseline has no codebook, but keeps both stages: the learning rate warms up and
+    decays twice, and Adam starts anew, so that the two models train alike."""
 
     run_dir: str = "runs/train"
     seed: int = 0
@@ -258,18 +277,27 @@ def to_dict(config: Any) -> dict:
 
 
 def from_dict(cls: type[T], values: dict, where: str = "") -> T:
-    """The inverse of `to_dict`; missing settings take their default.
+    """The inverse of `to_dict`; missing settings keep the default of `cls()`.
 
     Raises ConfigError for a setting that does not exist or has the wrong type.
     """
+    return _updated(cls(), values, where)
+
+
+def _updated(default: T, values: dict, where: str) -> T:
+    cls = type(default)
     hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints))
+    unknown = sorted(set(values) - set(hints), key=str)
     if unknown:
         raise ConfigError(
             f"{where or cls.__name__}: no setting called {', '.join(map(repr, unknown))}; "
             f"there are {', '.join(hints)}"
         )
-    return cls(**{name: _parse(hints[name], value, f"{where}{name}") for name, value in values.items()})
+    parsed = {
+        name: _parse(hints[name], value, f"{where}{name}", getattr(default, name))
+        for name, value in values.items()
+    }
+    return dataclasses.replace(default, **parsed)  # type: ignore[type-var]
 
 
 def load_yaml(cls: type[T], path: str | Path) -> T:
@@ -279,7 +307,7 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
         values = yaml.safe_load(path.read_text()) or {}
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid YAML ({error})") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected settings as 'name: value' lines")
@@ -305,12 +333,12 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _parse(hint: Any, value: Any, where: str) -> Any:
+def _parse(hint: Any, value: Any, where: str, default: Any = None) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, dict):
             raise ConfigError(f"{where} must hold settings of its own, got {value!r}")
-        return from_dict(typing.cast(type, hint), value, f"{where}.")
+        return _updated(default, value, f"{where}.")
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None

@@ -226,8 +226,8 @@ def parameter_table(model: nnx.Module) -> list[tuple[str, int]]:
     """
     rows: dict[str, int] = {}
     for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        rows_name = _component(path)
-        rows[rows_name] = rows.get(rows_name, 0) + value.size
+        name = _component(path)
+        rows[name] = rows.get(name, 0) + value.size
     order = sorted(rows, key=lambda name: _ORDER.index(name.split(" ")[0]))
     return [*((name, rows[name]) for name in order), ("total", sum(rows.values()))]
 

@@ -170,7 +170,6 @@ def check_attention(v: Vectors, report: Report) -> None:
     """Case 6: attention over clusters (as published and repaired) and gated fusion."""
     mask, width = jnp.asarray(v["mask"]), v["g"].shape[-1]
     heads = v["attn.fixed.attn"].shape[1]
-    attention = ClusterAttention(width, heads, rngs=nnx.Rngs(0))
     protein, clusters = jnp.asarray(v["g"]), jnp.asarray(v["C"])
     for variant, kind in (("orig", PublishedAttention), ("fixed", ClusterAttention)):
         attention = kind(width, heads, rngs=nnx.Rngs(0))
@@ -188,8 +187,10 @@ def check_attention(v: Vectors, report: Report) -> None:
         report.relative(title, "gradients", "g.g", into_g, want["g.g"], GRADIENT)
         report.relative(title, "gradients", "g.C", into_c, want["g.C"], GRADIENT)
     heats = {m[1] for key in v.arrays if (m := re.match(r"attn\.temp([\d.]+)\.pooled$", key))}
+    repaired = ClusterAttention(width, heads, rngs=nnx.Rngs(0))
+    load(repaired, v.under("attn.w"), "global_cluster_attn.")
     for heat in sorted(heats):
-        out = attention(protein, clusters, mask, temperature=float(heat))
+        out = repaired(protein, clusters, mask, temperature=float(heat))
         _attended(f"attention T={heat}", out, v.under(f"attn.temp{heat}"), report)
 
     want, title = v.under("fusion"), "fusion"

@@ -62,6 +62,10 @@ class Report:
             if name not in skip:
                 self.relative(case, group, name, got[name], array, GRADIENT)
 
+    def failed(self, reason: str) -> None:
+        """A row that never holds, for a file that could not be checked."""
+        self._add("", "could not be checked", "absolute", reason.splitlines()[0][:80], np.nan, 0.0)
+
     def _add(self, case, group, measure, name, error, tolerance) -> None:
         case = f"{self.file} {case}"
         row = self.rows.get((case, group, measure))

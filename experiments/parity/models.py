@@ -16,7 +16,7 @@ from experiments.parity.compare import (
     TRAJECTORY_WEIGHT,
     Report,
 )
-from experiments.parity.partitioner import ZERO_GRADIENTS, Padding, check_rounds, compare_features
+from experiments.parity.partitioner import ZERO_GRADIENTS, Padding, all_rounds, check_rounds, compare_features
 from experiments.parity.vectors import (
     Vectors,
     batch_graph,
@@ -114,7 +114,7 @@ def check_partoken(v: Vectors, report: Report) -> None:
         inputs, heat = v.under("in"), temperature(config)
         graph = batch_graph(inputs, form == "dense")
         padding = Padding(inputs["batch"])
-        uniform = jnp.asarray(padding.flat(v["eval.uniform"]))
+        uniform = jnp.asarray(all_rounds(padding.flat(v["eval.uniform"]), config["max_clusters"]))
         model = _partoken(config, v.under("w"), form)
         _check_encoder(title, model, graph, v.under("eval"), report)
         _check_evaluation(title, model, graph, v.under("eval"), padding, uniform, heat, report)
@@ -217,15 +217,17 @@ def _check_training(title, config, v, graph, padding, uniform, heat, form, repor
         "metric.metric_perplexity": out.perplexity,
         "metric.codebook_commitment_loss": out.losses.vq / config["codebook_beta"],
         "metric.coverage_mean": -out.losses.coverage,
-        "metric.metric_presence_mean": jnp.mean(out.presence),
     }
     for name, array in metrics.items():
         if name in want.arrays:
             report.relative(title, "forward", name, array, want[name], FORWARD)
+    if "metric.metric_presence_mean" in want.arrays:
+        mean = want["metric.metric_presence_mean"]
+        report.relative(title, "presence", "metric_presence_mean", jnp.mean(out.presence), mean, PRESENCE)
     if "metric.metric_entropy" in want.arrays:
-        # A difference of numbers near log K: absolute.
-        got, entropy = out.entropy_loss, want["metric.metric_entropy"]
-        report.absolute(title, "forward", "metric_entropy", got, entropy, FORWARD)
+        # The entropy loss is log K minus an entropy: relative to log K.
+        got, entropy, log_k = out.entropy_loss, want["metric.metric_entropy"], np.log(len(out.usage))
+        report.relative(title, "forward", "metric_entropy", got, entropy, FORWARD, of=log_k)
 
 
 def _members(out, assignment, padding: Padding):

@@ -12,7 +12,7 @@ from partoken_jax.convert import from_state_dict, set_arrays
 from partoken_jax.graphs.types import NeighbourEdges
 from partoken_jax.nn.partitioner import Partition, Partitioner
 
-CARDINALITY_WEIGHT = 0.005  # `card_loss` was recorded times this
+CARDINALITY_WEIGHT = 0.005  # `card_loss` was recorded times the published weight
 # Gradients that are 0 in exact arithmetic and rounding noise in practice.
 ZERO_GRADIENTS = ("seed_selector.layers.1.bias", "partitioner.seed_selector.layers.1.bias")
 
@@ -70,7 +70,7 @@ def check_partitioner(v: Vectors, report: Report) -> None:
             )
             module = Partitioner(inputs["x"].shape[-1], partitioner_config, dense=dense, rngs=nnx.Rngs(0))
             set_arrays(module, from_state_dict(v.under("w").arrays, "partitioner."))
-            noise = jnp.asarray(_noise(padding.flat(case["uniform"]), partitioner_config.max_clusters))
+            noise = jnp.asarray(all_rounds(padding.flat(case["uniform"]), partitioner_config.max_clusters))
             node_mask = jnp.ones(len(batch), bool)
 
             def run(m, x, graph=graph, noise=noise, heat=heat, node_mask=node_mask) -> Partition:
@@ -85,7 +85,7 @@ def check_partitioner(v: Vectors, report: Report) -> None:
             x = jnp.asarray(inputs["x"][mask])
             gradients, (into_x,), out = parameter_gradients(module, loss, x)
             check_rounds(title, out, case, padding, num_graphs, report)
-            got = CARDINALITY_WEIGHT * out.cardinality
+            got = config.get("lambda_card", CARDINALITY_WEIGHT) * out.cardinality
             report.relative(title, "forward", "card_loss", got, case["card_loss"], FORWARD)
             compare_features(title, out.features, case["cluster_features"], report)
             want = case.under("g")
@@ -101,7 +101,7 @@ def _readable(variant: str) -> str:
     return " ".join(f"{names[name]}={part.removeprefix(name)}" for name, part in parts)
 
 
-def _noise(recorded: np.ndarray, rounds: int) -> np.ndarray:
+def all_rounds(recorded: np.ndarray, rounds: int) -> np.ndarray:
     """Recorded noise [S', N]; rounds after an early stop of the original get any noise at all."""
     missing = rounds - recorded.shape[0]
     return np.concatenate([recorded, np.full((missing, recorded.shape[1]), 0.5, recorded.dtype)])

@@ -225,11 +225,11 @@ class GVPEncoder(nnx.Module):
         with jax.named_scope("embedding"):
             hidden = self.embed(graph)
         with jax.named_scope("layers"):
-            nodes = self._scan(hidden, key)
+            nodes = self._run_layers(hidden, key)
         with jax.named_scope("output_projection"):
             return self.output_gvp(*self.output_norm(*nodes))[0]
 
-    def _scan(self, graph: jraph.GraphsTuple, key: jax.Array | None) -> Features:
+    def _run_layers(self, graph: jraph.GraphsTuple, key: jax.Array | None) -> Features:
         """All layers as one scan over stacked weights: compiled once, and with rematerialisation the
         backward pass keeps only the node features between layers."""
         splits = [nnx.split(layer) for layer in self.layers]

@@ -1,8 +1,8 @@
 """The partitioner: S rounds, each of which grows at most one cluster of residues per protein.
 
 Flat over a batch and static in every shape: a protein that is done simply takes no further part.
-The equations are numbered as in the algorithm's description (section "Partitioner" of the paper):
-seed by Gumbel straight-through, candidates within k hops, score against a learned threshold.
+The steps of a round are numbered as in docs/REFERENCE.md, section 4: seed by Gumbel straight-through,
+candidates within k hops, score against a learned threshold.
 """
 
 from typing import NamedTuple
@@ -66,7 +66,6 @@ class _Graph(NamedTuple):
     receivers: jax.Array  # [E]
     edge: jax.Array  # bool [E]
     protein: jax.Array  # [N] number of the graph
-    mask: jax.Array  # bool [N]
     degree: jax.Array  # [N] edges out of a node
     size: jax.Array  # [G] real residues
 
@@ -101,7 +100,7 @@ class Partitioner(nnx.Module):
         edge = graph.edges.mask
         degree = jax.ops.segment_sum(edge.astype(x.dtype), graph.senders, x.shape[0])
         size = segment_sum(mask.astype(x.dtype), index, num_graphs)
-        data = _Graph(graph.senders, graph.receivers, edge, index, mask, degree, size)
+        data = _Graph(graph.senders, graph.receivers, edge, index, degree, size)
 
         # What does not change between rounds: the residue half of the seed MLP, and W_k x.
         seed_weight, seed_bias = affine(self.seed_selector.layers[0])

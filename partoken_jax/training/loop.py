@@ -125,7 +125,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> RunReport:
         scores = record["validation"]["classification"]
         reached = Score(epoch=epoch + 1, accuracy=scores["accuracy"], macro_f1=scores["macro_f1"])
         improved = best is None or _rank(reached) > _rank(best)
-        if best is None or improved:
+        if best is None or improved:  # said twice for the type checker
             best = reached
         meta = CheckpointMeta(
             config=to_dict(config),
