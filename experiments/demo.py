@@ -28,12 +28,12 @@ KINDS = ("gvp", "partoken")
 
 
 def demo_config(kind: str, directory: Path, seed: int) -> TrainConfig:
-    """The published models, 1 + 2 epochs instead of 120 + 30 and schedules in proportion, on 256 chains."""
+    """The published models, 1 + 2 epochs instead of 120 + 30 and schedules in proportion, on 208 chains."""
     return TrainConfig(
         run_dir=str(directory / kind),
         seed=seed,
         model=ModelConfig(kind=kind, num_classes=4),  # type: ignore[arg-type]
-        data=DataConfig(task="cath-class", batch_size=8, max_shapes=2, max_train=256, max_eval=160),
+        data=DataConfig(task="cath-class", batch_size=16, max_shapes=1, max_train=208, max_eval=96),
         stage0=StageConfig(epochs=1, learning_rate=1e-3, warmup_epochs=0.25),
         stage1=StageConfig(epochs=2, learning_rate=5e-4, warmup_epochs=0.25),
         loss=LossConfig(ramp_epochs=1),
