@@ -111,7 +111,7 @@ def main() -> None:
     summary = table(reports, times, demo_config("gvp", args.directory, args.seed).data.batch_size)
     closing = (
         f"ParToken / GVP, full training step, {args.repeats} interleaved pairs: {middle:.2f} "
-        f"(quartiles {low:.2f} to {high:.2f}; published: 4.0)."
+        f"(quartiles {low:.2f} to {high:.2f}; published, on a GPU: 4.0)."
     )
     data = reports["gvp"]["data"]
     results = {

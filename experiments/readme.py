@@ -38,7 +38,7 @@ def demo() -> str:
     majority = results["reports"]["gvp"]["test"]["classification"]["majority_share"]
     lines += [
         f"| **ParToken / GVP, training step** | | | **{ratio['median']:.2f}** ({low:.2f}–{high:.2f}); "
-        "published 4.0 | |",
+        "published, on a GPU: 4.0 | |",
         "",
         f"`make demo`: {sum(data['class_counts']['train'])} chains of the PDB, CATH class (most frequent "
         f"class: {majority:.3f}), 3 epochs, {results['seconds']:.0f} s in all on "
