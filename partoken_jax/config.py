@@ -108,7 +108,7 @@ class ModelConfig:
     GraphsTuple (the readable reference). Same parameters, same numbers."""
     rematerialise: Literal["none", "layer"] = "layer"
     """"layer" keeps only the node features between layers for the backward pass and computes the rest
-    again: half the memory or less, for about a tenth more time on a CPU."""
+    again: less memory for some more time."""
     partitioner: PartitionerConfig = field(default_factory=PartitionerConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
 

@@ -12,12 +12,13 @@ import jraph
 from flax import nnx
 
 from partoken_jax.config import ModelConfig
+from partoken_jax.graphs.index import first_node, graph_index
 from partoken_jax.nn.attention import ClusterAttention, GatedFusion
 from partoken_jax.nn.codebook import VQCodebook, codebook_use, coverage_loss, log_absence, presence
 from partoken_jax.nn.linear import MLP
 from partoken_jax.nn.message_passing import GVPEncoder
 from partoken_jax.nn.partitioner import Partitioner, seed_noise
-from partoken_jax.nn.pooling import Pool, graph_index, segment_sum
+from partoken_jax.nn.pooling import Pool, segment_sum
 
 
 class GVPOutput(NamedTuple):
@@ -164,7 +165,7 @@ class ParToken(nnx.Module):
         with jax.named_scope("classifier"):
             logits = self.classifier(fused, key=keys[5])
 
-        first = (jnp.cumsum(graph.n_node) - graph.n_node)[:-1, None]
+        first = first_node(graph)[:-1, None]
         seeds = partition.rounds.seed.T[:-1]
         one_hot = jax.nn.one_hot(partition.cluster_of_residue, clusters.shape[1], dtype=jnp.int32)
         return ParTokenOutput(

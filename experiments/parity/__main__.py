@@ -1,7 +1,6 @@
 """Command line of the parity check: prints the table, exits 0 only if every comparison holds."""
 
 import argparse
-import platform
 import re
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from experiments.parity.compare import Report
 from experiments.parity.models import check_baseline, check_partoken, check_trajectory
 from experiments.parity.partitioner import check_partitioner
 from experiments.parity.vectors import Vectors
+from partoken_jax.training.report import environment
 
 CHECKS = {
     "1": check_gvp,
@@ -61,13 +61,7 @@ def main() -> int:
     failed = sum(not row.holds for row in report.rows.values())
     print(f"{len(report.rows)} groups from {len(files)} files, {failed} outside their tolerance")
     if args.json:
-        device = jax.devices()[0]
-        environment = {
-            "python": platform.python_version(),
-            "jax": jax.__version__,
-            "device": f"{device.platform} {device.device_kind}",
-        }
-        report.save(args.json, environment)
+        report.save(args.json, environment())
     return 0 if report.holds else 1
 
 

@@ -27,15 +27,16 @@ from experiments.parity.vectors import (
 )
 from partoken_jax.config import Pooling
 from partoken_jax.convert import from_state_dict, set_arrays
+from partoken_jax.graphs.index import graph_index
 from partoken_jax.models import GVPClassifier, ParToken
 from partoken_jax.nn.pooling import segment_softmax
+from partoken_jax.training.losses import cross_entropy
 
 FORMS = ("general", "dense")
 
 
-def cross_entropy(logits, graph):
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, graph.globals.label[:-1])
-    return jnp.mean(losses)
+def classification_loss(logits, graph):
+    return cross_entropy(logits, graph.globals.label[:-1], graph.globals.mask[:-1])
 
 
 def _weights(v: Vectors, model: nnx.Module) -> None:
@@ -70,7 +71,7 @@ def _check_baseline(v: Vectors, pooling: str, setting: str, form: str, report: R
         logits = m(graph).logits
         # The published attention pooling mixes the proteins of a batch; ours does not.
         mixed = published_attention_pooling(m, graph) if pooling == "attention" else logits
-        loss = cross_entropy(mixed, graph)
+        loss = classification_loss(mixed, graph)
         return loss, (m(first).logits, logits, mixed, loss)
 
     if "g" in want:
@@ -90,7 +91,7 @@ def _check_baseline(v: Vectors, pooling: str, setting: str, form: str, report: R
 def published_attention_pooling(model: GVPClassifier, graph):
     """The baseline with one softmax over all residues of the batch, as the original has it."""
     out = model(graph)
-    index = jnp.repeat(jnp.arange(len(graph.n_node)), graph.n_node, total_repeat_length=len(graph.nodes.mask))
+    index = graph_index(graph)
     score = model.pool.score(out.node_features)[:, 0]
     weight = segment_softmax(score, graph.nodes.mask, jnp.zeros_like(index), 1)
     pooled = jax.ops.segment_sum(out.node_features * weight[:, None], index, len(graph.n_node))
@@ -176,12 +177,17 @@ def _check_training(title, config, v, graph, padding, uniform, heat, form, repor
         out = run(m)
         vq, psc, card = weights
         cardinality = card * jax.lax.stop_gradient(card * out.losses.cardinality)
-        loss = cross_entropy(out.logits, graph) + vq * out.losses.vq + psc * out.losses.coverage + cardinality
+        loss = (
+            classification_loss(out.logits, graph)
+            + vq * out.losses.vq
+            + psc * out.losses.coverage
+            + cardinality
+        )
         return loss, (out, m.codebook.state, loss)
 
     def step_loss(m):
         out = run(m)
-        loss = cross_entropy(out.logits, graph) + out.losses.vq
+        loss = classification_loss(out.logits, graph) + out.losses.vq
         return loss, (out, m.codebook.state, loss)
 
     def expected(name):
@@ -210,7 +216,7 @@ def _check_training(title, config, v, graph, padding, uniform, heat, form, repor
         "vq_loss": out.losses.vq,
         "total": loss,
         "metric.loss_total": loss,
-        "metric.loss_cls": cross_entropy(out.logits, graph),
+        "metric.loss_cls": classification_loss(out.logits, graph),
         "metric.loss_vq_commit": out.losses.vq,
         "metric.loss_psc": out.losses.coverage,
         "metric.loss_cardinality": config["lambda_card"] * out.losses.cardinality,
@@ -249,7 +255,7 @@ def check_trajectory(v: Vectors, report: Report) -> None:
             _weights(want.under("w0"), model)
 
             def gvp_loss(m, _, graph=graph):
-                loss = cross_entropy(m(graph).logits, graph)
+                loss = classification_loss(m(graph).logits, graph)
                 return loss, {"losses": loss}
 
             noise = jnp.zeros((len(want["losses"]), 1))
@@ -260,7 +266,7 @@ def check_trajectory(v: Vectors, report: Report) -> None:
 
             def partoken_loss(m, uniform, graph=graph):
                 out = m(graph, temperature=heat, uniform=uniform, update_codebook=True)
-                ce = cross_entropy(out.logits, graph)
+                ce = classification_loss(out.logits, graph)
                 loss = ce + out.losses.vq
                 return loss, {"losses": loss, "ce": ce, "vq": out.losses.vq, "out": out}
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from partoken_jax.graphs.index import graph_index
 from partoken_jax.graphs.types import EdgeFeatures, NodeFeatures
 
 NUM_GAUSSIANS = 16
@@ -31,11 +32,9 @@ def featurise(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
     nodes = graph.nodes
     mask = nodes.mask
     backbone = jnp.where(mask[:, None, None], nodes.backbone, 0.0)
-    graph_of_node = jnp.repeat(
-        jnp.arange(graph.n_node.shape[0]), graph.n_node, total_repeat_length=mask.shape[0]
-    )
+    protein = graph_index(graph)
     # linked[i]: residues i and i + 1 are complete and of the same protein.
-    linked = mask[:-1] & mask[1:] & (graph_of_node[:-1] == graph_of_node[1:])
+    linked = mask[:-1] & mask[1:] & (protein[:-1] == protein[1:])
     return graph._replace(
         nodes=NodeFeatures(
             scalars=dihedral_features(backbone, linked),

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -39,6 +40,8 @@ class ClusterAttention(nnx.Module):
         key: jax.Array | None = None,
     ) -> Attended:
         """Attends. Logits are divided by sqrt(D / heads) · `temperature`; without clusters all is 0."""
+        chex.assert_shape(clusters, (*mask.shape, protein.shape[-1]))
+        chex.assert_equal_shape_prefix((protein, clusters, mask), 1)
         weights = self.weights(protein, clusters, mask, temperature)
         values = self.value(clusters).reshape(*clusters.shape[:2], self.heads, -1)
         pooled = jnp.einsum("bhs,bshd->bhd", dropout(weights, self.rate, key), values)

@@ -6,6 +6,7 @@ Legend: B proteins, S clusters, K codes, D channels.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -138,8 +139,8 @@ def log_absence(
 
 @jax.checkpoint
 def _squared_distances(z: jax.Array, embeddings: jax.Array) -> jax.Array:
-    """|z - e|² [B, S, K], as a sum of squares: the expanded form loses up to three digits where codes lie
-    far apart, and the temperature magnifies that. Computed again in the backward pass, so that
+    """|z - e|² [B, S, K], as a sum of squares: the expanded form loses digits where codes lie far apart,
+    and the temperature magnifies that. Computed again in the backward pass, so that
     [B, S, K, D] is never kept."""
     return jnp.sum(jnp.square(z[..., None, :] - embeddings), axis=-1)
 
@@ -236,6 +237,8 @@ class VQCodebook(nnx.Module):
 
     def __call__(self, z: jax.Array, mask: jax.Array, *, update: bool | jax.Array = False) -> Quantised:
         """Quantises clusters z [B, S, D]; with `update` (which may be traced) the averages then move."""
+        chex.assert_rank(z, 3)
+        chex.assert_shape(mask, z.shape[:2])
         before = self.state
         out = quantise(before, z, mask, beta=self.config.beta, metric=self.config.metric)
         if update is not False:

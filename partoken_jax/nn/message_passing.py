@@ -2,11 +2,13 @@
 
 A graph here has `nodes` = (s [N, D], v [N, C, 3]) and `edges` = `EdgeFeatures`. The general form works
 on any edge list. The dense form expects the layout of `partoken_jax.graphs.types` (edge e belongs to
-receiver e // K) and applies two exact rewritings that save about 60% of the arithmetic.
+receiver e // K) and applies two exact rewritings: at the published widths 22.1 k instead of 57.6 k
+multiply-adds per edge and layer.
 """
 
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import jraph
@@ -75,6 +77,7 @@ class GVPConv(nnx.Module):
         """
         (s, v), edges = graph.nodes, graph.edges
         num_nodes = s.shape[0]
+        chex.assert_is_divisible(graph.senders.shape[0], num_nodes)  # K edges per receiver
         neighbours = graph.senders.reshape(num_nodes, -1)
         mask = edges.mask.reshape(neighbours.shape)
         edge_s = edges.scalars.reshape(*neighbours.shape, -1)

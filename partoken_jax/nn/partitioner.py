@@ -7,14 +7,16 @@ candidates within k hops, score against a learned threshold.
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import jraph
 from flax import nnx
 
 from partoken_jax.config import PartitionerConfig
+from partoken_jax.graphs.index import first_node, graph_index
 from partoken_jax.nn.linear import MLP, affine, dropout, linear
-from partoken_jax.nn.pooling import graph_index, segment_mean, segment_sum
+from partoken_jax.nn.pooling import segment_max, segment_mean, segment_softmax, segment_sum
 
 SCORE_WIDTH = 64
 THRESHOLD_WIDTH = 128
@@ -68,6 +70,7 @@ class _Graph(NamedTuple):
     protein: jax.Array  # [N] number of the graph
     degree: jax.Array  # [N] edges out of a node
     size: jax.Array  # [G] real residues
+    first: jax.Array  # [G] where each graph begins
 
 
 class Partitioner(nnx.Module):
@@ -95,12 +98,16 @@ class Partitioner(nnx.Module):
         key: jax.Array | None = None,
     ) -> Partition:
         """Partitions the batch. `uniform` turns on Gumbel sampling of the seeds, `key` dropout."""
+        chex.assert_rank(x, 2)
+        chex.assert_shape(mask, x.shape[:1])
+        if uniform is not None:
+            chex.assert_shape(uniform, (self.config.max_clusters, x.shape[0]))
         num_graphs = graph.n_node.shape[0]
         index = graph_index(graph)
         edge = graph.edges.mask
         degree = jax.ops.segment_sum(edge.astype(x.dtype), graph.senders, x.shape[0])
         size = segment_sum(mask.astype(x.dtype), index, num_graphs)
-        data = _Graph(graph.senders, graph.receivers, edge, index, degree, size)
+        data = _Graph(graph.senders, graph.receivers, edge, index, degree, size, first_node(graph))
 
         # What does not change between rounds: the residue half of the seed MLP, and W_k x.
         seed_weight, seed_bias = affine(self.seed_selector.layers[0])
@@ -171,7 +178,7 @@ class Partitioner(nnx.Module):
         limit = self.config.cluster_size_max - 1
         qualified = segment_sum((p > 0.5).astype(jnp.int32), index, num_graphs)
         trimmed = qualified > limit
-        kept = ~trimmed[index] | (_rank(jax.lax.stop_gradient(p), index) < limit)
+        kept = ~trimmed[index] | (_rank(jax.lax.stop_gradient(p), index, data.first) < limit)
         p = jnp.where(kept, p, 0.0)
 
         # 7. Join.
@@ -245,33 +252,22 @@ class Partitioner(nnx.Module):
 def _choose(logits, selectable, index, num_graphs):
     """Per graph, the selectable node with the largest logit (first one on ties; -1 if none) [G], and
     the softmax over the selectable nodes [N]."""
-    top = jax.ops.segment_max(
-        jnp.where(selectable, jax.lax.stop_gradient(logits), -jnp.inf),
-        index,
-        num_graphs,
-        indices_are_sorted=True,
-    )
-    top = jnp.where(jnp.isfinite(top), top, 0.0)
-    num_nodes = logits.shape[0]
-    best = selectable & (jax.lax.stop_gradient(logits) == top[index])
+    position, num_nodes = jnp.arange(logits.shape[0]), logits.shape[0]
+    fixed = jax.lax.stop_gradient(logits)
+    best = selectable & (fixed == segment_max(fixed, selectable, index, num_graphs)[index])
     first = jax.ops.segment_min(
-        jnp.where(best, jnp.arange(num_nodes), num_nodes), index, num_graphs, indices_are_sorted=True
+        jnp.where(best, position, num_nodes), index, num_graphs, indices_are_sorted=True
     )
-    weight = jnp.where(selectable, jnp.exp(jnp.where(selectable, logits - top[index], 0.0)), 0.0)
-    total = segment_sum(weight, index, num_graphs)
-    soft = weight / jnp.where(total > 0, total, 1.0)[index]
+    soft = segment_softmax(logits, selectable, index, num_graphs)
     return jnp.where(first < num_nodes, first, -1), soft
 
 
-def _rank(p, index):
-    """int32 [N]: place of each node in its graph by descending p, from 0; ties by position."""
-    num_nodes = p.shape[0]
-    position = jnp.arange(num_nodes, dtype=jnp.int32)
+def _rank(p, index, first):
+    """int32 [N]: place of each node in its graph by descending p, from 0; ties by position. `first` [G]
+    is where each graph begins, in the sorted order as in the batch."""
+    position = jnp.arange(p.shape[0], dtype=jnp.int32)
     _, _, order = jax.lax.sort((index, -p, position), num_keys=2, is_stable=True)
-    start = jax.ops.segment_min(
-        position, index, num_nodes, indices_are_sorted=True
-    )  # first node of a graph, in the sorted order as in the batch
-    return jnp.zeros(num_nodes, jnp.int32).at[order].set(position - start[index[order]])
+    return jnp.zeros_like(position).at[order].set(position - first[index[order]])
 
 
 def seed_noise(
@@ -286,8 +282,7 @@ def seed_noise(
     a few integer operations per number.
     """
     index = graph_index(graph)
-    start = jnp.cumsum(graph.n_node) - graph.n_node
-    residue = (jnp.arange(index.shape[0]) - start[index]).astype(jnp.uint32)
+    residue = (jnp.arange(index.shape[0]) - first_node(graph)[index]).astype(jnp.uint32)
     protein = graph.globals.protein.astype(jnp.uint32)[index]
     words = jax.random.bits(key, (2,), jnp.uint32)
     per_residue = _hash(residue + _hash(protein ^ words[0]))

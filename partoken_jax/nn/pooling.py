@@ -1,22 +1,15 @@
 """From residues to proteins: segment reductions over a flat batch.
 
-`graph_index` [N] is sorted and names the protein of each residue; masked residues never count.
+The index [N] (`partoken_jax.graphs.index.graph_index`) is sorted and names the protein of each residue;
+masked residues never count.
 """
 
 import jax
 import jax.numpy as jnp
-import jraph
 from flax import nnx
 
 from partoken_jax.config import Pooling
 from partoken_jax.nn.linear import MLP
-
-
-def graph_index(graph: jraph.GraphsTuple) -> jax.Array:
-    """int32 [N]: number of the graph that each node belongs to."""
-    num_graphs = graph.n_node.shape[0]
-    num_nodes = jax.tree.leaves(graph.nodes)[0].shape[0]
-    return jnp.repeat(jnp.arange(num_graphs, dtype=jnp.int32), graph.n_node, total_repeat_length=num_nodes)
 
 
 def segment_sum(x: jax.Array, index: jax.Array, num_segments: int) -> jax.Array:

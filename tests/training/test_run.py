@@ -35,7 +35,8 @@ class Interrupted(Exception):
     pass
 
 
-def interrupt_at(monkeypatch, epoch):
+def run_until(config, epoch, monkeypatch):
+    """A run that is stopped as soon as an epoch, counted from 1, begins."""
     original = loop.train_epoch
 
     def stopping(*args, description, **kwargs):
@@ -43,16 +44,16 @@ def interrupt_at(monkeypatch, epoch):
             raise Interrupted
         return original(*args, description=description, **kwargs)
 
-    monkeypatch.setattr(loop, "train_epoch", stopping)
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(loop, "train_epoch", stopping)
+        train(config, quiet=True)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_bits(partoken_run, tmp_path, monkeypatch):
     """Stopped in stage 1 and resumed, against straight through. Also: same seed, same losses."""
     straight, report, expected = partoken_run
     config = dataclasses.replace(straight, run_dir=str(tmp_path / "run"))
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        interrupt_at(patch, 5)
-        train(config, quiet=True)
+    run_until(config, 5, monkeypatch)
     log = tmp_path / "run" / "metrics.jsonl"
     assert len(read_records(log)) == 4
     resumed = train(dataclasses.replace(config, resume=True), quiet=True)
@@ -68,9 +69,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(partoken_run, tmp_path, mon
 def test_resuming_writes_anew_what_was_logged_after_the_checkpoint(gvp_run, tmp_path, monkeypatch):
     straight, _, expected = gvp_run
     config = dataclasses.replace(straight, run_dir=str(tmp_path / "run"))
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        interrupt_at(patch, 2)
-        train(config, quiet=True)
+    run_until(config, 2, monkeypatch)
     log = tmp_path / "run" / "metrics.jsonl"
     with log.open("a") as file:  # as if the machine had stopped after the line, but before the checkpoint
         file.write(json.dumps({**expected[1], "step_losses": []}) + '\n{"epoch": 3, "sta')
