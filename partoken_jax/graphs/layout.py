@@ -27,7 +27,7 @@ def dense_layout(senders: np.ndarray, receivers: np.ndarray, num_nodes: int) -> 
         if ends.size and not 0 <= ends.min() <= ends.max() < num_nodes:
             raise ValueError(f"{name} run from {ends.min()} to {ends.max()}, but there are {num_nodes} nodes")
     degree = np.bincount(receivers, minlength=num_nodes)
-    width = max(1, degree.max(initial=0))
+    width = max(1, int(degree.max(initial=0)))
     order = np.argsort(receivers, kind="stable")
     row = receivers[order]
     column = np.arange(len(row)) - (np.cumsum(degree) - degree)[row]
