@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from partoken_jax import DataConfig, LossConfig, ModelConfig, StageConfig, TemperatureConfig, TrainConfig
+from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import RunData, load_run_data
 from partoken_jax.training.loop import train
 from partoken_jax.training.records import read_records
@@ -94,6 +95,7 @@ def main() -> None:
     args = flags.parse_args()
     start = time.perf_counter()
     args.directory.mkdir(parents=True, exist_ok=True)
+    use_compilation_cache()
 
     reports: dict[str, RunReport] = {}
     for kind in KINDS:

@@ -8,6 +8,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from partoken_jax.config import TrainConfig, load_yaml
@@ -106,15 +107,46 @@ def padding() -> str:
     return f"Padded residues on the EC task at batch 64: {share} (`python -m experiments.padding`)."
 
 
-BLOCKS = {"demo": demo, "parity": parity, "enzyme": enzyme, "padding": padding}
+def timing() -> str:
+    """The gap and the largest components of the timing analysis at batch 16."""
+    result = _read("timing", "batch16.json")
+    ratios = result["ratios"]
+    lines = [
+        "| EC task, batch 16 | forward | forward + backward | training step |",
+        "|---|---:|---:|---:|",
+    ]
+    cells = []
+    for name in ("forward", "forward_backward", "train_step"):
+        row = ratios[f"partoken_over_gvp.{name}"]
+        low, high = row["quartiles"]
+        cells.append(f"{row['median']:.2f} ({low:.2f}–{high:.2f})")
+    lines.append(f"| ParToken / GVP | {' | '.join(cells)} |")
+    shares: dict[str, float] = {}
+    for row in result["components"]:
+        if row["model"] == "partoken":
+            shares[row["name"]] = shares.get(row["name"], 0.0) + row["share"]
+    top = sorted(shares, key=lambda name: -shares[name])[:6]
+    breakdown = result["breakdown"]["partoken"]
+    lines += [
+        "",
+        "ParToken's step: "
+        + ", ".join(f"{name} {shares[name]:.1%}" for name in top)
+        + f", not attributed {breakdown['unattributed_share']:.1%} ({result['environment']['device']}).",
+    ]
+    return "\n".join(lines)
 
 
-def filled(text: str) -> str:
-    """README text with every block as the results have it."""
-    for name, block in BLOCKS.items():
+BLOCKS = {"timing": timing, "demo": demo, "parity": parity, "enzyme": enzyme, "padding": padding}
+
+
+def filled(text: str, blocks: Mapping[str, Callable[[], str]] = BLOCKS) -> str:
+    """The text of a document with every block as the results have it."""
+    for name, block in blocks.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end {name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise SystemExit(f"error: README.md has no block <!-- {name} --> ... <!-- end {name} -->; add it")
+            raise SystemExit(
+                f"error: the document has no block <!-- {name} --> ... <!-- end {name} -->; add it"
+            )
         content = block()
         text = pattern.sub(lambda m, content=content: m[1] + content + m[2], text)
     return text

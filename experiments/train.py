@@ -11,8 +11,10 @@ import dataclasses
 from flax import nnx
 
 from partoken_jax import DataConfig, ModelConfig, StageConfig, TrainConfig, parameter_table
+from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import describe, load_run_data
 from partoken_jax.training.epochs import predict, score, train_epoch
+from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.report import classification_table, clustering_summary
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.stages import begin_stage, cluster_samples, initialise_codebook, stage_of
@@ -26,6 +28,7 @@ def main() -> None:
     flags.add_argument("--batch-size", type=int, default=16)
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args()
+    use_compilation_cache()  # a second start of the same run does not compile again
 
     # Settings. The model is the published one; what is not named here has its published value.
     config = TrainConfig(
@@ -66,7 +69,7 @@ def main() -> None:
         result = train_epoch(
             train_steps[stage],
             state,
-            train.epoch(epoch),
+            prefetch(train.epoch(epoch)),  # packed and sent to the device ahead of the step
             epoch_settings(config, stage, epoch_of_stage, len(train), has_codebook=True),
             num_proteins=len(data.datasets["train"]),
             description=f"stage {stage}, epoch {epoch + 1}",

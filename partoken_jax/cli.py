@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import dataclasses
 import io
+import json
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from partoken_jax.config import ConfigError, TrainConfig, load_yaml
+from partoken_jax.config import ConfigError, Task, TimingConfig, TrainConfig, load_yaml
 
 
 def main(args: list[str] | None = None) -> int:
@@ -87,14 +88,66 @@ def parse(args: list[str]) -> Callable[[], None]:
         """
         return partial(_params, num_classes)
 
-    verbs: dict[str, Callable[..., Any]] = {"train": train, "evaluate": evaluate, "params": params}
+    def time(
+        models: str = "gvp,partoken",
+        batch_size: int = 16,
+        residues: int | None = None,
+        passes: str = "forward,forward_backward,train_step",
+        repeats: int = 10,
+        neighbours: int = 30,
+        data: Path | None = None,
+        task: Task = "ec-class",
+        epoch_batches: int | None = None,
+        sweeps: str = "",
+        seed: int = 0,
+        json: Path | None = None,
+        markdown: Path | None = None,
+    ) -> Callable[[], None]:
+        """Time both models and say where the time goes, component by component.
+
+        Args:
+          models: gvp, partoken, or both with a comma between.
+          batch_size: Proteins per step.
+          residues: Length of synthetic proteins; without it, real ones.
+          passes: Any of forward, forward_backward, train_step and epoch, with commas between.
+          repeats: Timed runs of every program.
+          neighbours: Nearest CA atoms per residue.
+          data: A .npz with the real proteins; without it, the embedded set.
+          task: Which of them take part.
+          epoch_batches: Cut the epoch pass to so many batches.
+          sweeps: How the training step scales: any of batch, clusters, length and rematerialisation.
+          seed: Of weights and batches.
+          json: File for the results (fields: docs/TIMING.md); written again after every sweep.
+          markdown: File for the report; a plot is written beside it.
+        """
+        config = TimingConfig(
+            models=_listed(models),
+            passes=_listed(passes),
+            batch_size=batch_size,
+            residues=residues,
+            path=None if data is None else str(data),
+            task=task,
+            neighbours=neighbours,
+            repeats=repeats,
+            epoch_batches=epoch_batches,
+            sweeps=_listed(sweeps),
+            seed=seed,
+        )
+        return partial(_time, config, json, markdown, " ".join(["partoken", *args]))
+
+    verbs: dict[str, Callable[..., Any]] = {
+        "train": train,
+        "evaluate": evaluate,
+        "params": params,
+        "time": time,
+    }
     complaints = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaints):
             return tyro.extras.subcommand_cli_from_dict(
                 verbs,
                 prog="partoken",
-                description="Train and evaluate GVP and ParToken on protein structures.",
+                description="Train, evaluate and time GVP and ParToken on protein structures.",
                 args=args,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
@@ -107,15 +160,19 @@ def parse(args: list[str]) -> Callable[[], None]:
 
 
 def _train(config: TrainConfig) -> None:
+    from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
 
+    use_compilation_cache()
     train(config)
 
 
 def _evaluate(run_dir: Path, split, checkpoint, data: Path | None) -> None:
+    from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.evaluate import evaluate
     from partoken_jax.training.report import classification_table, clustering_summary
 
+    use_compilation_cache()
     report = evaluate(run_dir, split=split, checkpoint=checkpoint, data=None if data is None else str(data))
     print(f"{run_dir}: {checkpoint} checkpoint (epoch {report['epoch']}) on {report['data']}, {split}")
     if report["cropped"]:
@@ -123,6 +180,30 @@ def _evaluate(run_dir: Path, split, checkpoint, data: Path | None) -> None:
     print(classification_table(report["scores"]["classification"]))
     if (clusters := report["scores"]["clustering"]) is not None:
         print(clustering_summary(clusters))
+
+
+def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | None, command: str) -> None:
+    from partoken_jax import timing
+
+    for path in (json_file, markdown_file):  # a mistake here must not cost the measurement
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
+    result: dict[str, Any] = {}
+    for result in timing.analyse_and_sweep(config, command=command):
+        if json_file is not None:
+            json_file.write_text(json.dumps(result, indent=1) + "\n")
+    report = timing.markdown(result)
+    if markdown_file is not None:
+        if "breakdown" in result:
+            plot = markdown_file.with_suffix(".png")
+            timing.plot_components(result, plot)
+            report += f"\n![components]({plot.name})\n"
+        markdown_file.write_text(report)
+    print(report)
+
+
+def _listed(names: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in names.split(",") if name.strip())
 
 
 def _params(num_classes: int) -> None:

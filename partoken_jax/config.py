@@ -106,9 +106,11 @@ class ModelConfig:
     message_passing: Literal["dense", "general"] = "dense"
     """"dense" uses the [N, K] neighbour table (fast); "general" segment operations over any
     GraphsTuple (the readable reference). Same parameters, same numbers."""
-    rematerialise: Literal["none", "layer"] = "layer"
-    """"layer" keeps only the node features between layers for the backward pass and computes the rest
-    again: less memory for some more time."""
+    rematerialise: Literal["auto", "none", "layer", "chunk"] = "auto"
+    """What the forward pass does not keep for the backward pass, which computes it again. "layer":
+    everything but the node features between layers. "chunk" (dense form): what belongs to edges, which
+    exists for a few residues at a time only; least memory, and fastest on a CPU, whose cache it fits.
+    "auto": "chunk" on a CPU, "layer" elsewhere."""
     partitioner: PartitionerConfig = field(default_factory=PartitionerConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
 
@@ -130,10 +132,10 @@ class ModelConfig:
             "'dense' or 'general'",
         )
         _require(
-            self.rematerialise in ("none", "layer"),
+            self.rematerialise in ("auto", "none", "layer", "chunk"),
             "model.rematerialise",
             self.rematerialise,
-            "'none' or 'layer'",
+            "'auto', 'none', 'layer' or 'chunk'",
         )
         if self.kind == "partoken":
             _require(
@@ -268,6 +270,44 @@ class TrainConfig:
             self.freeze_codebook_epochs,
             "at least 0",
         )
+
+
+@dataclass(frozen=True)
+class TimingConfig:
+    """What `partoken time` measures. The model is the published one but for what is named here."""
+
+    models: tuple[str, ...] = ("gvp", "partoken")
+    passes: tuple[str, ...] = ("forward", "forward_backward", "train_step")
+    """Any of forward, forward_backward, train_step and epoch."""
+    batch_size: int = 16
+    residues: int | None = None
+    """Length of synthetic proteins; none means real ones, in the batches of a training run."""
+    path: str | None = None
+    """A .npz with the real proteins; none means the embedded set."""
+    task: Task = "ec-class"
+    neighbours: int = 30
+    repeats: int = 10
+    """Timed runs of every program."""
+    epoch_batches: int | None = None
+    """The epoch pass is cut to so many batches; none means all."""
+    sweeps: tuple[str, ...] = ()
+    """Any of batch, clusters, length and rematerialisation: how the training step scales."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    seed: int = 0
+
+    def __post_init__(self):
+        for name, values, allowed in (
+            ("models", self.models, ("gvp", "partoken")),
+            ("passes", self.passes, ("forward", "forward_backward", "train_step", "epoch")),
+            ("sweeps", self.sweeps, ("batch", "clusters", "length", "rematerialisation")),
+        ):
+            good = set(values) <= set(allowed) and (bool(values) or name == "sweeps")
+            _require(good, name, ",".join(values), f"one or more of {', '.join(allowed)} with commas between")
+        for name in ("batch_size", "neighbours", "repeats"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("residues", "epoch_batches"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "at least 1")
 
 
 def to_dict(config: Any) -> dict:

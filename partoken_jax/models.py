@@ -275,7 +275,7 @@ def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
         dropout=config.dropout,
         residue_types=config.residue_types,
         dense=config.message_passing == "dense",
-        rematerialise=config.rematerialise == "layer",
+        rematerialise=config.rematerialise,
         rngs=rngs,
     )
 

@@ -1,5 +1,10 @@
 """Real proteins for every test, loaded once per worker."""
 
+import os
+
+# Before jax is imported: a test must not depend on what an earlier one left on disk.
+os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
 import pytest
 
 from partoken_jax.proteins import Protein, load_dataset

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from experiments import timing_docs
 from experiments.readme import filled
 
 README = Path(__file__).parents[1] / "README.md"
@@ -13,6 +14,11 @@ README = Path(__file__).parents[1] / "README.md"
 def test_measured_tables_are_those_of_the_committed_results():
     text = README.read_text()
     assert filled(text) == text, "run `python -m experiments.readme`"
+
+
+def test_the_timing_document_is_that_of_the_committed_results():
+    text = timing_docs.DOCUMENT.read_text()
+    assert filled(text, {"results": timing_docs.results}) == text, "run `python -m experiments.timing_docs`"
 
 
 def test_a_changed_number_is_noticed():

@@ -1,8 +1,6 @@
 """Collects comparisons and prints them, one row per group of arrays."""
 
-import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -102,15 +100,15 @@ class Report:
             for line in lines
         )
 
-    def save(self, path: str | Path, environment: dict) -> None:
+    def result(self, environment: dict) -> dict:
+        """The table, ready for JSON."""
         rows = [{**asdict(row), "holds": row.holds} for row in self.rows.values()]
-        content = {
+        return {
             "schema": "partoken.parity/1",
             "environment": environment,
             "holds": self.holds,
             "rows": rows,
         }
-        Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _largest(got: np.ndarray, want: np.ndarray) -> float:

@@ -52,7 +52,7 @@ def neighbour_tables(proteins: ProteinDataset | Sequence[Protein], k: int) -> li
         range(len(proteins)),
         desc="neighbours",
         unit="protein",
-        disable=len(proteins) < _MANY_PROTEINS,
+        disable=len(proteins) < _MANY_PROTEINS or None,  # None: no bar where there is no terminal
         leave=False,
     )
     return [neighbour_table(proteins[i].backbone[:, 1], proteins[i].complete, k) for i in bar]

@@ -4,7 +4,7 @@ Legend: P proteins, S clusters, C classes.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -45,6 +45,8 @@ class TrainEpoch(NamedTuple):
     step_losses: list[float]
     """Total loss of every step."""
     seconds: float
+    input_seconds: float
+    """Of these, waited for the next batch."""
     step_seconds: float
     """Median time of a step; compilation does not touch it once an epoch has a few steps."""
 
@@ -67,6 +69,7 @@ def train_epoch(
     history: list[StepMetrics] = []
     finished: list[float] = [time.perf_counter()]
     start = finished[0]
+    waits: list[float] = []
     # disable=None: no bar where there is no terminal to draw it on.
     with tqdm(
         total=num_proteins, desc=description, unit=" proteins", leave=False, disable=quiet or None
@@ -78,7 +81,7 @@ def train_epoch(
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(int(metrics.proteins))
 
-        for graph, step_settings in zip(batches, settings, strict=True):
+        for graph, step_settings in zip(_timed(batches, waits), settings, strict=True):
             state, metrics = step(state, graph, step_settings)
             history.append(metrics)
             if len(history) > LAG:
@@ -105,7 +108,20 @@ def train_epoch(
         codebook_perplexity=float(host.perplexity[-1]),
     )
     step_losses = [float(loss) for loss in host.losses.total]
-    return TrainEpoch(state, scores, step_losses, seconds, float(np.median(np.diff(finished))))
+    step_seconds = float(np.median(np.diff(finished)))
+    return TrainEpoch(state, scores, step_losses, seconds, sum(waits), step_seconds)
+
+
+def _timed(batches: Iterable[jraph.GraphsTuple], waits: list[float]) -> Iterator[jraph.GraphsTuple]:
+    """The batches; notes the seconds that each was waited for."""
+    iterator = iter(batches)
+    while True:
+        start = time.perf_counter()
+        graph = next(iterator, None)
+        waits.append(time.perf_counter() - start)
+        if graph is None:
+            return
+        yield graph
 
 
 class Predictions(NamedTuple):
@@ -132,8 +148,9 @@ def predict(
     for graph in batches:
         out = step(params, codebook, graph, np.float32(temperature))
         outputs.append((out.logits, out.cluster_sizes, out.codes, out.cross_entropy, out.residues))
-        slots.append(jax.tree.map(lambda x: np.asarray(x)[:-1], graph.globals))
+        slots.append(graph.globals)
     logits, sizes, codes, cross_entropy, residues = zip(*jax.device_get(outputs), strict=True)
+    slots = [jax.tree.map(lambda x: x[:-1], slot) for slot in jax.device_get(slots)]
     mask = np.concatenate([slot.mask for slot in slots])
     order = np.argsort(np.concatenate([slot.protein for slot in slots])[mask])
 

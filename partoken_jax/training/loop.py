@@ -22,6 +22,7 @@ from partoken_jax.training.checkpoints import (
 )
 from partoken_jax.training.data import RunData, describe, load_run_data
 from partoken_jax.training.epochs import Evaluation, predict, score, train_epoch
+from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.records import EpochRecord, append_record, read_records, rewind_records
 from partoken_jax.training.report import (
     DataReport,
@@ -165,7 +166,7 @@ def _samples(step: EvalStep, state: TrainState, data: RunData, config: TrainConf
     return cluster_samples(
         step,
         state,
-        data.loaders["train"].epoch(epoch),
+        prefetch(data.loaders["train"].epoch(epoch)),
         temperature=config.temperature.at(epoch),
         max_batches=config.kmeans_batches,
     )
@@ -182,7 +183,7 @@ def _epoch(
     trained = train_epoch(
         program.train[bypass],
         state,
-        loader.epoch(epoch),
+        prefetch(loader.epoch(epoch)),
         settings,
         num_proteins=len(data.datasets["train"]),
         description=f"stage {stage}, epoch {epoch + 1}",
@@ -198,7 +199,7 @@ def _epoch(
         program.evaluate[bypass],
         state.params,
         state.codebook,
-        data.loaders["val"].evaluation(),
+        prefetch(data.loaders["val"].evaluation()),
         float(last.temperature),
     )
     return state, EpochRecord(
@@ -215,6 +216,7 @@ def _epoch(
         validation=score(predictions, data.class_names),
         step_losses=trained.step_losses,
         seconds=trained.seconds,
+        input_seconds=trained.input_seconds,
         validation_seconds=time.perf_counter() - start,
         step_ms=1e3 * trained.step_seconds,
         proteins_per_second=len(data.datasets["train"]) / trained.seconds,
@@ -231,7 +233,7 @@ def _final_report(
         program.evaluate[best.meta["bypass_codebook"]],
         best.state.params,
         best.state.codebook,
-        data.loaders["test"].evaluation(),
+        prefetch(data.loaders["test"].evaluation()),
         best.meta["temperature"],
     )
     records = read_records(run_dir / "metrics.jsonl")

@@ -29,6 +29,8 @@ class EpochRecord(TypedDict):
     """Total loss of every step; equal to the bit in runs with the same seed on the same machine."""
     seconds: float
     """Training alone, compilation included."""
+    input_seconds: float
+    """Of these, spent waiting for the next batch."""
     validation_seconds: float
     step_ms: float
     """Median over the epoch's steps."""

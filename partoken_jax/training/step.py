@@ -71,6 +71,17 @@ class EvalOutput(NamedTuple):
     """int32 [B, S]: -1 where there is none."""
 
 
+class Gradients(NamedTuple):
+    """What the backward pass leaves for the update."""
+
+    params: nnx.State
+    """Gradient of the total loss by every parameter."""
+    codebook: nnx.State
+    """The codebook after its moving averages have moved."""
+    metrics: StepMetrics
+
+
+GradientStep = Callable[[TrainState, jraph.GraphsTuple, StepSettings], Gradients]
 TrainStep = Callable[[TrainState, jraph.GraphsTuple, StepSettings], tuple[TrainState, StepMetrics]]
 EvalStep = Callable[[nnx.State, nnx.State, jraph.GraphsTuple, Any], EvalOutput]
 
@@ -92,9 +103,11 @@ def run_keys(seed: int) -> RunKeys:
     return RunKeys(model, step, codebook)
 
 
-def initial_state(config: TrainConfig) -> tuple[nnx.GraphDef, TrainState]:
-    """A fresh model, split, and its state."""
-    build, graphdefs = _builder(config)
+def initial_state(
+    config: TrainConfig, make_model: Callable[..., nnx.Module] = build_model
+) -> tuple[nnx.GraphDef, TrainState]:
+    """A fresh model, split, and its state. `make_model(config.model, rngs=...)` makes the model."""
+    build, graphdefs = _builder(config, make_model)
     # One program instead of one per shape of weight, and no time spent on making it fast: it runs once.
     state = jax.jit(build, compiler_options={"xla_backend_optimization_level": 0})(config.seed)
     return graphdefs[0], state
@@ -102,17 +115,19 @@ def initial_state(config: TrainConfig) -> tuple[nnx.GraphDef, TrainState]:
 
 def abstract_state(config: TrainConfig) -> tuple[nnx.GraphDef, TrainState]:
     """The shapes of `initial_state`, without computing anything."""
-    build, graphdefs = _builder(config)
+    build, graphdefs = _builder(config, build_model)
     state = jax.eval_shape(build, config.seed)
     return graphdefs[0], state
 
 
-def _builder(config: TrainConfig) -> tuple[Callable[[int], TrainState], list[nnx.GraphDef]]:
+def _builder(
+    config: TrainConfig, make_model: Callable[..., nnx.Module]
+) -> tuple[Callable[[int], TrainState], list[nnx.GraphDef]]:
     graphdefs: list[nnx.GraphDef] = []  # not an array, so it cannot be returned by what jax traces
 
     def build(seed: int) -> TrainState:
         keys = run_keys(seed)
-        model = build_model(config.model, rngs=nnx.Rngs(keys.model))
+        model = make_model(config.model, rngs=nnx.Rngs(keys.model))
         graphdef, params, codebook = nnx.split(model, nnx.Param, Codebook)  # type: ignore[misc]
         graphdefs.append(graphdef)
         return TrainState(params, codebook, ADAM.init(params), keys.step, jnp.int32(0))
@@ -120,14 +135,13 @@ def _builder(config: TrainConfig) -> tuple[Callable[[int], TrainState], list[nnx
     return build, graphdefs
 
 
-def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> TrainStep:
-    """`(state, graph, settings) -> (state, metrics)`, compiled once per shape of `graph`.
+def make_gradient_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> GradientStep:
+    """`(state, graph, settings) -> Gradients`, not compiled: forward and backward pass of training.
 
-    `graph` is a packed batch; features are computed inside. The old state is donated: its buffers are
-    reused and must not be read again. `bypass_codebook` makes the step of stage 0.
+    `graph` is a packed batch; features are computed inside. `bypass_codebook` makes the step of stage 0.
     """
 
-    def train_step(state: TrainState, graph: jraph.GraphsTuple, settings: StepSettings):
+    def gradient_step(state: TrainState, graph: jraph.GraphsTuple, settings: StepSettings) -> Gradients:
         key = jax.random.fold_in(state.key, state.step)
         proteins: Any = graph.globals
         labels, mask = proteins.label[:-1], proteins.mask[:-1]
@@ -138,22 +152,41 @@ def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> TrainSt
                 model, graph, key, settings.temperature, bypass_codebook, jnp.logical_not(settings.frozen)
             )
             auxiliary = None if isinstance(out, GVPOutput) else out.losses
-            losses = total_loss(out.logits, labels, mask, auxiliary, settings.weights)
+            with jax.named_scope("losses"):
+                losses = total_loss(out.logits, labels, mask, auxiliary, settings.weights)
             return losses.total, (losses, out, nnx.state(model, Codebook))
 
         gradients, (losses, out, codebook) = jax.grad(objective, has_aux=True)(state.params)
-        updates, moments = ADAM.update(gradients, state.moments, state.params)
-        updates = jax.tree.map(lambda u: -settings.learning_rate * u, updates)
-        metrics = StepMetrics(
-            losses=losses,
-            correct=jnp.sum((jnp.argmax(out.logits, axis=-1) == labels) & mask),
-            proteins=jnp.sum(mask),
-            assigned=jnp.sum(_cluster_sizes(out)),
-            residues=_num_residues(graph),
-            perplexity=jnp.float32(0.0) if isinstance(out, GVPOutput) else out.perplexity,
-        )
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(params, codebook, moments, state.key, state.step + 1), metrics  # type: ignore
+        with jax.named_scope("metrics"):
+            metrics = StepMetrics(
+                losses=losses,
+                correct=jnp.sum((jnp.argmax(out.logits, axis=-1) == labels) & mask),
+                proteins=jnp.sum(mask),
+                assigned=jnp.sum(_cluster_sizes(out)),
+                residues=_num_residues(graph),
+                perplexity=jnp.float32(0.0) if isinstance(out, GVPOutput) else out.perplexity,
+            )
+        return Gradients(gradients, codebook, metrics)
+
+    return gradient_step
+
+
+def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> TrainStep:
+    """`(state, graph, settings) -> (state, metrics)`, compiled once per shape of `graph`.
+
+    Arguments as for `make_gradient_step`. The old state is donated: its buffers are reused and must not be
+    read again.
+    """
+    gradient_step = make_gradient_step(graphdef, bypass_codebook=bypass_codebook)
+
+    def train_step(state: TrainState, graph: jraph.GraphsTuple, settings: StepSettings):
+        gradients = gradient_step(state, graph, settings)
+        with jax.named_scope("optimiser"):
+            updates, moments = ADAM.update(gradients.params, state.moments, state.params)
+            updates = jax.tree.map(lambda u: -settings.learning_rate * u, updates)
+            params = optax.apply_updates(state.params, updates)
+        new = TrainState(params, gradients.codebook, moments, state.key, state.step + 1)  # type: ignore
+        return new, gradients.metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -188,7 +221,8 @@ def compilations(step: Callable) -> int:
 def _apply(
     model, graph, key, temperature, bypass_codebook: bool, update_codebook: bool | jax.Array = False
 ) -> GVPOutput | ParTokenOutput:
-    features = featurise(graph)
+    with jax.named_scope("features"):
+        features = featurise(graph)
     if isinstance(model, GVPClassifier):
         return model(features, key=key)
     return model(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer
+from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer, GVPEncoder
 from tests.helpers import (
     assert_close,
     by_path,
@@ -79,6 +79,43 @@ def test_dense_and_general_conv_agree(graph, options):
     assert gradients.keys() == dense_gradients.keys()
     for name, want in gradients.items():
         assert_close(dense_gradients[name], want, 1e-4, name)
+
+
+@pytest.mark.parametrize("chunk", [4, 7, 50], ids=["with a remainder", "even", "larger than the graph"])
+@pytest.mark.parametrize("variant", ["3 GVPs", "2 GVPs, gate, sum"])
+def test_chunks_change_nothing(graph, variant, chunk):
+    rng = np.random.default_rng(1)
+    conv = GVPConv(NODE, (7, 3), EDGE, rngs=nnx.Rngs(0), **VARIANTS[variant])
+    cotangents = rng.normal(size=(len(graph.nodes.mask), 7)), rng.normal(size=(len(graph.nodes.mask), 3, 3))
+    whole, gradients = run(lambda m, g: m.dense(g), conv, as_hidden(graph), cotangents)
+    parts, chunked = run(lambda m, g: m.dense(g, chunk=chunk), conv, as_hidden(graph), cotangents)
+    for got, want in zip(parts, whole, strict=True):
+        assert_close(got, want)
+    for name, want in gradients.items():
+        assert_close(chunked[name], want, 1e-4, name)
+
+
+def test_every_way_to_rematerialise_gives_the_same_numbers(graph):
+    """With dropout on, so that what is computed again must draw the same units."""
+    results = {}
+    for choice in ("none", "layer", "chunk"):
+        encoder = GVPEncoder(
+            NODE, EDGE, (8, 3), (5, 2), num_layers=2, dropout=0.3, residue_types=False, dense=True,
+            rematerialise=choice, rngs=nnx.Rngs(0),
+        )  # fmt: skip
+        graphdef, params = nnx.split(encoder, nnx.Param)
+
+        def total(params, graphdef=graphdef):
+            out = nnx.merge(graphdef, params)(graph, key=jax.random.key(3))
+            return jnp.sum(jnp.square(out)), out
+
+        gradients, out = jax.jit(jax.grad(total, has_aux=True))(params)
+        results[choice] = (out, by_path(gradients))
+    out, gradients = results.pop("none")
+    for choice, (other_out, other_gradients) in results.items():
+        assert_close(other_out, out)
+        for name, want in gradients.items():
+            assert_close(other_gradients[name], want, 1e-4, f"{choice} {name}")
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from partoken_jax.training.records import read_records
 
 from .conftest import tiny
 
-TIMES = ("seconds", "validation_seconds", "step_ms", "proteins_per_second", "compilations")
+TIMES = ("seconds", "input_seconds", "validation_seconds", "step_ms", "proteins_per_second", "compilations")
 
 
 def numbers(records):

@@ -1,0 +1,146 @@
+"""Everything worth knowing about a GPU, in one command of at most nine minutes.
+
+    python -m experiments.gpu_suite --out DIR [--quick] [--minutes 9]
+
+Runs part after part, each in a process of its own, so that one that fails or runs out of memory costs nothing
+else. Every part leaves DIR/PART.json; a part whose file is there is not run again, so the suite goes on where
+it stopped. DIR/suite.json says what ran, for how long, and what did not. `--quick` tries the suite with a
+small model on small proteins.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from partoken_jax.config import ModelConfig, TimingConfig
+
+ROOT = Path(__file__).parents[1]
+CHAINS = ROOT / "experiments" / "data" / "pdb_chains.npz"
+VECTORS = ROOT / "tests" / "golden"
+KEEP_BACK = 5.0
+"""Seconds of the time given that are left for writing the summary."""
+
+
+def settings(batch_size: int, quick: bool, **changes: Any) -> TimingConfig:
+    """EC-task batches; in a quick trial, four short synthetic proteins and a small model."""
+    if quick:
+        model = ModelConfig(node_hidden=(16, 4), edge_hidden=(8, 1), num_layers=1)
+        small = {"batch_size": 4, "residues": 40, "neighbours": 8, "repeats": 2, "epoch_batches": 2}
+        return TimingConfig(model=model, **{**changes, **small})
+    return TimingConfig(batch_size=batch_size, path=str(CHAINS), **changes)
+
+
+def timing(batch_size: int, **changes: Any) -> Callable[[bool], dict]:
+    """Measurements, components, roofline and gap at one batch size."""
+
+    def part(quick: bool) -> dict:
+        from partoken_jax.timing import analyse
+
+        return analyse(settings(batch_size, quick, **changes), command=f"experiments.gpu_suite, {batch_size}")
+
+    return part
+
+
+def sweep(name: str) -> Callable[[bool], dict]:
+    """One sweep at batch 64."""
+
+    def part(quick: bool) -> dict:
+        from partoken_jax.timing import run_sweep, sweeps
+        from partoken_jax.training.report import environment
+
+        if quick:
+            sweeps.BATCH_SIZES, sweeps.CLUSTERS, sweeps.HOPS = (2, 4), (2, 3), (1,)
+        config = settings(64, quick)
+        return {"environment": environment(), **run_sweep(name, config)}
+
+    return part
+
+
+def parity(quick: bool) -> dict:
+    """The golden vectors."""
+    from experiments.parity.__main__ import run
+    from experiments.parity.compare import Report
+    from partoken_jax.training.report import environment
+
+    report = Report()
+    run(VECTORS, report)
+    return report.result(environment())
+
+
+ALL_PASSES = ("forward", "forward_backward", "train_step", "epoch")
+PARTS: dict[str, Callable[[bool], dict]] = {
+    "timing64": timing(64, passes=ALL_PASSES),
+    "parity": parity,
+    "timing128": timing(128, passes=("train_step",)),
+    "rematerialisation": sweep("rematerialisation"),
+    "batch": sweep("batch"),
+    "clusters": sweep("clusters"),
+}
+"""In the order of their worth."""
+
+
+def run_parts(out: Path, quick: bool, minutes: float) -> dict[str, Any]:
+    """Runs what is missing, as far as the time goes; returns what suite.json says."""
+    end = time.monotonic() + 60 * minutes
+    out.mkdir(parents=True, exist_ok=True)
+    done: dict[str, Any] = {}
+    for name in PARTS:
+        target = out / f"{name}.json"
+        left = end - time.monotonic() - KEEP_BACK
+        if target.is_file():
+            done[name] = {"status": "was there"}
+        elif left <= 0:
+            done[name] = {"status": "no time left; run the same command again"}
+        else:
+            print(f"{name} ...", flush=True)
+            done[name] = _run_part(name, out, quick, left)
+        print(f"{name}: {done[name]['status']}", flush=True)
+        summary = {"schema": "partoken.suite/1", "quick": quick, "parts": done}
+        (out / "suite.json").write_text(json.dumps(summary, indent=1) + "\n")
+    return summary
+
+
+def _run_part(name: str, out: Path, quick: bool, seconds: float) -> dict[str, Any]:
+    command = [sys.executable, "-m", "experiments.gpu_suite", "--out", str(out), "--part", name]
+    start = time.monotonic()
+    log = out / f"{name}.log"
+    with log.open("w") as file:
+        try:
+            code = subprocess.run(
+                command + ["--quick"] * quick, cwd=ROOT, timeout=seconds, stdout=file, stderr=file
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return {"status": f"stopped after {seconds:.0f} s for lack of time; run the same command again"}
+    taken = round(time.monotonic() - start, 1)
+    if code:
+        last = (log.read_text().strip().splitlines() or ["no output"])[-1]
+        return {"status": f"failed: {last} ({log.name})", "seconds": taken}
+    return {"status": "ok", "seconds": taken}
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--out", type=Path, required=True, help="directory for the results")
+    flags.add_argument("--quick", action="store_true", help="a trial on small proteins")
+    flags.add_argument("--minutes", type=float, default=9.0, help="time for all parts")
+    flags.add_argument("--part", choices=PARTS, help="this part alone, in this process")
+    args = flags.parse_args()
+    out = args.out.resolve()
+    if args.part is None:
+        summary = run_parts(out, args.quick, args.minutes)
+        return int(any(part["status"].startswith("failed") for part in summary["parts"].values()))
+    result = PARTS[args.part](args.quick)
+    # Whole or not at all: a file that is there counts as done.
+    partial = out / f"{args.part}.json.partial"
+    partial.write_text(json.dumps(result, indent=1) + "\n")
+    partial.replace(out / f"{args.part}.json")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

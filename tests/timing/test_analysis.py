@@ -1,0 +1,161 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from partoken_jax.cli import main
+from partoken_jax.config import ConfigError, ModelConfig, TimingConfig
+from partoken_jax.timing import analyse, epoch, markdown, run_sweep, sweep_markdown, sweeps
+from partoken_jax.timing.ablation import PARTS
+from partoken_jax.timing.analysis import train_config
+from partoken_jax.timing.batches import timing_data
+from partoken_jax.timing.measure import Timing, ratio
+from partoken_jax.timing.report import plot_components
+from partoken_jax.timing.roofline import encoder_multiply_adds, minimum, roofline
+from partoken_jax.timing.synthetic import synthetic_protein
+from tests.helpers import NEIGHBOURS, tiny
+
+SMALL = TimingConfig(
+    batch_size=3, residues=40, neighbours=NEIGHBOURS, repeats=2, passes=("train_step", "epoch"), model=tiny()
+)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return json.loads(json.dumps(analyse(SMALL, quiet=True, command="the command")))
+
+
+def test_the_result_has_every_documented_part(result):
+    assert result["schema"] == "partoken.timing/1"
+    assert result["environment"]["command"] == "the command"
+    assert {(row["model"], row["pass"]) for row in result["measurements"]} == {
+        (kind, name) for kind in ("gvp", "partoken") for name in ("train_step", "epoch")
+    }
+    for row in result["measurements"]:
+        assert row["batch_size"] == 3
+        assert row["median_ms"] > 0
+        low, high = row["quartiles_ms"]
+        assert low <= row["median_ms"] <= high
+        assert row["padding_share"] == pytest.approx(1 - 120 / 128)
+    steps = [row for row in result["measurements"] if row["pass"] == "train_step"]
+    assert all(row["flops"] > 0 and row["bytes"] > 0 and row["temp_bytes"] > 0 for row in steps)
+    assert result["ratios"]["partoken_over_gvp.train_step"]["pairs"] == 2
+    assert result["shapes"] == [128]
+    assert result["recompilations"] == 1
+
+
+def test_components_add_up_to_the_profiled_step(result):
+    for kind, breakdown in result["breakdown"].items():
+        rows = [row for row in result["components"] if row["model"] == kind]
+        spent = sum(row["ms"] for row in rows) + breakdown["unattributed_share"] * breakdown["step_ms"]
+        assert spent == pytest.approx(breakdown["step_ms"])
+    names = {row["name"] for row in result["components"] if row["model"] == "partoken"}
+    assert names >= {"conv", "partitioner", "codebook", "attention", "fusion", "classifier", "optimiser"}
+    assert not names & {"gvp"}
+    baseline = {row["name"] for row in result["components"] if row["model"] == "gvp"}
+    assert not baseline & {"partitioner", "codebook", "attention", "fusion"}
+
+
+def test_the_ablation_adds_up_to_the_gap(result):
+    assert [row["name"] for row in result["gap"]] == list(PARTS)
+
+
+def test_the_report_renders_from_json(result, tmp_path):
+    text = markdown(result)
+    for title in ("Performance gap", "Measurements", "Parameters", "Components", "Roofline", "Compilation"):
+        assert f"## {title}" in text
+    assert "the command" in text
+    plot_components(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_a_planted_recompilation_is_caught(monkeypatch):
+    """Every second batch has labels of another type: one shape, but two programs."""
+
+    def planted(batches):
+        for number, graph in enumerate(batches):
+            label = graph.globals.label.astype(np.int16 if number % 2 else np.int32)
+            yield jax.device_put(graph._replace(globals=graph.globals._replace(label=label)))
+
+    monkeypatch.setattr(epoch, "prefetch", planted)
+    found = epoch.time_epoch(train_config(SMALL, "gvp"), timing_data(SMALL), 3, quiet=True)
+    assert len(found.shapes) == 1
+    assert found.programs == 2
+
+
+def test_a_point_without_memory_is_a_row(monkeypatch):
+    monkeypatch.setattr(sweeps, "CLUSTERS", (1, 3))
+    monkeypatch.setattr(sweeps, "HOPS", (1,))
+    real = sweeps.build_program
+
+    def build(config, graph, name):
+        program = real(config, graph, name)
+        too_large = config.model.partitioner.max_clusters == 3
+        return (
+            program._replace(compiled=program.compiled._replace(temp_bytes=1 << 60)) if too_large else program
+        )
+
+    monkeypatch.setattr(sweeps, "build_program", build)
+    sweep = run_sweep("clusters", SMALL, quiet=True)
+    rows = {row["max_clusters"]: row for row in sweep["rows"]}
+    assert rows[3]["status"] == "out of memory" and rows[3]["median_ms"] is None
+    assert rows[1]["status"] == "ok" and rows[1]["median_ms"] > 0
+    assert "out of memory" in sweep_markdown("clusters", json.loads(json.dumps(sweep)))
+
+
+def test_interleaved_points_are_compared_with_the_first():
+    sweep = run_sweep("rematerialisation", dataclasses.replace(SMALL, models=("gvp",)), quiet=True)
+    assert [row["rematerialise"] for row in sweep["rows"]] == ["none", "layer", "chunk"]
+    assert [row["pairs"] for row in sweep["ratios"].values()] == [2, 2]
+
+
+def test_ratios_are_of_pairs():
+    above, below = (Timing(0.0, (0.0, 0.0), seconds) for seconds in ([2.0, 30.0, 8.0], [1.0, 10.0, 2.0]))
+    assert ratio(above, below) == {"median": 3.0, "quartiles": [2.5, 3.5], "pairs": 3}
+
+
+def test_the_published_widths_need_22_thousand_multiply_adds_per_edge_and_layer():
+    """DESIGN.md section 4: 22.1 k after both rewritings."""
+    three, _ = (encoder_multiply_adds(ModelConfig(num_layers=n))[1] for n in (3, 2))
+    two = encoder_multiply_adds(ModelConfig(num_layers=2))[1]
+    assert round((three - two) / 1000, 1) == 22.1
+
+
+def test_the_bound_is_the_slower_of_arithmetic_and_memory():
+    least = minimum(ModelConfig(), residues=1000, edges=30_000, parameters=500_000)
+    ceilings = {"flops_per_s": 1e12, "bytes_per_s": 1e9, "matrix": 1, "array_bytes": 1}
+    roof = roofline(least, ceilings, step_ms=1e6)
+    assert roof["bound_ms"] == max(roof["compute_ms"], roof["memory_ms"])
+    assert roof["memory_ms"] == pytest.approx(1e3 * least["bytes"] / 1e9)
+    assert roof["step_over_bound"] == pytest.approx(1e6 / roof["bound_ms"])
+
+
+@pytest.mark.parametrize("length", (1, 2, 57))
+def test_synthetic_proteins_are_chains(length):
+    protein = synthetic_protein(length, seed=3)
+    assert len(protein) == length and protein.complete.all()
+    steps = np.linalg.norm(np.diff(protein.backbone[:, 1], axis=0), axis=1)
+    np.testing.assert_allclose(steps, 3.8, atol=1e-4)
+    assert np.array_equal(protein.backbone, synthetic_protein(length, seed=3).backbone)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    (
+        ({"models": ("gnn",)}, "models is 'gnn', but must be one or more of gvp, partoken"),
+        ({"passes": ()}, "passes is ''"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"residues": 0}, "residues is 0"),
+        ({"sweeps": ("everything",)}, "sweeps is 'everything', but must be one or more of batch, clusters"),
+    ),
+)
+def test_settings_that_cannot_be_timed(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        TimingConfig(**settings)
+
+
+def test_a_wrong_path_is_said_before_anything_is_measured(capsys, tmp_path):
+    assert main(["time", "--json", str(tmp_path / "missing" / "a.json")]) == 2
+    assert "there is no directory" in capsys.readouterr().err
