@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "partoken_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from itself and from those before it; config and convert are shared.
-ROOMS = ("config", "proteins", "graphs", "nn", "models", "convert", "training", "cli")
+ROOMS = ("config", "proteins", "graphs", "nn", "models", "convert", "training", "timing", "cli")
 
 
 def room(path: Path) -> str:
