@@ -183,15 +183,26 @@ def _evaluate(run_dir: Path, split, checkpoint, data: Path | None) -> None:
 
 
 def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | None, command: str) -> None:
+    import jax
+
     from partoken_jax import timing
 
     for path in (json_file, markdown_file):  # a mistake here must not cost the measurement
         if path is not None and not path.parent.is_dir():
             raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path}: is a directory; name a file in it")
     result: dict[str, Any] = {}
-    for result in timing.analyse_and_sweep(config, command=command):
-        if json_file is not None:
-            json_file.write_text(json.dumps(result, indent=1) + "\n")
+    try:
+        for result in timing.analyse_and_sweep(config, command=command):
+            if json_file is not None:
+                json_file.write_text(json.dumps(result, indent=1) + "\n")
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise ConfigError(
+            f"batch_size {config.batch_size} does not fit into the memory of the device; try a smaller one"
+        ) from None
     report = timing.markdown(result)
     if markdown_file is not None:
         if "breakdown" in result:

@@ -305,6 +305,13 @@ class TimingConfig:
             _require(good, name, ",".join(values), f"one or more of {', '.join(allowed)} with commas between")
         for name in ("batch_size", "neighbours", "repeats"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        _require(
+            self.path is None or self.residues is None,
+            "residues",
+            self.residues,
+            "left out where a file of real proteins is given",
+        )
         for name in ("residues", "epoch_batches"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")

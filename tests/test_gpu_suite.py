@@ -15,11 +15,19 @@ def two_parts(monkeypatch):
 def test_a_part_that_is_there_is_not_run_again(two_parts, monkeypatch, tmp_path):
     ran = []
     monkeypatch.setattr(gpu_suite, "_run_part", lambda name, *_: ran.append(name) or {"status": "ok"})
-    (tmp_path / "first.json").write_text("{}")
+    (tmp_path / "first.json").write_text('{"quick": true}')
     summary = gpu_suite.run_parts(tmp_path, quick=True, minutes=1)
     assert ran == ["second"]
     assert summary["parts"] == {"first": {"status": "was there"}, "second": {"status": "ok"}}
     assert json.loads((tmp_path / "suite.json").read_text()) == summary
+
+
+def test_a_quick_trial_does_not_count_as_the_real_thing(two_parts, monkeypatch, tmp_path):
+    ran = []
+    monkeypatch.setattr(gpu_suite, "_run_part", lambda name, *_: ran.append(name) or {"status": "ok"})
+    (tmp_path / "first.json").write_text('{"quick": true}')
+    gpu_suite.run_parts(tmp_path, quick=False, minutes=1)
+    assert ran == ["first", "second"]
 
 
 def test_parts_without_time_are_listed(two_parts, tmp_path):

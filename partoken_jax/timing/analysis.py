@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from partoken_jax.config import ModelConfig, StageConfig, TimingConfig, TrainConfig
+from partoken_jax.config import LossConfig, ModelConfig, StageConfig, TimingConfig, TrainConfig
 from partoken_jax.models import build_model, parameter_table
 from partoken_jax.timing.ablation import PARTS, ablation
 from partoken_jax.timing.batches import TimingData, timing_data
@@ -41,7 +41,7 @@ def analyse(config: TimingConfig, *, quiet: bool = False, command: str | None = 
     with tqdm(total=total, desc="timing", unit=" runs", leave=False, disable=quiet or None) as bar:
         tick: Callable[[], Any] = lambda: bar.update()  # noqa: E731
         programs = {
-            (kind, name): build_program(train_config(config, kind), data.batch, name)  # type: ignore[arg-type]
+            (kind, name): build_program(train_config(config, data, kind), data.batch, name)  # type: ignore[arg-type]
             for kind in config.models
             for name in compiled
         }
@@ -60,7 +60,7 @@ def analyse(config: TimingConfig, *, quiet: bool = False, command: str | None = 
             "environment": {
                 **environment(),
                 "command": " ".join(sys.argv) if command is None else command,
-                "precision": "float32",
+                "precision": precision(),
             },
             "data": {
                 "source": data.dataset.source,
@@ -71,7 +71,7 @@ def analyse(config: TimingConfig, *, quiet: bool = False, command: str | None = 
                 "nodes": len(data.batch.nodes.mask),
             },
             "parameters": {
-                kind: dict(_parameters(train_config(config, kind).model)) for kind in config.models
+                kind: dict(_parameters(train_config(config, data, kind).model)) for kind in config.models
             },
             "measurements": rows,
             "ratios": _ratios(times) if both else {},
@@ -82,24 +82,46 @@ def analyse(config: TimingConfig, *, quiet: bool = False, command: str | None = 
             result |= _inside(config, data, programs, times)
         if ablate:
             result["gap"] = ablation(
-                train_config(config, "gvp"),
-                train_config(config, "partoken"),
+                train_config(config, data, "gvp"),
+                train_config(config, data, "partoken"),
                 jax.device_put(data.batch),
                 repeats=config.repeats,
                 progress=tick,
             )
     if "epoch" in config.passes:
         for kind in config.models:
-            epoch = time_epoch(train_config(config, kind), data, config.epoch_batches, quiet=quiet)
+            epoch = time_epoch(
+                train_config(config, data, kind),
+                data,
+                config.epoch_batches,
+                synthetic_residues=config.residues,
+                quiet=quiet,
+            )
             rows.append(epoch.row)
-            result["shapes"], result["recompilations"] = epoch.shapes, epoch.programs
+            result["shapes"] = epoch.shapes
+            result["recompilations"] = max(result["recompilations"], epoch.programs)
     return result
 
 
-def train_config(config: TimingConfig, kind: str) -> TrainConfig:
-    """The run whose steps are timed."""
-    model = dataclasses.replace(config.model, kind=kind)  # type: ignore[arg-type]
-    return TrainConfig(seed=config.seed, model=model, stage1=StageConfig(epochs=1, warmup_epochs=0))
+def precision() -> str:
+    """What float32 products are computed in: as set in jax, else the device's default."""
+    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    if chosen is None and jax.default_backend() == "cpu":
+        return "float32"
+    return f"float32, products in {chosen or 'the default precision of the device (TF32 on recent GPUs)'}"
+
+
+def train_config(config: TimingConfig, data: TimingData, kind: str) -> TrainConfig:
+    """The run whose steps are timed: all losses at full weight, the codebook moving."""
+    classes = len(data.dataset.class_names)
+    model = dataclasses.replace(config.model, kind=kind, num_classes=classes)  # type: ignore[arg-type]
+    return TrainConfig(
+        seed=config.seed,
+        model=model,
+        stage1=StageConfig(epochs=1, warmup_epochs=0),
+        loss=LossConfig(ramp_epochs=0),
+        freeze_codebook_epochs=0,
+    )
 
 
 def measurement(
@@ -123,7 +145,7 @@ def measurement(
         "xla_flops": compiled.flops,
         "xla_bytes": compiled.bytes,
         "temp_bytes": compiled.temp_bytes,
-        "proteins_per_s": config.batch_size / timing.median,
+        "proteins_per_s": data.proteins / timing.median,
         "padding_share": data.padding_share,
         **settings_of(config),
     }
@@ -160,7 +182,7 @@ def _inside(
         found = break_down(kind, program.compiled.text, program.call)
         components += found["components"]
         breakdowns[kind] = {key: value for key, value in found.items() if key not in ("model", "components")}
-        model = train_config(config, kind).model
+        model = train_config(config, data, kind).model
         parameters = dict(_parameters(model))["total"]
         least = minimum(model, data.residues, data.edges, parameters)
         roofs[kind] = roofline(least, ceilings, 1e3 * times[f"{kind} train_step"].median)

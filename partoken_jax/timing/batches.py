@@ -28,6 +28,11 @@ class TimingData(NamedTuple):
     """Real edges in `batch`."""
 
     @property
+    def proteins(self) -> int:
+        """In `batch`: the batch size, or all there are if they are fewer."""
+        return int(self.batch.globals.mask.sum())
+
+    @property
     def padding_share(self) -> float:
         """Of the rows of `batch`."""
         return 1.0 - self.residues / len(self.batch.nodes.mask)

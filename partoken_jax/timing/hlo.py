@@ -232,27 +232,36 @@ class Module:
         elif instruction.opcode == "dynamic-update-slice":
             update = siblings[instruction.operands[1]].bytes
             return Cost(0.0, 2 * update)
+        elif instruction.opcode == "custom-call" and _target(instruction).startswith("__cublas"):
+            # Its other result is a workspace.
+            return Cost(self._flops(instruction, siblings), read + instruction.results[0].bytes)
         return Cost(self._flops(instruction, siblings), read + instruction.bytes)
 
     def _fusion_bytes(self, inner: Mapping[str, Instruction]) -> float:
         """Bytes that a fusion reads and writes. A parameter that is only sliced or gathered from counts what
         is taken from it; a root that updates a slice in place counts the slice."""
         total = 0.0
-        root = next(i for i in inner.values() if i.is_root)
         for parameter in inner.values():
             if parameter.opcode != "parameter":
                 continue
-            uses = [i for i in inner.values() if parameter.name in i.operands]
-            if uses and all(_takes_part(i, parameter.name) for i in uses):
-                taken = sum(i.bytes for i in uses if i.opcode != "dynamic-update-slice")
+            names = {parameter.name}  # and what is only another view of it
+            for instruction in inner.values():
+                if instruction.opcode == "bitcast" and instruction.operands[0] in names:
+                    names.add(instruction.name)
+            uses = [i for i in inner.values() if names & set(i.operands) and i.name not in names]
+            if uses and all(_takes_part(use, names) for use in uses):
+                taken = sum(use.bytes for use in uses if use.opcode != "dynamic-update-slice")
                 total += min(taken, parameter.bytes)
             else:
                 total += parameter.bytes
-        while root.opcode == "bitcast":
-            root = inner[root.operands[0]]
-        if root.opcode == "dynamic-update-slice":
-            return total + inner[root.operands[1]].bytes
-        return total + root.bytes
+        root = next(i for i in inner.values() if i.is_root)
+        results = [inner[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        for result in results:
+            while result.opcode == "bitcast":
+                result = inner[result.operands[0]]
+            in_place = result.opcode == "dynamic-update-slice"
+            total += inner[result.operands[1]].bytes if in_place else result.bytes
+        return total
 
     def _flops(self, instruction: Instruction, siblings: Mapping[str, Instruction]) -> float:
         opcode = instruction.opcode
@@ -265,7 +274,8 @@ class Module:
         if opcode == "scatter":
             return float(_operand_elements(instruction, siblings, -1))
         if opcode == "custom-call":
-            if "gemm" in instruction.attributes or "matmul" in instruction.attributes:
+            target = _target(instruction)
+            if "gemm" in target or "matmul" in target:
                 size = _contracted(instruction, siblings, "lhs_contracting_dimensions")
                 return 2.0 * instruction.results[0].elements * size
             return 0.0
@@ -337,9 +347,14 @@ def _array(match: re.Match) -> Array:
     return Array(match[1], tuple(int(d) for d in match[2].split(",") if d))
 
 
-def _takes_part(instruction: Instruction, parameter: str) -> bool:
+def _takes_part(instruction: Instruction, names: set[str]) -> bool:
     sliced = ("slice", "dynamic-slice", "gather", "dynamic-update-slice")
-    return instruction.opcode in sliced and instruction.operands[0] == parameter
+    return instruction.opcode in sliced and instruction.operands[0] in names
+
+
+def _target(instruction: Instruction) -> str:
+    match = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
+    return match[1] if match else ""
 
 
 def _operand_elements(instruction: Instruction, siblings: Mapping[str, Instruction], place: int) -> int:

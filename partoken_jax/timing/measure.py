@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 
 
 class Compiled(NamedTuple):
@@ -41,6 +42,7 @@ def compile_program(function: Any, *args: Any) -> Compiled:
     # A program from a cache would say nothing about compiling.
     cached = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
     jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # jax asks for the setting once only
     try:
         start = time.perf_counter()
         lowered = function.lower(*args)
@@ -49,6 +51,7 @@ def compile_program(function: Any, *args: Any) -> Compiled:
         end = time.perf_counter()
     finally:
         jax.config.update("jax_enable_compilation_cache", cached)
+        compilation_cache.reset_cache()
     cost = compiled.cost_analysis() or {}
     memory = compiled.memory_analysis()
     return Compiled(

@@ -39,7 +39,7 @@ class Roofline(TypedDict):
     memory_ms: float
     """Minimal bytes at the measured ceiling."""
     bound_ms: float
-    """The larger of the two: no implementation of the algorithm is faster on this device."""
+    """The larger of the two."""
     step_over_bound: float
 
 
@@ -88,7 +88,7 @@ def encoder_multiply_adds(config: ModelConfig) -> tuple[int, int]:
 
 
 def minimum(config: ModelConfig, residues: int, edges: int, parameters: int) -> Minimum:
-    """Work that one training step of the encoder cannot do without: it is over 99% of both models.
+    """Work that one training step of the encoder cannot do without: it is about 99% of both models.
 
     FLOPs: 2 per multiply-add of the forward pass, twice that again for the gradients by inputs and by
     weights. Bytes, were every layer and pass one perfect kernel: coordinates and neighbour tables once; per

@@ -1,8 +1,9 @@
 """How the training step scales: with batch size, clusters and hops, protein length, and rematerialisation."""
 
 import dataclasses
-import os
+import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -121,12 +122,7 @@ def run_sweep(name: str, base: TimingConfig, *, quiet: bool = False) -> dict[str
 
 
 def _timed(point: Point, data: TimingData, program: Program, repeats: int) -> list[dict[str, Any]]:
-    try:
-        timing = interleave({"step": program.call}, repeats=repeats)["step"]
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise
-        return [_row_without_times(point, data)]
+    timing = interleave({"step": program.call}, repeats=repeats)["step"]
     row = measurement(point.config, data, point.model, "train_step", program.compiled, timing)
     return [{**row, "status": "ok"}]
 
@@ -135,16 +131,24 @@ def _fitting_program(point: Point, data: TimingData) -> Program | None:
     """The compiled training step, or None if it cannot run in the memory there is. A CPU does not refuse to
     allocate, it kills the process; so what XLA asks for is compared with what the machine has free."""
     try:
-        program = build_program(train_config(point.config, point.model), data.batch, "train_step")
+        program = build_program(train_config(point.config, data, point.model), data.batch, "train_step")
+        if program.compiled.temp_bytes > 0.8 * free_memory():
+            return None
+        jax.block_until_ready(program.call())  # a device refuses memory when a program runs
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return None
-    if jax.default_backend() == "cpu":
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if program.compiled.temp_bytes > 0.8 * free:
-            return None
     return program
+
+
+def free_memory() -> float:
+    """Bytes that the CPU's programs may still use; infinite for other devices and where it cannot be read."""
+    memory = Path("/proc/meminfo")
+    if jax.default_backend() != "cpu" or not memory.is_file():
+        return float("inf")
+    available = re.search(r"MemAvailable:\s+(\d+) kB", memory.read_text())
+    return 1024.0 * int(available[1]) if available else float("inf")
 
 
 def _row_without_times(point: Point, data: TimingData) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import pytest
 from partoken_jax.cli import main
 from partoken_jax.config import ConfigError, ModelConfig, TimingConfig
 from partoken_jax.timing import analyse, epoch, markdown, run_sweep, sweep_markdown, sweeps
-from partoken_jax.timing.ablation import PARTS
+from partoken_jax.timing.ablation import PARTS, differences
 from partoken_jax.timing.analysis import train_config
 from partoken_jax.timing.batches import timing_data
-from partoken_jax.timing.measure import Timing, ratio
+from partoken_jax.timing.measure import Timing, ratio, summary
+from partoken_jax.timing.programs import timing_settings
 from partoken_jax.timing.report import plot_components
 from partoken_jax.timing.roofline import encoder_multiply_adds, minimum, roofline
 from partoken_jax.timing.synthetic import synthetic_protein
@@ -58,8 +59,23 @@ def test_components_add_up_to_the_profiled_step(result):
     assert not baseline & {"partitioner", "codebook", "attention", "fusion"}
 
 
-def test_the_ablation_adds_up_to_the_gap(result):
+def test_the_ablation_has_every_part_in_order(result):
     assert [row["name"] for row in result["gap"]] == list(PARTS)
+
+
+def test_differences_add_up_to_the_gap():
+    seconds = {"gvp": [1.0, 1.2, 1.1], "partitioner": [1.3, 1.4, 1.9], "codebook": [1.6, 1.5, 1.2]}
+    rows = differences({name: summary(times) for name, times in seconds.items()})
+    assert [row["name"] for row in rows] == ["partitioner", "codebook"]
+    assert sum(row["ms"] for row in rows) == pytest.approx(1e3 * (1.5 - 1.1))
+    assert sum(row["share_of_gvp"] for row in rows) == pytest.approx((1.5 - 1.1) / 1.1)
+
+
+def test_all_losses_are_live_in_what_is_timed():
+    data = timing_data(SMALL)
+    settings = timing_settings(train_config(SMALL, data, "partoken"))
+    assert min(settings.weights) > 0 and not settings.frozen and settings.learning_rate > 0
+    assert train_config(SMALL, data, "partoken").model.num_classes == len(data.dataset.class_names)
 
 
 def test_the_report_renders_from_json(result, tmp_path):
@@ -80,7 +96,8 @@ def test_a_planted_recompilation_is_caught(monkeypatch):
             yield jax.device_put(graph._replace(globals=graph.globals._replace(label=label)))
 
     monkeypatch.setattr(epoch, "prefetch", planted)
-    found = epoch.time_epoch(train_config(SMALL, "gvp"), timing_data(SMALL), 3, quiet=True)
+    data = timing_data(SMALL)
+    found = epoch.time_epoch(train_config(SMALL, data, "gvp"), data, 3, quiet=True)
     assert len(found.shapes) == 1
     assert found.programs == 2
 
@@ -148,6 +165,8 @@ def test_synthetic_proteins_are_chains(length):
         ({"passes": ()}, "passes is ''"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"residues": 0}, "residues is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"residues": 50, "path": "chains.npz"}, "residues is 50, but must be left out"),
         ({"sweeps": ("everything",)}, "sweeps is 'everything', but must be one or more of batch, clusters"),
     ),
 )

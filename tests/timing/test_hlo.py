@@ -75,3 +75,27 @@ def test_the_innermost_scope_and_the_transposition_decide():
 def test_text_that_is_no_program_is_refused():
     with pytest.raises(ValueError, match="no ENTRY computation"):
         Module("hello")
+
+
+CUBLAS = """HloModule jit_f
+
+ENTRY %main (a: f32[1000,100], b: f32[100,100]) -> f32[1000,100] {
+  %a = f32[1000,100]{1,0} parameter(0)
+  %b = f32[100,100]{1,0} parameter(1)
+  %product = (f32[1000,100]{1,0}, s8[33554432]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", \
+metadata={op_name="jit(f)/conv/dot_general"}, backend_config={"gemm_backend_config":\
+{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"]}}}
+  %sorted = (f32[1000,100]{1,0}, u8[512]{0}) custom-call(%a), custom_call_target="__cub$DeviceRadixSort", \
+metadata={op_name="jit(matmul)/sort"}
+  ROOT %result = f32[1000,100]{1,0} get-tuple-element(%product), index=0
+}
+"""
+
+
+def test_a_library_product_counts_without_its_workspace():
+    """The text of a GPU module; other library calls cost no operations, whatever their scope is called."""
+    operations = Module(CUBLAS).operations()
+    assert operations["product"].flops == 2 * 1000 * 100 * 100
+    assert operations["product"].bytes == 4 * (1000 * 100 + 100 * 100 + 1000 * 100)
+    assert operations["product"].shares == {("conv", "forward"): 1.0}
+    assert operations["sorted"].flops == 0
