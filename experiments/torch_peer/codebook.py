@@ -43,7 +43,7 @@ class VQCodebook(nn.Module):
         """Replaces every valid cluster of z [B, S, D] by its nearest code, others pass through; with
         `update` the averages then move."""
         codes = self.nearest(z.detach())
-        chosen = self.embeddings[codes]  # a copy, so the update below does not reach it
+        chosen = self.embeddings[codes]
         valid = mask[..., None]
         features = torch.where(valid, z + (chosen - z).detach(), z)
         squared = torch.where(valid, (z - chosen).square(), 0.0).sum()
@@ -79,12 +79,11 @@ class VQCodebook(nn.Module):
         moved = new_sums / (new_counts + config.epsilon)[:, None]
         if config.keep_unused:
             moved = torch.where(counts[:, None] > 0, moved, self.embeddings)
-        for buffer, new in (
-            (self.ema_counts, new_counts),
-            (self.ema_sums, new_sums),
-            (self.embeddings, moved),
-        ):
-            buffer.copy_(torch.where(any_valid, new, buffer))
+        # New tensors, not changes in place: a compiled backward pass gathers the chosen codes again, and has
+        # to find those from before the update.
+        self.ema_counts = torch.where(any_valid, new_counts, self.ema_counts)
+        self.ema_sums = torch.where(any_valid, new_sums, self.ema_sums)
+        self.embeddings = torch.where(any_valid, moved, self.embeddings)
 
     def use(self) -> CodebookUse:
         """Usage, perplexity and entropy loss of the moving counts."""

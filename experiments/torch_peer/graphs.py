@@ -51,24 +51,39 @@ class ProteinGraph(NamedTuple):
 def from_packed(
     graph: jraph.GraphsTuple, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ProteinBatch:
-    """A batch packed by `partoken_jax.graphs.pack` without its padding: the same proteins, and the same
-    neighbours in the same order. `dtype` is that of the coordinates, and so of everything computed."""
+    """A batch packed by `partoken_jax.pack` without its padding: the same proteins, and the same neighbours
+    in the same order. `dtype` is that of the coordinates, and so of everything computed."""
+    return ProteinBatch(**_tensors(graph, {"backbone": graph.nodes.backbone}, {}, device, dtype))
+
+
+def from_featurised(
+    graph: jraph.GraphsTuple, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> ProteinGraph:
+    """The same of a batch with the features of `partoken_jax.featurise`. The sine of a dihedral near 180°
+    loses half of float32's digits, so numbers are compared closely only from the same features."""
+    nodes = {"node_s": graph.nodes.scalars, "node_v": graph.nodes.vectors}
+    edges = {"edge_s": graph.edges.scalars, "edge_v": graph.edges.vectors}
+    return ProteinGraph(**_tensors(graph, nodes, edges, device, dtype))
+
+
+def _tensors(graph: jraph.GraphsTuple, nodes: dict, edges: dict, device, dtype) -> dict[str, Tensor]:
+    """What both records share, and the given arrays by node and by edge. Padding nodes come last and are cut
+    off with the edges that are masked."""
     num_proteins = int(np.sum(graph.globals.mask))
-    num_residues = int(np.sum(graph.n_node[:num_proteins]))
+    n_node = np.asarray(graph.n_node)[:num_proteins]
+    nodes = nodes | {"residue_type": graph.nodes.residue_type, "mask": graph.nodes.mask}
+    edges = edges | {"sender": graph.senders, "receiver": graph.receivers}
     real = np.asarray(graph.edges.mask)
-    edge_index = np.stack([np.asarray(graph.senders)[real], np.asarray(graph.receivers)[real]])
-
-    def tensor(array, dtype=torch.int64):
-        return torch.as_tensor(np.array(array), dtype=dtype, device=device)
-
-    return ProteinBatch(
-        backbone=tensor(graph.nodes.backbone[:num_residues], dtype),
-        residue_type=tensor(graph.nodes.residue_type[:num_residues]),
-        mask=tensor(graph.nodes.mask[:num_residues], torch.bool),
-        edge_index=tensor(edge_index),
-        batch=tensor(np.repeat(np.arange(num_proteins), graph.n_node[:num_proteins])),
-        label=tensor(graph.globals.label[:num_proteins]),
-    )
+    arrays = {name: np.asarray(array)[: n_node.sum()] for name, array in nodes.items()}
+    arrays |= {name: np.asarray(array)[real] for name, array in edges.items()}
+    arrays["edge_index"] = np.stack([arrays.pop("sender"), arrays.pop("receiver")])
+    arrays["batch"] = np.repeat(np.arange(num_proteins), n_node)
+    arrays["label"] = np.asarray(graph.globals.label)[:num_proteins]
+    dtypes = {"f": dtype, "i": torch.int64, "b": torch.bool}
+    return {
+        name: torch.tensor(array, dtype=dtypes[array.dtype.kind], device=device)
+        for name, array in arrays.items()
+    }
 
 
 def knn_edges(ca: Tensor, complete: Tensor, k: int) -> Tensor:

@@ -160,9 +160,10 @@ def _grow(
     phi = torch.stack([(num_candidates + 1).log(), x.new_tensor(share), x.new_tensor(density)])
 
     # 5. Score against the threshold.
-    link_share = count(receiver == seed, sender) / degree.clamp(min=1)
+    links = count(receiver == seed, sender)
+    link_share = x.new_tensor([links[i].item() / max(degree[i].item(), 1) for i in candidates])
     theta = expander.threshold_head(x_seed, context, phi)
-    score = keys[index] @ expander.Wq(x_seed) / SCORE_WIDTH**0.5 + 0.2 * link_share[index]
+    score = keys[index] @ expander.Wq(x_seed) / SCORE_WIDTH**0.5 + 0.2 * link_share
     p = ((score - theta) / temperature).sigmoid()
 
     # 6. Trim to the size limit.
@@ -188,4 +189,4 @@ def _grow(
     soft_mean = weight @ x / weight.sum().clamp(min=1.0)
     feature = x[members].mean(0) + (soft_mean - soft_mean.detach())
     squared = (p.sum() - expected_size(num_candidates, config.cluster_size_max)).square()
-    return _Grown(start + seed, trimmed, feature, squared, theta, phi, p, link_share)
+    return _Grown(start + seed, trimmed, feature, squared, theta, phi, p, links / degree.clamp(min=1))

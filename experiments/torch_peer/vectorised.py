@@ -35,6 +35,10 @@ def partition_vectorised(
     def per_protein(value: Tensor) -> Tensor:
         return scatter(value, batch, dim_size=num_proteins, reduce="sum")
 
+    def per_residue(value: Tensor) -> Tensor:
+        # Not value[batch]: on a GPU the gradient of that sorts the index first.
+        return value.index_select(0, batch)
+
     def per_node(flag: Tensor, index: Tensor) -> Tensor:
         """Number of flagged edges [E] at each node."""
         return scatter(flag.to(x.dtype), index, dim_size=num_nodes, reduce="sum")
@@ -64,14 +68,14 @@ def partition_vectorised(
             active = active & ~enough_assigned(assigned, size, config.termination_threshold)
 
         # 2. Seed: hard choice forward, softmax backward.
-        selectable = available & active[batch]
-        logits = seed_rest(seed_hidden + (context @ context_weight.T)[batch]).squeeze(-1)
+        selectable = available & per_residue(active)
+        logits = seed_rest(seed_hidden + per_residue(context @ context_weight.T)).squeeze(-1)
         if uniform is not None:
             logits = logits + gumbel(uniform[number])
         seed, soft = choose(logits / temperature, selectable, batch, num_proteins)
         exists = seed >= 0
         row = seed.clamp(min=0)
-        is_seed = exists[batch] & (row[batch] == position)
+        is_seed = per_residue(exists) & (per_residue(row) == position)
         available = available & ~is_seed
         seed_weight = is_seed + (soft - soft.detach())
         x_seed = per_protein(seed_weight[:, None] * x)
@@ -99,16 +103,16 @@ def partition_vectorised(
 
         # 5. Score against the threshold.
         link_share = per_node(is_seed[receiver], sender) / degree.clamp(min=1.0)
-        score = (keys * expander.Wq(x_seed)[batch]).sum(-1) / SCORE_WIDTH**0.5 + 0.2 * link_share
+        score = (keys * per_residue(expander.Wq(x_seed))).sum(-1) / SCORE_WIDTH**0.5 + 0.2 * link_share
         theta = expander.threshold_head(x_seed, context, phi)
-        p = torch.where(candidate, ((score - theta[batch]) / temperature).sigmoid(), 0.0)
+        p = torch.where(candidate, ((score - per_residue(theta)) / temperature).sigmoid(), 0.0)
 
         # 6. Trim to the size limit: the largest p of each protein, first ones on ties.
         limit = config.cluster_size_max - 1
         trimmed = per_protein((p > 0.5).long()) > limit
         order = lexsort([-p.detach(), batch])
-        rank = torch.empty_like(position).scatter_(0, order, position - first[batch])
-        p = torch.where(~trimmed[batch] | (rank < limit), p, 0.0)
+        rank = torch.empty_like(position).scatter_(0, order, position - per_residue(first))
+        p = torch.where(~per_residue(trimmed) | (rank < limit), p, 0.0)
 
         # 7. Join.
         member = is_seed | (p > 0.5)
@@ -152,5 +156,5 @@ def choose(
     # Masked before exp: a protein without selectable residues stays finite, in value and gradient.
     weight = torch.where(selectable, torch.where(selectable, logits - top, 0.0).exp(), 0.0)
     total = scatter(weight, batch, dim_size=num_proteins, reduce="sum")
-    soft = weight / torch.where(total > 0, total, 1.0)[batch]
+    soft = weight / torch.where(total > 0, total, 1.0).index_select(0, batch)
     return torch.where(seed < num_nodes, seed, -1), soft
