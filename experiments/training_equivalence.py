@@ -82,9 +82,13 @@ def arrays_of(state: nnx.State) -> dict[str, np.ndarray]:
 
 def exact_step_sizes(steps: int) -> np.ndarray:
     """[steps]: what optax's Adam steps have to be multiplied with to be those of an exact 1 - β^t."""
-    t = np.arange(1, steps + 1)
-    first, second = ((1 - np.float32(beta) ** t.astype(np.float32)) / (1 - beta**t) for beta in (0.9, 0.999))
-    return first / np.sqrt(second)
+    # With a gradient that is always 1 every step should be 1, but for ε.
+    one, sizes = jnp.ones(()), []
+    moments = ADAM.init(one)
+    for _ in range(steps):
+        size, moments = ADAM.update(one, moments)
+        sizes.append(float(size))
+    return 1 / np.array(sizes)
 
 
 def jax_steps(model: nnx.Module, batches, rates: np.ndarray) -> Iterator[Step]:
