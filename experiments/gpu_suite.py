@@ -54,11 +54,19 @@ def sweep(name: str) -> Callable[[bool], dict]:
         from partoken_jax.training.report import environment
 
         if quick:
-            sweeps.BATCH_SIZES, sweeps.CLUSTERS, sweeps.HOPS = (2, 4), (2, 3), (1,)
+            sweeps.BATCH_SIZES, sweeps.CLUSTERS, sweeps.HOPS = (2, 4), (5, 2), (1,)
         config = settings(64, quick)
         return {"environment": environment(), **run_sweep(name, config)}
 
     return part
+
+
+def precision_accuracy(quick: bool) -> dict:
+    """Errors and training at every precision."""
+    from experiments.precision import compare
+    from partoken_jax.training.report import environment
+
+    return {"environment": environment(), **compare(settings(16, quick), 2 if quick else 100)}
 
 
 def parity(quick: bool) -> dict:
@@ -76,8 +84,12 @@ def parity(quick: bool) -> dict:
 ALL_PASSES = ("forward", "forward_backward", "train_step", "epoch")
 PARTS: dict[str, Callable[[bool], dict]] = {
     "timing64": timing(64, passes=ALL_PASSES),
+    "backward": sweep("backward"),
+    "precision": sweep("precision"),
+    "precision_accuracy": precision_accuracy,
     "parity": parity,
     "timing128": timing(128, passes=("train_step",)),
+    "plain": sweep("plain"),
     "rematerialisation": sweep("rematerialisation"),
     "batch": sweep("batch"),
     "clusters": sweep("clusters"),

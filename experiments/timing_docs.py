@@ -33,8 +33,8 @@ def results() -> str:
         # A report's headings become one level deeper, under the name of its file.
         text = re.sub(r"^#", "##", markdown(result), flags=re.MULTILINE)
         parts.append(text.replace("## Timing", f"### `{path.name}`", 1).replace("\n### ", "\n#### "))
-        if path.with_suffix(".png").is_file():
-            parts.append(f"![components](../{path.with_suffix('.png').relative_to(ROOT)})\n")
+        for picture in sorted(path.parent.glob(f"{path.stem}_*.png")):
+            parts.append(f"![{picture.stem}](../{picture.relative_to(ROOT)})\n")
     return "\n".join(parts)
 
 
@@ -59,14 +59,13 @@ def _published(results: list[dict[str, Any]]) -> str:
                 lines.append(f"| GVP layers take 94.4% of ParToken | {layers:.1%} | {where} |")
                 lines.append(f"| the partitioner takes 1% | {share:.1%} | {where} |")
         ratios = result.get("sweeps", {}).get("clusters", {}).get("ratios", {})
-        first = "partoken 5 clusters 1 hops rematerialise"
-        for name, row in ratios.items():
-            if name.startswith("partoken 25 clusters 1 hops") and first in name:
-                published = f"25 clusters cost {PUBLISHED_CLUSTERS:.2f}× as much as 5 (one hop)"
-                lines.append(f"| {published} | {row['median']:.2f}× | {where} |")
-            if name.startswith("partoken 5 clusters 3 hops") and first in name:
-                published = f"three hops cost {PUBLISHED_HOPS:.2f}× as much as one"
-                lines.append(f"| {published} | {row['median']:.2f}× | {where} |")
+        for point, published in (
+            ("25 clusters, 1 hop", f"25 clusters cost {PUBLISHED_CLUSTERS:.2f}× as much as 5 (one hop)"),
+            ("5 clusters, 3 hops", f"three hops cost {PUBLISHED_HOPS:.2f}× as much as one (5 clusters)"),
+        ):
+            if row := ratios.get(f"ParToken, {point} / ParToken, 5 clusters, 1 hop"):
+                low, high = row["quartiles"]
+                lines.append(f"| {published} | {row['median']:.2f}× ({low:.2f} to {high:.2f}) | {where} |")
     lines += [
         "",
         'The published "4.0× = 1.38× parameters × 2.9× architecture" and its own profile cannot both '

@@ -16,7 +16,15 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from partoken_jax.config import ConfigError, Task, TimingConfig, TrainConfig, load_yaml
+from partoken_jax.config import (
+    ConfigError,
+    ModelConfig,
+    Precision,
+    Task,
+    TimingConfig,
+    TrainConfig,
+    load_yaml,
+)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -95,6 +103,7 @@ def parse(args: list[str]) -> Callable[[], None]:
         passes: str = "forward,forward_backward,train_step",
         repeats: int = 10,
         neighbours: int = 30,
+        precision: Precision = "float32",
         data: Path | None = None,
         task: Task = "ec-class",
         epoch_batches: int | None = None,
@@ -112,13 +121,15 @@ def parse(args: list[str]) -> Callable[[], None]:
           passes: Any of forward, forward_backward, train_step and epoch, with commas between.
           repeats: Timed runs of every program.
           neighbours: Nearest CA atoms per residue.
+          precision: Of products.
           data: A .npz with the real proteins; without it, the embedded set.
           task: Which of them take part.
           epoch_batches: Cut the epoch pass to so many batches.
-          sweeps: How the training step scales: any of batch, clusters, length and rematerialisation.
+          sweeps: How the training step scales, and what settings cost: any of batch, length, clusters,
+            rematerialisation, backward, precision and plain, with commas between.
           seed: Of weights and batches.
-          json: File for the results (fields: docs/TIMING.md); written again after every sweep.
-          markdown: File for the report; a plot is written beside it.
+          json: File for the results (fields: docs/TIMING.md); written again after every part of them.
+          markdown: File for the report; plots are written beside it.
         """
         config = TimingConfig(
             models=_listed(models),
@@ -131,6 +142,7 @@ def parse(args: list[str]) -> Callable[[], None]:
             repeats=repeats,
             epoch_batches=epoch_batches,
             sweeps=_listed(sweeps),
+            model=ModelConfig(precision=precision),
             seed=seed,
         )
         return partial(_time, config, json, markdown, " ".join(["partoken", *args]))
@@ -192,11 +204,13 @@ def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | No
             raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
         if path is not None and path.is_dir():
             raise ConfigError(f"{path}: is a directory; name a file in it")
-    result: dict[str, Any] = {}
+
+    def save(result: dict[str, Any]) -> None:
+        if json_file is not None:
+            json_file.write_text(json.dumps(result, indent=1) + "\n")
+
     try:
-        for result in timing.analyse_and_sweep(config, command=command):
-            if json_file is not None:
-                json_file.write_text(json.dumps(result, indent=1) + "\n")
+        result = timing.analyse(config, command=command, save=save)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -205,10 +219,14 @@ def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | No
         ) from None
     report = timing.markdown(result)
     if markdown_file is not None:
-        if "breakdown" in result:
-            plot = markdown_file.with_suffix(".png")
-            timing.plot_components(result, plot)
-            report += f"\n![components]({plot.name})\n"
+        for part, name, plot in (
+            ("breakdown", "components", timing.plot_components),
+            ("sweeps", "sweeps", timing.plot_sweeps),
+        ):
+            if part in result:
+                picture = markdown_file.with_name(f"{markdown_file.stem}_{name}.png")
+                plot(result, picture)
+                report += f"\n![{name}]({picture.name})\n"
         markdown_file.write_text(report)
     print(report)
 
