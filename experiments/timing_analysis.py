@@ -12,14 +12,17 @@ from partoken_jax.cli import main
 
 RESULTS = "experiments/results/timing"
 EC = ("--data", "experiments/data/pdb_chains.npz")
+STEP = ("--passes", "train_step", "--no-gap")
 RUNS = {
     "batch16": (
         *(*EC, "--batch-size", "16", "--passes", "forward,forward_backward,train_step,epoch"),
-        *("--epoch-batches", "16", "--sweeps", "rematerialisation,clusters,backward,precision"),
+        *("--epoch-batches", "16", "--sweeps", "rematerialisation,clusters"),
     ),
-    "batch4_300": ("--batch-size", "4", "--residues", "300", "--sweeps", "plain,length"),
-    "batch16_300": ("--batch-size", "16", "--residues", "300", "--sweeps", "plain"),
-    "batch64": (*EC, "--batch-size", "64", "--passes", "train_step", "--repeats", "5", "--sweeps", "batch"),
+    "batch4_300": ("--batch-size", "4", "--residues", "300", *STEP, "--sweeps", "plain,length"),
+    "batch16_300": ("--batch-size", "16", "--residues", "300", *STEP, "--sweeps", "plain"),
+    "batch64": (*EC, "--batch-size", "64", *STEP, "--repeats", "5"),
+    "settings": (*EC, "--batch-size", "16", *STEP, "--repeats", "7", "--sweeps", "backward,precision"),
+    "batches": (*EC, "--batch-size", "4", *STEP, "--repeats", "5", "--sweeps", "batch"),
 }
 
 

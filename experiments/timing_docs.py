@@ -13,10 +13,12 @@ from typing import Any
 
 from experiments.readme import filled
 from partoken_jax.timing import markdown
-from partoken_jax.timing.report import PUBLISHED_CLUSTERS, PUBLISHED_GAP, PUBLISHED_HOPS
+from partoken_jax.timing.report import MODEL_NAMES, PUBLISHED_CLUSTERS, PUBLISHED_GAP, PUBLISHED_HOPS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results" / "timing"
+PRECISION = ROOT / "experiments" / "results" / "precision"
+START_UP = ROOT / "experiments" / "results" / "start_up.json"
 DOCUMENT = ROOT / "docs" / "TIMING.md"
 
 
@@ -36,6 +38,53 @@ def results() -> str:
         for picture in sorted(path.parent.glob(f"{path.stem}_*.png")):
             parts.append(f"![{picture.stem}](../{picture.relative_to(ROOT)})\n")
     return "\n".join(parts)
+
+
+def precision() -> str:
+    """The tables of every result of experiments.precision."""
+    parts = []
+    for path in sorted(PRECISION.glob("*.json")):
+        result = json.loads(path.read_text())
+        emulated = ", TensorFloat32 emulated" if result["tensorfloat32_emulated"] else ""
+        parts += [
+            f"{result['environment']['device']}{emulated}; `{result['environment']['command']}`: batches of "
+            f"{result['batch_size']}, {result['steps']} steps.",
+            "",
+            "| model | precision | logits | gradients | predicted class | residues' clusters | tokens "
+            "| mean loss of the last 20 steps |",
+            "|---|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        for kind, rows in result["models"].items():
+            for name, row in rows.items():
+                errors, differing = row["relative_errors"], row["differing"]
+                cells = [f"{errors[key]:.1e}" for key in ("logits", "gradients")]
+                cells += [
+                    f"{differing[key]:.1%}" if key in differing else ""
+                    for key in ("classes", "residues' clusters", "codes")
+                ]
+                loss = f"{row['last_losses_mean']:.4f}"
+                parts.append(f"| {MODEL_NAMES[kind]} | {name} | {' | '.join(cells)} | {loss} |")
+        parts.append("")
+    return "\n".join(parts).rstrip()
+
+
+def start_up() -> str:
+    """The table of experiments.start_up."""
+    result = json.loads(START_UP.read_text())
+    names = {
+        "import": "`import partoken_jax`",
+        "first_step_cold": "first training step, nothing compiled yet",
+        "first_step_warm": "first training step, compiled programs on disk",
+    }
+    lines = ["| process from start to | median | quartiles |", "|---|---:|---:|"]
+    for key, name in names.items():
+        row = result["rows"][key]
+        low, high = row["quartiles_s"]
+        lines.append(f"| {name} | {row['median_s']:.1f} s | {low:.1f} to {high:.1f} |")
+    size = f"{result['batch_size']} × {result['residues']} residues"
+    environment = result["environment"]
+    where = f"{environment['device']}, {environment['cores']} cores; `{environment['command']}`"
+    return "\n".join([*lines, "", f"ParToken, {size}, {where}."])
 
 
 def _published(results: list[dict[str, Any]]) -> str:
@@ -85,12 +134,15 @@ def _share(result: dict[str, Any], component: str) -> float:
     )
 
 
+BLOCKS = {"precision": precision, "start_up": start_up, "results": results}
+
+
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--check", action="store_true")
     args = flags.parse_args()
     old = DOCUMENT.read_text()
-    new = filled(old, {"results": results})
+    new = filled(old, BLOCKS)
     if args.check:
         return int(new != old)
     DOCUMENT.write_text(new)

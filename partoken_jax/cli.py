@@ -6,6 +6,7 @@ JAX is imported by the verbs, so that --help and mistakes answer at once.
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import sys
@@ -29,8 +30,9 @@ from partoken_jax.config import (
 
 def main(args: list[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 2 for a mistake (one sentence on stderr), 130 on Ctrl-C."""
+    words = sys.argv[1:] if args is None else args
     try:
-        parse(sys.argv[1:] if args is None else args)()
+        parse(words)()
     except OSError as error:
         print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return 2
@@ -40,10 +42,8 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "interrupted; after a whole epoch `partoken train --resume` with the same --run-dir goes on",
-            file=sys.stderr,
-        )
+        resume = "; after a whole epoch `partoken train --resume` with the same --run-dir goes on"
+        print("interrupted" + (resume if words[:1] == ["train"] else ""), file=sys.stderr)
         return 130
     return 0
 
@@ -107,6 +107,7 @@ def parse(args: list[str]) -> Callable[[], None]:
         data: Path | None = None,
         task: Task = "ec-class",
         epoch_batches: int | None = None,
+        gap: bool = True,
         sweeps: str = "",
         seed: int = 0,
         json: Path | None = None,
@@ -125,6 +126,7 @@ def parse(args: list[str]) -> Callable[[], None]:
           data: A .npz with the real proteins; without it, the embedded set.
           task: Which of them take part.
           epoch_batches: Cut the epoch pass to so many batches.
+          gap: Also time models that grow from the baseline to ParToken part by part.
           sweeps: How the training step scales, and what settings cost: any of batch, length, clusters,
             rematerialisation, backward, precision and plain, with commas between.
           seed: Of weights and batches.
@@ -141,17 +143,71 @@ def parse(args: list[str]) -> Callable[[], None]:
             neighbours=neighbours,
             repeats=repeats,
             epoch_batches=epoch_batches,
+            gap=gap,
             sweeps=_listed(sweeps),
             model=ModelConfig(precision=precision),
             seed=seed,
         )
         return partial(_time, config, json, markdown, " ".join(["partoken", *args]))
 
+    def compare(
+        models: str = "gvp,partoken",
+        batch_size: str = "4,16,64",
+        residues: int = 300,
+        data: Path | None = None,
+        variants: str = "torch_loops,torch_vectorised,torch_compile,jax_plain,jax_fast",
+        precision: Literal["float32", "tensorfloat32"] = "float32",
+        repeats: int = 7,
+        neighbours: int = 30,
+        seed: int = 0,
+        small: bool = False,
+        original: Path | None = None,
+        json: Path | None = None,
+        markdown: Path | None = None,
+    ) -> Callable[[], None]:
+        """Time both models against PyTorch: same weights, same proteins, results compared first.
+
+        Args:
+          models: gvp, partoken, or both with a comma between.
+          batch_size: Proteins per step, with commas between.
+          residues: Length of synthetic proteins.
+          data: A .npz with real proteins instead.
+          variants: Of each framework, with commas between.
+          precision: Of products, on a GPU, for both frameworks.
+          repeats: Timed runs of every program.
+          neighbours: Nearest CA atoms per residue.
+          seed: Of weights and proteins.
+          small: A small model, to try it out.
+          original: A checkout of the authors' code, which is timed as well.
+          json: File for the results (fields: docs/COMPARISON.md); written again after every case.
+          markdown: File for the report; a plot is written beside it.
+        """
+        try:
+            sizes = [int(size) for size in _listed(batch_size)]
+        except ValueError:
+            raise ConfigError(f"batch_size is {batch_size!r}; give whole numbers, commas between") from None
+        settings = {
+            "models": _listed(models),
+            "batch_sizes": sizes,
+            "variants": _listed(variants),
+            "residues": residues,
+            "path": None if data is None else str(data.resolve()),
+            "neighbours": neighbours,
+            "precision": precision,
+            "repeats": repeats,
+            "seed": seed,
+            "small": small,
+            "original": None if original is None else str(original.resolve()),
+            "command": " ".join(["partoken", *args]),
+        }
+        return partial(_compare, settings, json, markdown)
+
     verbs: dict[str, Callable[..., Any]] = {
         "train": train,
         "evaluate": evaluate,
         "params": params,
         "time": time,
+        "compare": compare,
     }
     complaints = io.StringIO()
     try:
@@ -199,18 +255,9 @@ def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | No
 
     from partoken_jax import timing
 
-    for path in (json_file, markdown_file):  # a mistake here must not cost the measurement
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
-        if path is not None and path.is_dir():
-            raise ConfigError(f"{path}: is a directory; name a file in it")
-
-    def save(result: dict[str, Any]) -> None:
-        if json_file is not None:
-            json_file.write_text(json.dumps(result, indent=1) + "\n")
-
+    _check_files(json_file, markdown_file)
     try:
-        result = timing.analyse(config, command=command, save=save)
+        result = timing.analyse(config, command=command, save=partial(_save, json_file))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -229,6 +276,39 @@ def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | No
                 report += f"\n![{name}]({picture.name})\n"
         markdown_file.write_text(report)
     print(report)
+
+
+def _compare(settings: dict[str, Any], json_file: Path | None, markdown_file: Path | None) -> None:
+    root = Path(__file__).parents[1]
+    if not (root / "experiments" / "compare_frameworks.py").is_file():
+        raise ConfigError(
+            "partoken compare needs the models in PyTorch, which only a source checkout has (experiments/); "
+            "clone the repository and install it with pip install -e '.[torch]'"
+        )
+    sys.path.insert(0, str(root))
+    comparison = importlib.import_module("experiments.compare_frameworks")
+    _check_files(json_file, markdown_file)
+    result = comparison.compare_frameworks(**settings, save=partial(_save, json_file))
+    report = comparison.markdown(result)
+    if markdown_file is not None:
+        picture = markdown_file.with_suffix(".png")
+        comparison.plot(result, picture)
+        markdown_file.write_text(f"{report}\n![times]({picture.name})\n")
+    print(report)
+
+
+def _check_files(*paths: Path | None) -> None:
+    """A mistake in where results go must not cost the measurement."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path}: is a directory; name a file in it")
+
+
+def _save(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _listed(names: str) -> tuple[str, ...]:

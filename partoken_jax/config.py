@@ -329,6 +329,8 @@ class TimingConfig:
     """Timed runs of every program."""
     epoch_batches: int | None = None
     """The epoch pass is cut to so many batches; none means all."""
+    gap: bool = True
+    """Also measure what each part of ParToken adds to the training step: six more programs to compile."""
     sweeps: tuple[str, ...] = ()
     """Any of SWEEPS: how the training step scales, and what each setting costs."""
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -82,7 +82,7 @@ def analyse(
 def _time_batch(result: dict[str, Any], config: TimingConfig, data: TimingData, quiet: bool) -> None:
     """Adds the measurements of one batch, what is inside the training step, and the gap."""
     compiled = [name for name in config.passes if name != "epoch"]
-    ablate = set(config.models) == {"gvp", "partoken"} and "train_step" in compiled
+    ablate = config.gap and set(config.models) == {"gvp", "partoken"} and "train_step" in compiled
     total = (len(config.models) * len(compiled) + ablate * (len(PARTS) + 1)) * config.repeats
     with tqdm(total=total, desc="timing", unit=" runs", leave=False, disable=quiet or None) as bar:
         tick: Callable[[], Any] = lambda: bar.update()  # noqa: E731
