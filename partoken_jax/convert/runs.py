@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from partoken_jax.config import ConfigError, TrainConfig, save_yaml, to_dict
+from partoken_jax.config import ConfigError, DataConfig, TrainConfig, save_yaml, to_dict
 from partoken_jax.convert.files import ConvertError, Weights, check_suffix, read_weights, write_weights
 from partoken_jax.convert.names import EPOCH, dotted, from_state_dict, our_path, to_state_dict
 from partoken_jax.convert.original import ENCODER_NAMES, RESIDUE_EMBEDDING, state_dict_shapes
@@ -45,7 +45,7 @@ def import_weights(
 
     Sizes come from the weights, the rest from hyper-parameters in the file and from `settings` (by dotted
     name: {"model.pooling": "mean"}); what nobody says is as published, and listed. The temperature is that of
-    the file's epoch. Classes are called as in `data.task` if they are as many, else by number.
+    the file's epoch. Classes are called as in `data.task`; by number, if no task is given that has as many.
 
     PartGVP is ParToken whose codebook was never in use. Where all its counts are 0, the checkpoint bypasses
     it as one of stage 0 does; where it is not in the file, or nothing but zeros, the model has none
@@ -73,7 +73,7 @@ def import_weights(
     _check_known(source, config)
     used, lines = _computed_with(arrays, config)
     _check(source, used, config)
-    class_names = _class_names(source, config, given="data.task" in said["the settings given"])
+    class_names = _class_names(source, config)
 
     epoch = int(np.max(arrays.get(EPOCH, 0)))
     in_use = config.model.codebook.enabled and bool(used.get("codebook.ema_counts", np.zeros(1)).any())
@@ -106,7 +106,7 @@ def import_weights(
     return [
         f"{source}: {kind} with {meta['num_parameters']:,} parameters",
         *lines,
-        f"classes: {', '.join(class_names)}",
+        f"classes: {', '.join(class_names)} (--data.task {config.data.task})",
         f"{run_dir}: checkpoint 'best', for `partoken evaluate {run_dir}`",
     ]
 
@@ -234,15 +234,15 @@ def _check(source: Path, used: Arrays, config: TrainConfig) -> None:
         raise ConvertError(f"{source}: does not fit the original's {config.model.kind}; {listed}")
 
 
-def _class_names(source: Path, config: TrainConfig, *, given: bool) -> tuple[str, ...]:
-    """Those of the task, if they are as many as the classifier has; else numbers, if no task was given."""
+def _class_names(source: Path, config: TrainConfig) -> tuple[str, ...]:
+    """Those of the task, if the classifier has as many; else numbers, if the task is the default one."""
     data, num_classes = config.data, config.model.num_classes
     names: tuple[str, ...] = {"ec-class": EC_CLASSES, "cath-class": CATH_CLASSES}.get(data.task, ())
     if data.task == "cath-architecture":
         names = load_dataset(data.path, task=data.task, split_scheme=data.split_scheme).class_names
     if len(names) == num_classes:
         return names
-    if given:
+    if data.task != DataConfig.task:
         raise ConvertError(
             f"{source}: its classifier has {num_classes} classes, but data.task {data.task!r} has "
             f"{len(names)}; give the task it was trained on, or none"

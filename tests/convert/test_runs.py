@@ -116,6 +116,19 @@ def test_the_epoch_gives_the_temperature_of_the_checkpoint(tmp_path):
     assert meta["epoch"] == 12 and meta["temperature"] == pytest.approx(0.95**12)
 
 
+def test_a_checkpoint_of_ours_keeps_its_temperature(tmp_path):
+    """We count an epoch when it is done, the original when it begins: its number is one less."""
+    arrays, _ = recorded("partoken")
+    import_weights(file_of(tmp_path, arrays), tmp_path / "run")
+    restored = restore(tmp_path / "run")
+    temperature = float(np.float32(restored.config.temperature.at(4)))
+    save(tmp_path / "run", "best", restored.state, {**restored.meta, "epoch": 5, "temperature": temperature})
+    export_weights(tmp_path / "run", tmp_path / "w.npz")
+    assert read_weights(tmp_path / "w.npz").arrays["partitioner.epoch"] == 4
+    import_weights(tmp_path / "w.npz", tmp_path / "again")
+    assert restore(tmp_path / "again").meta["temperature"] == temperature
+
+
 def test_partgvp_bypasses_its_codebook(tmp_path):
     """Whether the file holds a codebook that was never in use, or none at all."""
     arrays, _ = recorded("partoken")
@@ -170,7 +183,7 @@ def test_what_is_dropped_changed_or_assumed_is_said(tmp_path):
     assert f"{sum(key.endswith('dummy_param') for key in arrays)} empty dummy_param" in said
     assert "row 20 of W_s.weight" in said and "rounded from float64 to float32: W_s.weight" in said
     assert "as published, because nothing says otherwise (--config or flags do): model.dropout 0.1\n" in said
-    assert "classes: class 0, class 1, class 2\n" in said
+    assert "classes: class 0, class 1, class 2 (--data.task ec-class)\n" in said
     stored = by_path(restore(tmp_path / "run").state.params)["encoder.residue_embedding.embedding"]
     np.testing.assert_array_equal(stored, embedding)
 
