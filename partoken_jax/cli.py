@@ -11,17 +11,20 @@ import io
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+import yaml
 
 from partoken_jax.config import (
     ConfigError,
+    DataConfig,
     ModelConfig,
     Precision,
     Task,
+    TemperatureConfig,
     TimingConfig,
     TrainConfig,
     load_yaml,
@@ -202,12 +205,40 @@ def parse(args: list[str]) -> Callable[[], None]:
         }
         return partial(_compare, settings, json, markdown)
 
+    def convert(
+        source: tyro.conf.Positional[Path],
+        target: tyro.conf.Positional[Path],
+        model: ModelConfig = defaults.model,
+        data: DataConfig = defaults.data,
+        temperature: TemperatureConfig = defaults.temperature,
+        config: Path | None = None,
+        checkpoint: Literal["best", "last"] = "best",
+        trust_pickle: bool = False,
+        overwrite: bool = False,
+    ) -> Callable[[], None]:
+        """Turn a file of the PyTorch original's weights into a run directory, or a run into such a file.
+
+        Args:
+          source: File (.pt, .pth, .ckpt, .safetensors or .npz) or directory of a run.
+          target: Directory of a run, or file.
+          model: What a file does not say of the model.
+          data: The task, for the names of the classes, and the proteins to evaluate on.
+          temperature: Of the partitioner, by epoch.
+          config: YAML file with such settings; flags override it.
+          checkpoint: Of the run that is written to a file.
+          trust_pickle: Read a PyTorch file that holds more than weights, which can run any code it carries.
+          overwrite: Replace the target.
+        """
+        settings = _listed_settings(config, args, {"model": model, "data": data, "temperature": temperature})
+        return partial(_convert, source, target, settings, checkpoint, trust_pickle, overwrite)
+
     verbs: dict[str, Callable[..., Any]] = {
         "train": train,
         "evaluate": evaluate,
         "params": params,
         "time": time,
         "compare": compare,
+        "convert": convert,
     }
     complaints = io.StringIO()
     try:
@@ -215,7 +246,7 @@ def parse(args: list[str]) -> Callable[[], None]:
             return tyro.extras.subcommand_cli_from_dict(
                 verbs,
                 prog="partoken",
-                description="Train, evaluate and time GVP and ParToken on protein structures.",
+                description="Train, evaluate, time and convert GVP and ParToken on protein structures.",
                 args=args,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
@@ -248,6 +279,45 @@ def _evaluate(run_dir: Path, split, checkpoint, data: Path | None) -> None:
     print(classification_table(report["scores"]["classification"]))
     if (clusters := report["scores"]["clustering"]) is not None:
         print(clustering_summary(clusters))
+
+
+def _convert(
+    source: Path, target: Path, settings: dict[str, Any], checkpoint, trust_pickle: bool, overwrite: bool
+) -> None:
+    from partoken_jax.convert import export_weights, import_weights
+
+    if not source.is_dir():
+        lines = import_weights(
+            source, target, settings=settings, trust_pickle=trust_pickle, overwrite=overwrite
+        )
+    elif settings:
+        raise ConfigError(
+            f"{source} is a run, which has settings of its own; leave out {', '.join(settings)}"
+        )
+    else:
+        lines = export_weights(source, target, checkpoint=checkpoint, overwrite=overwrite)
+    print("\n".join(lines))
+
+
+def _listed_settings(config: Path | None, args: list[str], groups: dict[str, Any]) -> dict[str, Any]:
+    """By dotted name, what a YAML file and the flags set, and nothing that is a default."""
+    settings: dict[str, Any] = {}
+    if config is not None:
+        load_yaml(TrainConfig, config)  # says what is wrong with it
+        settings = _flat(yaml.safe_load(config.read_text()) or {})
+    for arg in args:
+        name = arg.removeprefix("--").partition("=")[0].replace("-", "_").replace(".no_", ".")
+        group, _, rest = name.partition(".")
+        if arg.startswith("--") and group in groups:
+            settings[name] = reduce(getattr, rest.split("."), groups[group])
+    return settings
+
+
+def _flat(values: dict, where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
+    return flat
 
 
 def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | None, command: str) -> None:
@@ -335,21 +405,24 @@ def _defaults(args: list[str]) -> TrainConfig:
     first.add_argument("--config", type=Path)
     first.add_argument("--run-dir", "--run_dir", type=Path)
     first.add_argument("--resume", action="store_true")
-    if args[:1] != ["train"]:
+    if args[:1] not in (["train"], ["convert"]):
         return TrainConfig()
     known, _ = first.parse_known_args(args[1:])
     if known.config is not None:
         return load_yaml(TrainConfig, known.config)
+    if args[:1] == ["convert"]:
+        return TrainConfig()
     stored = (known.run_dir or Path(TrainConfig.run_dir)) / "config.yaml"
     return load_yaml(TrainConfig, stored) if known.resume and stored.is_file() else TrainConfig()
 
 
 def _user_errors() -> tuple[type[ValueError], ...]:
+    from partoken_jax.convert import ConvertError
     from partoken_jax.proteins import DataError
     from partoken_jax.training.checkpoints import CheckpointError
     from partoken_jax.training.epochs import TrainingError
 
-    return ConfigError, DataError, CheckpointError, TrainingError
+    return ConfigError, ConvertError, DataError, CheckpointError, TrainingError
 
 
 def _cause(error: BaseException, kind: type[ConfigError]) -> ConfigError | None:
