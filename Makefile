@@ -11,6 +11,7 @@ VENV ?= .venv$(if $(PYTHON),-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % s
 VENV := $(VENV)
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
+TORCH := $(VENV)/.torch
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VECTORS ?= tests/golden
 # Two workers; an idle one takes over tests that the other has not begun.
@@ -24,7 +25,7 @@ demo: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 demo: $(READY)
 	$(BIN)/python -m experiments.demo
 
-test: lint
+test: lint $(TORCH)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(READY)
@@ -55,4 +56,9 @@ $(READY): pyproject.toml requirements.txt
 	fi
 	@echo "Installing partoken_jax and its dependencies into $(VENV); the first time takes a few minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+# PyTorch is large, and only tests and comparisons need it.
+$(TORCH): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[torch]'
 	@touch $@

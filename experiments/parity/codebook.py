@@ -2,23 +2,15 @@
 
 import re
 import sys
+from types import ModuleType
 from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments.parity.compare import FORWARD, GRADIENT, PRESENCE, Report
 from experiments.parity.vectors import Vectors
-from partoken_jax.nn.codebook import (
-    CodebookState,
-    codebook_use,
-    ema_update,
-    kmeans,
-    log_absence,
-    presence,
-    quantise,
-)
+
+BUFFERS = ("embeddings", "ema_counts", "ema_sums")
 
 
 class Setting(NamedTuple):
@@ -34,67 +26,56 @@ class Setting(NamedTuple):
         return cls(*(config.get(name, published) for name, published in names.items()))
 
 
-def check_codebook(v: Vectors, report: Report) -> None:
+def check_codebook(v: Vectors, report: Report, side: ModuleType) -> None:
     """Case 5: quantisation, moving averages, presence, k-means."""
-    mask, setting = jnp.asarray(v["mask"]), Setting.of(v.config)
+    setting = Setting.of(v.config)
     for mode, metric in (("l2", "l2"), ("cos", "cosine"), ("l2_norm", "cosine")):
         for start in v.under(mode).groups() if mode in v else ():
             case = v.under(mode).under(start)
-            state = CodebookState(
-                *(jnp.asarray(case[f"{n}_before"]) for n in ("embeddings", "ema_counts", "ema_sums"))
-            )
+            state = [case[f"{name}_before"] for name in BUFFERS]
             for number, step in enumerate(("train0", "train1", "train2", "eval")):
-                z = jnp.asarray(v[f"z{number}"])
-                title = f"{mode} {start}"
                 state = _check_step(
-                    title, case.under(step), v, state, z, mask, metric, step != "eval", setting, report
-                )
-    _check_invalid(v, setting, report)
-    _check_kmeans(v, report)
+                    f"{mode} {start}", case.under(step), v, state, v[f"z{number}"], metric, step != "eval",
+                    setting, report, side,
+                )  # fmt: skip
+    _check_invalid(v, setting, report, side)
+    _check_kmeans(v, report, side)
 
 
-def _check_step(title, want, v, state, z, mask, metric, train, setting, report):
-    def published_loss(z):
-        out = quantise(state, z, mask, beta=setting.beta, metric=metric)
-        return out.loss + 0.1 * jnp.sum(out.features * v["cot_zq"])
+def _check_step(title, want, v, state, z, metric, train, setting, report, side):
+    def run(temperature: float, cotangents: dict | None):
+        return side.codebook(
+            state, z, v["mask"], setting,
+            metric=metric, update=train, temperature=temperature, cotangents=cotangents,
+        )  # fmt: skip
 
-    out = quantise(state, z, mask, beta=setting.beta, metric=metric)
-    report.exact(title, "codes", "indices", out.codes, want["indices"])
-    report.relative(title, "forward", "zq", out.features, want["zq"], FORWARD)
-    report.relative(title, "forward", "vq_loss", out.loss, want["vq_loss"], FORWARD)
-    report.relative(
-        title, "forward", "commitment_loss", out.loss / setting.beta, want["commitment_loss"], FORWARD
-    )
-    report.relative(title, "gradients", "g.z", jax.grad(published_loss)(z), want["g.z"], GRADIENT)
-    after = state
-    if train:
-        after = ema_update(
-            state, z, out.codes, decay=setting.decay, epsilon=setting.epsilon, keep_unused=False
-        )
-    for name, array in zip(("embeddings", "ema_counts", "ema_sums"), after, strict=True):
+    published_loss = {"vq_loss": 1.0, "zq": 0.1 * v["cot_zq"]}
+    result = run(1.0, published_loss)
+    out = result.outputs
+    report.exact(title, "codes", "indices", out["indices"], want["indices"])
+    report.relative(title, "forward", "zq", out["zq"], want["zq"], FORWARD)
+    report.relative(title, "forward", "vq_loss", out["vq_loss"], want["vq_loss"], FORWARD)
+    commitment = out["vq_loss"] / setting.beta
+    report.relative(title, "forward", "commitment_loss", commitment, want["commitment_loss"], FORWARD)
+    report.relative(title, "gradients", "g.z", result.inputs["z"], want["g.z"], GRADIENT)
+    for name in BUFFERS:
         if f"{name}_after" in want.arrays:
-            report.relative(title, "buffers", name, array, want[f"{name}_after"], FORWARD)
-    use = codebook_use(after.counts, setting.epsilon)
-    report.relative(title, "forward", "usage_probs", use.usage, want["usage_probs"], FORWARD)
-    report.relative(title, "forward", "perplexity", use.perplexity, want["perplexity"], FORWARD)
+            report.relative(title, "buffers", name, out[name], want[f"{name}_after"], FORWARD)
+    report.relative(title, "forward", "usage_probs", out["usage_probs"], want["usage_probs"], FORWARD)
+    report.relative(title, "forward", "perplexity", out["perplexity"], want["perplexity"], FORWARD)
     # The entropy loss is log K minus an entropy: relative to log K.
-    log_k = np.log(len(use.usage))
-    report.relative(
-        title, "forward", "entropy_loss", use.entropy_loss, want["entropy_loss"], FORWARD, of=log_k
-    )
+    log_k = np.log(len(out["usage_probs"]))
+    entropy = out["entropy_loss"]
+    report.relative(title, "forward", "entropy_loss", entropy, want["entropy_loss"], FORWARD, of=log_k)
     for name, recorded in want.arrays.items():
         if name.startswith("presence_"):
-            got = presence(log_absence(after.embeddings, z, mask, _temperature(name)))
+            got = run(_temperature(name), None).outputs["presence"]
             report.relative(title, "presence", name, got, recorded, PRESENCE)
     for name, recorded in want.arrays.items():
         if name.startswith("g.z_from_presence_"):
-            heat = _temperature(name)
-
-            def total(z, heat=heat):
-                return jnp.sum(presence(log_absence(after.embeddings, z, mask, heat)) * v["cot_presence"])
-
-            report.relative(title, "gradients", name, jax.grad(total)(z), recorded, GRADIENT)
-    return after
+            got = run(_temperature(name), {"presence": v["cot_presence"]}).inputs["z"]
+            report.relative(title, "gradients", name, got, recorded, GRADIENT)
+    return [out[name] for name in BUFFERS]
 
 
 def _temperature(name: str) -> float:
@@ -103,39 +84,46 @@ def _temperature(name: str) -> float:
     return float(match[1]) if match else 1.0
 
 
-def _check_invalid(v: Vectors, setting: Setting, report: Report) -> None:
+def _check_invalid(v: Vectors, setting: Setting, report: Report, side: ModuleType) -> None:
     if "allinvalid" not in v:
         return
-    want, title = v.under("allinvalid"), "all invalid"
-    codes = jnp.asarray(want["embeddings"])
-    state = CodebookState(codes, jnp.ones(codes.shape[0]), codes)
-    z, mask = jnp.asarray(v["z0"]), jnp.zeros(v["mask"].shape, bool)
-    out = quantise(state, z, mask, beta=setting.beta, metric="l2")
-    after = ema_update(state, z, out.codes, decay=setting.decay, epsilon=setting.epsilon, keep_unused=False)
-    report.exact(title, "codes", "indices", out.codes, want["indices"])
-    report.exact(title, "codes", "pass-through", out.features, z)
-    report.exact(title, "codes", "no update", after.embeddings, want["embeddings"])
-    report.absolute(title, "forward", "vq_loss", out.loss, want["vq_loss"], FORWARD)
+    want, title, z = v.under("allinvalid"), "all invalid", v["z0"]
+    codes = want["embeddings"]
+    state, mask = [codes, np.ones(len(codes), np.float32), codes], np.zeros(v["mask"].shape, bool)
+
+    def run(temperature: float, update: bool):
+        return side.codebook(
+            state, z, mask, setting, metric="l2", update=update, temperature=temperature, cotangents=None
+        ).outputs
+
+    out = run(1.0, update=True)
+    report.exact(title, "codes", "indices", out["indices"], want["indices"])
+    report.exact(title, "codes", "pass-through", out["zq"], z)
+    report.exact(title, "codes", "no update", out["embeddings"], want["embeddings"])
+    report.absolute(title, "forward", "vq_loss", out["vq_loss"], want["vq_loss"], FORWARD)
     for name, recorded in want.arrays.items():
         if name.startswith("presence_"):
             # 1 - exp(·) of about 1e-6: nothing below the spacing of float32 next to 1 means anything.
-            got = presence(log_absence(codes, z, mask, _temperature(name)))
+            got = run(_temperature(name), update=False)["presence"]
             report.absolute(title, "presence", name, got, recorded, 2.0**-23)
 
 
-def _check_kmeans(v: Vectors, report: Report) -> None:
+def _check_kmeans(v: Vectors, report: Report, side: ModuleType) -> None:
     for name in ("kmeans", "kmeans_few"):
         if name not in v:
             continue
         want, title = v.under(name), name
+        if side.kmeans is None:
+            print(f"{name}: not compared, this framework's codebook starts from given codes", file=sys.stderr)
+            continue
         if want.arrays.get("empty_replacement_indices_concat", np.zeros(0)).size:
             print(
                 f"{name}: not compared, the original drew random samples for empty clusters", file=sys.stderr
             )
             continue
-        samples, num_codes = jnp.asarray(want["samples"]), want["embeddings"].shape[0]
+        samples, num_codes = want["samples"], want["embeddings"].shape[0]
         permutation = want["perm"] if "perm" in want.arrays else np.arange(len(samples))
-        codes, iterations = kmeans(samples, num_codes, permutation=jnp.asarray(permutation))
+        codes, iterations = side.kmeans(samples, num_codes, permutation)
         report.relative(title, "forward", "embeddings", codes, want["embeddings"], FORWARD)
         report.relative(title, "forward", "ema_sums", codes, want["ema_sums"], FORWARD)
         report.exact(title, "codes", "ema_counts", np.ones(num_codes), want["ema_counts"])

@@ -1,18 +1,11 @@
-"""Reads recorded vectors and turns them into our graphs and weights."""
+"""Reads recorded vectors and the settings that they were recorded with."""
 
 import json
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import jraph
 import numpy as np
-from flax import nnx
 
 from partoken_jax.config import CodebookConfig, ModelConfig, PartitionerConfig, TemperatureConfig
-from partoken_jax.convert import dotted
-from partoken_jax.graphs.layout import dense_layout
-from partoken_jax.graphs.types import EdgeFeatures, NodeFeatures, ProteinGlobals
 
 
 class Vectors:
@@ -87,71 +80,14 @@ def temperature(config: dict) -> float:
     return TemperatureConfig(config["tau_init"], config["tau_decay"], config["tau_min"]).at(config["epoch"])
 
 
-def edge_graph(edge_index: np.ndarray, num_nodes: int, dense: bool):
-    """(senders, receivers, mask, take): an edge list as recorded, or in the dense layout. `take` picks the
-    recorded edge of each slot."""
-    senders, receivers = edge_index
-    if not dense:
-        return senders, receivers, np.ones(len(senders), bool), np.arange(len(senders))
-    table, slot = dense_layout(senders, receivers, num_nodes)
-    receivers = np.repeat(np.arange(num_nodes), table.shape[1])
-    return table.reshape(-1), receivers, slot.reshape(-1) >= 0, np.maximum(slot.reshape(-1), 0)
-
-
-def batch_graph(inputs: Vectors, dense: bool, only: int | None = None) -> jraph.GraphsTuple:
-    """A recorded batch (`in.*`), or `only` one protein of it, as a featurised graph
-    with an empty padding graph."""
+def one_protein(inputs: Vectors, number: int) -> Vectors:
+    """A recorded batch (`in.*`) cut down to one of its proteins."""
     batch, edge_index = inputs["batch"], inputs["edge_index"]
-    node_rows, edge_rows = np.arange(len(batch)), np.arange(edge_index.shape[1])
-    if only is not None:
-        node_rows = np.flatnonzero(batch == only)
-        edge_rows = np.flatnonzero(batch[edge_index[1]] == only)
-        edge_index = edge_index[:, edge_rows] - node_rows[0]
-        batch = np.zeros(len(node_rows), int)
-    labels = inputs["y"] if only is None else inputs["y"][only : only + 1]
-    num_graphs = len(labels)
-    senders, receivers, mask, take = edge_graph(edge_index, len(batch), dense)
-    num_nodes = np.append(np.bincount(batch, minlength=num_graphs), 0)
-    return jraph.GraphsTuple(
-        nodes=NodeFeatures(
-            jnp.asarray(inputs["node_s"][node_rows]),
-            jnp.asarray(inputs["node_v"][node_rows]),
-            jnp.asarray(inputs["seq"][node_rows]),
-            jnp.ones(len(batch), bool),
-        ),
-        edges=EdgeFeatures(
-            jnp.asarray(inputs["edge_s"][edge_rows][take]),
-            jnp.asarray(inputs["edge_v"][edge_rows][take]),
-            jnp.asarray(mask),
-        ),
-        senders=jnp.asarray(senders),
-        receivers=jnp.asarray(receivers),
-        n_node=jnp.asarray(num_nodes),
-        n_edge=jnp.asarray(np.append(np.bincount(batch[receivers], minlength=num_graphs), 0)),
-        globals=ProteinGlobals(
-            label=jnp.asarray(np.append(labels, -1)),
-            protein=jnp.arange(num_graphs + 1),
-            mask=jnp.arange(num_graphs + 1) < num_graphs,
-        ),
-    )
-
-
-def flat_state(module_or_state) -> dict[str, np.ndarray]:
-    """Parameters and buffers, or gradients in the same structure, by dotted path."""
-    state = module_or_state
-    if isinstance(module_or_state, nnx.Module):
-        state = nnx.state(module_or_state)
-    return {dotted(path): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
-
-
-def parameter_gradients(module: nnx.Module, loss, *inputs):
-    """loss(module, *inputs) → (value, record). Returns gradients by path for the parameters, gradients of
-    the inputs, and the record, all from one compiled program."""
-    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-
-    def total(params, *inputs):
-        return loss(nnx.merge(graphdef, params, rest, copy=True), *inputs)
-
-    gradient = jax.jit(jax.grad(total, argnums=tuple(range(len(inputs) + 1)), has_aux=True))
-    gradients, record = gradient(params, *inputs)
-    return flat_state(gradients[0]), gradients[1:], record
+    nodes = np.flatnonzero(batch == number)
+    edges = np.flatnonzero(batch[edge_index[1]] == number)
+    per_edge = ("edge_s", "edge_v")
+    cut = {name: array[edges if name in per_edge else nodes] for name, array in inputs.arrays.items()
+           if name in ("node_s", "node_v", "seq", *per_edge)}  # fmt: skip
+    cut["edge_index"] = edge_index[:, edges] - nodes[0]
+    cut["batch"], cut["y"] = np.zeros(len(nodes), int), inputs["y"][number : number + 1]
+    return Vectors(cut)

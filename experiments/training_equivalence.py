@@ -1,0 +1,237 @@
+"""JAX and PyTorch trained side by side: same initial weights, features and noise, no dropout.
+
+Both run in float32 beside a float64 reference, the PyTorch peer in double precision. Where only rounding
+separates JAX from the reference, it does so as much as it separates PyTorch from it. In ParToken rounding
+may end by turning a discrete decision; from then on the runs train on different clusters.
+
+python -m experiments.training_equivalence
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import matplotlib
+import numpy as np
+import optax
+import torch
+from flax import nnx
+
+from experiments.parity.partitioner import ZERO_GRADIENTS
+from experiments.parity.torch_side import environment as torch_environment
+from experiments.torch_peer.graphs import from_featurised
+from experiments.torch_peer.models import build_model as build_peer
+from experiments.torch_peer.training import make_optimiser
+from experiments.torch_peer.training import total_loss as peer_loss
+from experiments.torch_peer.weights import load_ours
+from partoken_jax import ModelConfig, build_model, featurise, load_dataset, neighbour_tables, pack
+from partoken_jax.config import LossConfig
+from partoken_jax.convert import dotted, from_state_dict
+from partoken_jax.training.losses import LossTerms, LossWeights, total_loss
+from partoken_jax.training.report import environment
+from partoken_jax.training.step import ADAM
+
+RESULTS = Path(__file__).parent / "results" / "equivalence"
+LEARNING_RATE = 1e-3
+WEIGHTS = LossWeights(LossConfig.vq, LossConfig.coverage, LossConfig.cardinality)
+SHORTEST, LONGEST = 30, 80  # residues
+
+
+class Step(NamedTuple):
+    """One step of a run: the loss before the update, the weights after it."""
+
+    losses: dict[str, float]
+    clusters: np.ndarray
+    """int [N]: cluster of each residue; empty for the GVP baseline."""
+    parameters: dict[str, np.ndarray]
+    """By our dotted path, in our layout."""
+
+
+def make_batches(steps: int, batch_size: int, rounds: int) -> list[tuple[jraph.GraphsTuple, np.ndarray]]:
+    """Batches of short chains of the embedded set, featurised, with uniform numbers [S, N] for the seeds."""
+    dataset = load_dataset(task="cath-class", split="train")
+    short = [p for p in dataset.proteins if SHORTEST <= len(p) <= LONGEST]
+    rng = np.random.default_rng(0)
+    chosen = [rng.permutation(len(short))[:batch_size] for _ in range(steps)]
+    num_nodes = max(sum(len(short[i]) for i in batch) for batch in chosen) + 1
+    batches = []
+    for batch in chosen:
+        proteins = [short[i] for i in batch]
+        graph = pack(proteins, neighbour_tables(proteins, 30), num_nodes=num_nodes, batch_size=batch_size)
+        batches.append((featurise(graph), rng.random((rounds, num_nodes), np.float32)))
+    return batches
+
+
+def arrays_of(state: nnx.State) -> dict[str, np.ndarray]:
+    return {dotted(path): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
+
+
+def jax_steps(model: nnx.Module, batches) -> Iterator[Step]:
+    """Trains a copy of `model` in float32."""
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    moments = ADAM.init(params)
+
+    @jax.jit
+    def step(params, rest, moments, graph, uniform):
+        def objective(params):
+            m = nnx.merge(graphdef, params, rest, copy=True)
+            options = {} if uniform is None else {"uniform": uniform, "update_codebook": True}
+            out = m(graph, **options)
+            auxiliary = None if uniform is None else out.losses
+            mask = graph.globals.mask[:-1]
+            losses = total_loss(out.logits, graph.globals.label[:-1], mask, auxiliary, WEIGHTS)
+            clusters = jnp.zeros(0, int) if uniform is None else out.cluster_of_residue
+            return losses.total, (losses, clusters, nnx.split(m, nnx.Param, ...)[2])
+
+        gradients, (losses, clusters, rest) = jax.grad(objective, has_aux=True)(params)
+        updates, moments = ADAM.update(gradients, moments, params)
+        updates = jax.tree.map(lambda u: -LEARNING_RATE * u, updates)
+        return optax.apply_updates(params, updates), rest, moments, losses, clusters
+
+    for graph, uniform in batches:
+        uniform = uniform if len(rest) else None  # GVP has no state besides its parameters, and no seeds
+        params, rest, moments, losses, clusters = step(params, rest, moments, graph, uniform)
+        num_residues = int(np.sum(graph.n_node[:-1]))
+        terms = {name: float(value) for name, value in losses._asdict().items()}
+        yield Step(terms, np.asarray(clusters)[:num_residues], arrays_of(params))
+
+
+def torch_steps(config: ModelConfig, start: dict[str, np.ndarray], batches, dtype) -> Iterator[Step]:
+    """Trains the peer from the weights `start` (by our path)."""
+    model = build_peer(config).to(dtype)
+    load_ours(model, start)
+    model.eval()  # no dropout; the noise is given
+    optimiser = make_optimiser(model, LEARNING_RATE)
+    for graph, uniform in batches:
+        inputs = from_featurised(graph, dtype=dtype)
+        options = {}
+        if config.kind == "partoken":
+            given = torch.as_tensor(uniform[:, : len(inputs.batch)], dtype=dtype)
+            options = {"uniform": given, "update_codebook": True}
+        optimiser.zero_grad()
+        out = model(inputs, **options)
+        losses = peer_loss(out, inputs.label, WEIGHTS)
+        losses.total.backward()
+        optimiser.step()
+        clusters = out.cluster_of_residue.numpy() if config.kind == "partoken" else np.zeros(0, int)
+        parameters = {name: p.detach().numpy() for name, p in model.named_parameters()}
+        terms = {name: value.item() for name, value in losses._asdict().items()}
+        yield Step(terms, clusters, from_state_dict(parameters))
+
+
+def distance(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> float:
+    """|got - want| / |want| over all weights. Those whose true gradient is 0 are left out: Adam turns the
+    rounding noise of their gradients into steps of full length."""
+    names = [name for name in want if name not in ZERO_GRADIENTS]
+    squared = sum(np.sum(np.square(got[n].astype(np.float64) - want[n])) for n in names)
+    return float(np.sqrt(squared / sum(np.sum(np.square(want[n])) for n in names)))
+
+
+def compare(config: ModelConfig, steps: int, batch_size: int) -> dict:
+    """The three runs in step, and how far each float32 one is from the reference."""
+    model = build_model(config, rngs=nnx.Rngs(0))
+    start = arrays_of(nnx.state(model))
+    batches = make_batches(steps, batch_size, config.partitioner.max_clusters)
+    runs = {
+        "jax": jax_steps(model, batches),
+        "torch": torch_steps(config, start, batches, torch.float32),
+        "float64": torch_steps(config, start, batches, torch.float64),
+    }
+    losses = {name: {term: [] for term in LossTerms._fields} for name in runs}
+    result = {
+        "losses": losses,
+        "loss_difference": {"jax": [], "torch": []},
+        "weight_difference": {"jax": [], "torch": []},
+        "residues_in_another_cluster": {"jax": [], "torch": []},
+    }
+    for records in zip(*runs.values(), strict=True):
+        record = dict(zip(runs, records, strict=True))
+        for name, step in record.items():
+            for term, value in step.losses.items():
+                losses[name][term].append(value)
+        reference = record["float64"]
+        for name in ("jax", "torch"):
+            total = reference.losses["total"]
+            difference = abs(record[name].losses["total"] - total) / abs(total)
+            result["loss_difference"][name].append(difference)
+            result["weight_difference"][name].append(distance(record[name].parameters, reference.parameters))
+            moved = int(np.sum(record[name].clusters != reference.clusters))
+            result["residues_in_another_cluster"][name].append(moved)
+    result["first_other_decision"] = {
+        name: next((step for step, n in enumerate(moved) if n), None)
+        for name, moved in result["residues_in_another_cluster"].items()
+    }
+    return result
+
+
+def plot(results: dict, path: Path) -> None:
+    """Loss curves above, distances from float64 below."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(2, len(results), figsize=(11, 7), sharex=True, squeeze=False)
+    colours = {"jax": "tab:blue", "torch": "tab:orange", "float64": "black"}
+    labels = {"jax": "JAX, float32", "torch": "PyTorch, float32", "float64": "PyTorch, float64"}
+    for column, (kind, result) in enumerate(results.items()):
+        top, bottom = axes[:, column]
+        for name, style in (("float64", "-"), ("torch", "--"), ("jax", ":")):
+            curve = result["losses"][name]["total"]
+            top.plot(curve, style, color=colours[name], label=labels[name], linewidth=2)
+        top.set_title({"gvp": "GVP", "partoken": "ParToken"}[kind])
+        top.set_ylabel("loss")
+        top.legend()
+        for name in ("jax", "torch"):
+            loss, weights = result["loss_difference"][name], result["weight_difference"][name]
+            bottom.semilogy(loss, color=colours[name], alpha=0.6, label=f"loss, {labels[name]}")
+            bottom.semilogy(weights, "--", color=colours[name], label=f"weights, {labels[name]}")
+            first = result["first_other_decision"][name]
+            if first is not None:
+                bottom.axvline(first, color=colours[name], linewidth=0.8, linestyle=":")
+        bottom.set_ylabel("relative difference from float64")
+        bottom.set_xlabel("step (dotted line: first residue in another cluster)")
+        bottom.legend(fontsize="small")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags.add_argument("--steps", type=int, default=100)
+    flags.add_argument("--batch-size", type=int, default=4)
+    flags.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    args = flags.parse_args()
+    results = {}
+    for kind in ("gvp", "partoken"):
+        config = ModelConfig(kind=kind, num_classes=4, dropout=0.0)
+        with jax.default_matmul_precision("highest"):
+            results[kind] = compare(config, args.steps, args.batch_size)
+        summary = results[kind]
+        for name in ("jax", "torch"):
+            print(
+                f"{kind} {name}: loss {max(summary['loss_difference'][name]):.1e}, weights "
+                f"{summary['weight_difference'][name][-1]:.1e} from float64; first residue in another "
+                f"cluster at step {summary['first_other_decision'][name]}"
+            )
+    args.out.mkdir(parents=True, exist_ok=True)
+    content = {
+        "schema": "partoken.training_equivalence/1",
+        "command": "python -m experiments.training_equivalence",
+        "steps": args.steps,
+        "batch_size": args.batch_size,
+        "learning_rate": LEARNING_RATE,
+        "residues_per_chain": [SHORTEST, LONGEST],
+        "environment": {**environment(), **torch_environment()},
+        "models": results,
+    }
+    (args.out / "equivalence.json").write_text(json.dumps(content, indent=1) + "\n")
+    plot(results, args.out / "equivalence.png")
+
+
+if __name__ == "__main__":
+    main()
