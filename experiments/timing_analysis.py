@@ -18,10 +18,11 @@ RUNS = {
         *(*EC, "--batch-size", "16", "--passes", "forward,forward_backward,train_step,epoch"),
         *("--epoch-batches", "16", "--sweeps", "rematerialisation,clusters"),
     ),
-    "batch4_300": ("--batch-size", "4", "--residues", "300", *STEP, "--sweeps", "plain,length"),
+    "batch4_300": ("--batch-size", "4", "--residues", "300", *STEP, "--sweeps", "plain"),
     "batch16_300": ("--batch-size", "16", "--residues", "300", *STEP, "--sweeps", "plain"),
     "batch64": (*EC, "--batch-size", "64", *STEP, "--repeats", "5"),
     "settings": (*EC, "--batch-size", "16", *STEP, "--repeats", "7", "--sweeps", "backward,precision"),
+    "lengths": ("--batch-size", "4", *STEP, "--repeats", "5", "--sweeps", "length"),
     "batches": (*EC, "--batch-size", "4", *STEP, "--repeats", "5", "--sweeps", "batch"),
 }
 

@@ -65,7 +65,7 @@ def precision() -> str:
                 loss = f"{row['last_losses_mean']:.4f}"
                 parts.append(f"| {MODEL_NAMES[kind]} | {name} | {' | '.join(cells)} | {loss} |")
         parts.append("")
-    return "\n".join(parts).rstrip()
+    return "\n".join(parts).rstrip() or "Not measured yet: `python -m experiments.precision`."
 
 
 def start_up() -> str:
@@ -83,7 +83,7 @@ def start_up() -> str:
         lines.append(f"| {name} | {row['median_s']:.1f} s | {low:.1f} to {high:.1f} |")
     size = f"{result['batch_size']} × {result['residues']} residues"
     environment = result["environment"]
-    where = f"{environment['device']}, {environment['cores']} cores; `{environment['command']}`"
+    where = f"{environment['device']}; `{environment['command']}`"
     return "\n".join([*lines, "", f"ParToken, {size}, {where}."])
 
 
