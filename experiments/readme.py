@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from experiments.comparison.report import MODELS, NAMES
 from partoken_jax.config import TrainConfig, load_yaml
 from partoken_jax.timing.report import PUBLISHED_CLUSTERS, PUBLISHED_GAP, PUBLISHED_HOPS
 from partoken_jax.training.records import read_records
@@ -119,8 +120,9 @@ def timing() -> str:
 
     gap = f"{PUBLISHED_GAP:.1f} (GPU, batch 64)"
     add("ParToken / GVP, batch 16", at16["ratios"]["partoken_over_gvp.train_step"], gap)
-    at64 = _read("timing", "batch64.json")
-    add("ParToken / GVP, batch 64", at64["ratios"]["partoken_over_gvp.train_step"], gap)
+    for size in (4, 16):
+        same_length = _read("timing", f"batch{size}_300.json")["ratios"]["partoken_over_gvp.train_step"]
+        add(f"ParToken / GVP, {size} × 300 residues", same_length, gap)
     clusters = at16["sweeps"]["clusters"]["ratios"]
     first = "ParToken, 5 clusters, 1 hop"
     add("25 clusters / 5", clusters[f"ParToken, 25 clusters, 1 hop / {first}"], f"{PUBLISHED_CLUSTERS:.2f}")
@@ -142,12 +144,45 @@ def timing() -> str:
         "",
         f"First step, with import and compilation: {start['first_step_cold']['median_s']:.0f} s; with "
         f"compiled programs on disk {start['first_step_warm']['median_s']:.0f} s. All on "
-        f"{at16['environment']['device']}, {at16['environment']['cores']} shared cores.",
+        f"{at16['environment']['device']}, two shared cores.",
     ]
     return "\n".join(lines)
 
 
-BLOCKS = {"timing": timing, "demo": demo, "parity": parity, "enzyme": enzyme, "padding": padding}
+def comparison() -> str:
+    """Training steps against PyTorch, from every result of `partoken compare`."""
+    lines = [
+        "| training step, JAX fast / | proteins | ratio | quartiles | peak memory |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for path in sorted((RESULTS / "comparison").glob("*.json")):
+        result = json.loads(path.read_text())
+        rows = {
+            (r["model"], r["batch_size"], r["variant"]): r
+            for r in result["measurements"]
+            if r["pass"] == "train_step" and r["median_ms"] is not None
+        }
+        for (kind, size, variant), row in rows.items():
+            key = f"jax_fast_over_{variant}.{kind}.train_step.{size}x{row['residues'] or 'real'}"
+            if (ratio := result["ratios"].get(key)) is None:
+                continue
+            low, high = ratio["quartiles"]
+            memory = rows[kind, size, "jax_fast"]["peak_bytes"] / row["peak_bytes"]
+            lines.append(
+                f"| {NAMES[variant]}, {MODELS[kind]} | {size} × {row['residues'] or 'real'} | "
+                f"**{ratio['median']:.2f}** | {low:.2f}–{high:.2f} | {memory:.2f} |"
+            )
+    return "\n".join(lines)
+
+
+BLOCKS = {
+    "comparison": comparison,
+    "timing": timing,
+    "demo": demo,
+    "parity": parity,
+    "enzyme": enzyme,
+    "padding": padding,
+}
 
 
 def filled(text: str, blocks: Mapping[str, Callable[[], str]] = BLOCKS) -> str:
