@@ -1,8 +1,9 @@
 """JAX and PyTorch trained side by side: same initial weights, features and noise, no dropout.
 
-Both run in float32 beside a float64 reference, the PyTorch peer in double precision. Where only rounding
-separates JAX from the reference, it does so as much as it separates PyTorch from it. In ParToken rounding
-may end by turning a discrete decision; from then on the runs train on different clusters.
+Both run in float32 beside a float64 reference, the PyTorch peer in double precision. A third run shows what
+separates JAX from it in the first steps: optax computes Adam's 1 - β^t in float32, so its steps are about
+1e-5 too short or too long; with that put right, the rounding is that of PyTorch. In ParToken rounding may end
+by turning a discrete decision; from then on the runs train on different clusters.
 
 python -m experiments.training_equivalence
 """
@@ -21,6 +22,7 @@ import numpy as np
 import optax
 import torch
 from flax import nnx
+from tqdm import tqdm
 
 from experiments.parity.partitioner import ZERO_GRADIENTS
 from experiments.parity.torch_side import environment as torch_environment
@@ -40,6 +42,13 @@ RESULTS = Path(__file__).parent / "results" / "equivalence"
 LEARNING_RATE = 1e-3
 WEIGHTS = LossWeights(LossConfig.vq, LossConfig.coverage, LossConfig.cardinality)
 SHORTEST, LONGEST = 30, 80  # residues
+LABELS = {
+    "jax": "JAX, float32",
+    "jax_exact_step": "JAX, float32, exact 1 - β^t",
+    "torch": "PyTorch, float32",
+    "float64": "PyTorch, float64",
+}
+FLOAT32 = ("jax", "jax_exact_step", "torch")
 
 
 class Step(NamedTuple):
@@ -71,13 +80,20 @@ def arrays_of(state: nnx.State) -> dict[str, np.ndarray]:
     return {dotted(path): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
 
 
-def jax_steps(model: nnx.Module, batches) -> Iterator[Step]:
-    """Trains a copy of `model` in float32."""
+def exact_step_sizes(steps: int) -> np.ndarray:
+    """[steps]: what optax's Adam steps have to be multiplied with to be those of an exact 1 - β^t."""
+    t = np.arange(1, steps + 1)
+    first, second = ((1 - np.float32(beta) ** t.astype(np.float32)) / (1 - beta**t) for beta in (0.9, 0.999))
+    return first / np.sqrt(second)
+
+
+def jax_steps(model: nnx.Module, batches, rates: np.ndarray) -> Iterator[Step]:
+    """Trains a copy of `model` in float32, with a learning rate for every step."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     moments = ADAM.init(params)
 
     @jax.jit
-    def step(params, rest, moments, graph, uniform):
+    def step(params, rest, moments, graph, uniform, rate):
         def objective(params):
             m = nnx.merge(graphdef, params, rest, copy=True)
             options = {} if uniform is None else {"uniform": uniform, "update_codebook": True}
@@ -90,12 +106,12 @@ def jax_steps(model: nnx.Module, batches) -> Iterator[Step]:
 
         gradients, (losses, clusters, rest) = jax.grad(objective, has_aux=True)(params)
         updates, moments = ADAM.update(gradients, moments, params)
-        updates = jax.tree.map(lambda u: -LEARNING_RATE * u, updates)
+        updates = jax.tree.map(lambda u: -rate * u, updates)
         return optax.apply_updates(params, updates), rest, moments, losses, clusters
 
-    for graph, uniform in batches:
+    for (graph, uniform), rate in zip(batches, rates.astype(np.float32), strict=True):
         uniform = uniform if len(rest) else None  # GVP has no state besides its parameters, and no seeds
-        params, rest, moments, losses, clusters = step(params, rest, moments, graph, uniform)
+        params, rest, moments, losses, clusters = step(params, rest, moments, graph, uniform, rate)
         num_residues = int(np.sum(graph.n_node[:-1]))
         terms = {name: float(value) for name, value in losses._asdict().items()}
         yield Step(terms, np.asarray(clusters)[:num_residues], arrays_of(params))
@@ -133,30 +149,33 @@ def distance(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> float:
 
 
 def compare(config: ModelConfig, steps: int, batch_size: int) -> dict:
-    """The three runs in step, and how far each float32 one is from the reference."""
+    """The runs side by side, and how far each float32 one is from the reference."""
     model = build_model(config, rngs=nnx.Rngs(0))
     start = arrays_of(nnx.state(model))
     batches = make_batches(steps, batch_size, config.partitioner.max_clusters)
+    rates = np.full(steps, LEARNING_RATE)
     runs = {
-        "jax": jax_steps(model, batches),
+        "jax": jax_steps(model, batches, rates),
+        "jax_exact_step": jax_steps(model, batches, rates * exact_step_sizes(steps)),
         "torch": torch_steps(config, start, batches, torch.float32),
         "float64": torch_steps(config, start, batches, torch.float64),
     }
     losses = {name: {term: [] for term in LossTerms._fields} for name in runs}
     result = {
         "losses": losses,
-        "loss_difference": {"jax": [], "torch": []},
-        "weight_difference": {"jax": [], "torch": []},
-        "residues_in_another_cluster": {"jax": [], "torch": []},
+        "loss_difference": {name: [] for name in FLOAT32},
+        "weight_difference": {name: [] for name in FLOAT32},
+        "residues_in_another_cluster": {name: [] for name in FLOAT32},
     }
-    for records in zip(*runs.values(), strict=True):
+    bar = tqdm(zip(*runs.values(), strict=True), desc=config.kind, total=steps, disable=None, leave=False)
+    for records in bar:
         record = dict(zip(runs, records, strict=True))
         for name, step in record.items():
             for term, value in step.losses.items():
                 losses[name][term].append(value)
         reference = record["float64"]
-        for name in ("jax", "torch"):
-            total = reference.losses["total"]
+        total = reference.losses["total"]
+        for name in FLOAT32:
             difference = abs(record[name].losses["total"] - total) / abs(total)
             result["loss_difference"][name].append(difference)
             result["weight_difference"][name].append(distance(record[name].parameters, reference.parameters))
@@ -175,20 +194,21 @@ def plot(results: dict, path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(2, len(results), figsize=(11, 7), sharex=True, squeeze=False)
-    colours = {"jax": "tab:blue", "torch": "tab:orange", "float64": "black"}
-    labels = {"jax": "JAX, float32", "torch": "PyTorch, float32", "float64": "PyTorch, float64"}
+    colours = dict(zip(LABELS, ("tab:blue", "tab:green", "tab:orange", "black"), strict=True))
+    styles = dict(zip(LABELS, (":", "-.", "--", "-"), strict=True))
     for column, (kind, result) in enumerate(results.items()):
         top, bottom = axes[:, column]
-        for name, style in (("float64", "-"), ("torch", "--"), ("jax", ":")):
+        for name, label in LABELS.items():
             curve = result["losses"][name]["total"]
-            top.plot(curve, style, color=colours[name], label=labels[name], linewidth=2)
+            top.plot(curve, styles[name], color=colours[name], label=label)
         top.set_title({"gvp": "GVP", "partoken": "ParToken"}[kind])
         top.set_ylabel("loss")
         top.legend()
-        for name in ("jax", "torch"):
-            loss, weights = result["loss_difference"][name], result["weight_difference"][name]
-            bottom.semilogy(loss, color=colours[name], alpha=0.6, label=f"loss, {labels[name]}")
-            bottom.semilogy(weights, "--", color=colours[name], label=f"weights, {labels[name]}")
+        for name in FLOAT32:
+            weights = result["weight_difference"][name]
+            bottom.semilogy(weights, color=colours[name], label=f"weights: {LABELS[name]}")
+            loss = result["loss_difference"][name]
+            bottom.semilogy(loss, ".", color=colours[name], markersize=3, label="loss")
             first = result["first_other_decision"][name]
             if first is not None:
                 bottom.axvline(first, color=colours[name], linewidth=0.8, linestyle=":")
@@ -212,7 +232,7 @@ def main() -> None:
         with jax.default_matmul_precision("highest"):
             results[kind] = compare(config, args.steps, args.batch_size)
         summary = results[kind]
-        for name in ("jax", "torch"):
+        for name in FLOAT32:
             print(
                 f"{kind} {name}: loss {max(summary['loss_difference'][name]):.1e}, weights "
                 f"{summary['weight_difference'][name][-1]:.1e} from float64; first residue in another "
