@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from experiments.parity.jax_side import batch_graph
 from experiments.parity.partitioner import Padding, all_rounds
-from experiments.parity.vectors import batch_graph
+from experiments.parity.vectors import one_protein
 from partoken_jax.cli import main
 from partoken_jax.config import ModelConfig, TrainConfig, load_yaml, to_dict
 from partoken_jax.convert import (
@@ -52,7 +53,7 @@ def test_partoken_predicts_what_the_original_predicts(tmp_path):
     padding = Padding(v["in.batch"])
     uniform = jnp.asarray(all_rounds(padding.flat(v["eval.uniform"]), v.config["max_clusters"]))
     out = jax.jit(lambda m, graph: m(graph, temperature=restored.meta["temperature"], uniform=uniform))(
-        model, batch_graph(v.under("in"), dense=True)
+        model, batch_graph(v.under("in"), "dense")
     )
     assert_close(out.logits, v["eval.logits"])
     np.testing.assert_array_equal(out.codes, v["eval.code_indices"])
@@ -74,7 +75,9 @@ def test_the_baseline_predicts_what_the_original_predicts(tmp_path, pooling):
     import_weights(file_of(tmp_path, arrays), tmp_path / "run", settings=settings)
     model, _ = restored_model(tmp_path / "run")
     v = vectors(name)
-    logits = jax.jit(lambda m, graph: m(graph).logits)(model, batch_graph(v.under("in"), dense=True, only=0))
+    logits = jax.jit(lambda m, graph: m(graph).logits)(
+        model, batch_graph(one_protein(v.under("in"), 0), "dense")
+    )
     assert_close(logits, v[f"{pooling}.{setting}.logits_single_graph0"])
 
 
