@@ -3,9 +3,9 @@
     python -m experiments.gpu_suite --out DIR [--quick] [--minutes 9]
 
 Runs part after part, each in a process of its own, so that one that fails or runs out of memory costs nothing
-else. Every part leaves DIR/PART.json; a part whose file is there is not run again, so the suite goes on where
-it stopped. DIR/suite.json says what ran, for how long, and what did not. `--quick` tries the suite with a
-small model on small proteins.
+else. Every part leaves DIR/PART.json; a part whose file is there is not run again, so the same command goes
+on where it stopped when the time was not enough for all. DIR/suite.json says what ran, for how long, and what
+did not. `--quick` tries the suite with a small model on small proteins.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def settings(batch_size: int, quick: bool, **changes: Any) -> TimingConfig:
 
 
 def timing(batch_size: int, **changes: Any) -> Callable[[bool], dict]:
-    """Measurements, components, roofline and gap at one batch size."""
+    """Measurements at one batch size."""
 
     def part(quick: bool) -> dict:
         from partoken_jax.timing import analyse
@@ -54,11 +54,19 @@ def sweep(name: str) -> Callable[[bool], dict]:
         from partoken_jax.training.report import environment
 
         if quick:
-            sweeps.BATCH_SIZES, sweeps.CLUSTERS, sweeps.HOPS = (2, 4), (2, 3), (1,)
+            sweeps.BATCH_SIZES, sweeps.CLUSTERS, sweeps.HOPS = (2, 4), (5, 2), (1,)
         config = settings(64, quick)
         return {"environment": environment(), **run_sweep(name, config)}
 
     return part
+
+
+def precision_accuracy(quick: bool) -> dict:
+    """Errors and training at every precision."""
+    from experiments.precision import compare
+    from partoken_jax.training.report import environment
+
+    return {"environment": environment(), **compare(settings(16, quick), 2 if quick else 100)}
 
 
 def parity(quick: bool) -> dict:
@@ -73,11 +81,16 @@ def parity(quick: bool) -> dict:
     return report.result(environment())
 
 
-ALL_PASSES = ("forward", "forward_backward", "train_step", "epoch")
 PARTS: dict[str, Callable[[bool], dict]] = {
-    "timing64": timing(64, passes=ALL_PASSES),
+    "timing64": timing(64, passes=("forward", "forward_backward", "train_step"), gap=False),
+    "backward": sweep("backward"),
+    "precision": sweep("precision"),
+    "epoch64": timing(64, passes=("epoch",)),
     "parity": parity,
-    "timing128": timing(128, passes=("train_step",)),
+    "timing128": timing(128, passes=("train_step",), gap=False),
+    "gap64": timing(64, passes=("train_step",)),
+    "plain": sweep("plain"),
+    "precision_accuracy": precision_accuracy,
     "rematerialisation": sweep("rematerialisation"),
     "batch": sweep("batch"),
     "clusters": sweep("clusters"),

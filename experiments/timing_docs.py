@@ -13,10 +13,12 @@ from typing import Any
 
 from experiments.readme import filled
 from partoken_jax.timing import markdown
-from partoken_jax.timing.report import PUBLISHED_CLUSTERS, PUBLISHED_GAP, PUBLISHED_HOPS
+from partoken_jax.timing.report import MODEL_NAMES, PUBLISHED_CLUSTERS, PUBLISHED_GAP, PUBLISHED_HOPS
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results" / "timing"
+PRECISION = ROOT / "experiments" / "results" / "precision"
+START_UP = ROOT / "experiments" / "results" / "start_up.json"
 DOCUMENT = ROOT / "docs" / "TIMING.md"
 
 
@@ -33,9 +35,56 @@ def results() -> str:
         # A report's headings become one level deeper, under the name of its file.
         text = re.sub(r"^#", "##", markdown(result), flags=re.MULTILINE)
         parts.append(text.replace("## Timing", f"### `{path.name}`", 1).replace("\n### ", "\n#### "))
-        if path.with_suffix(".png").is_file():
-            parts.append(f"![components](../{path.with_suffix('.png').relative_to(ROOT)})\n")
+        for picture in sorted(path.parent.glob(f"{path.stem}_*.png")):
+            parts.append(f"![{picture.stem}](../{picture.relative_to(ROOT)})\n")
     return "\n".join(parts)
+
+
+def precision() -> str:
+    """The tables of every result of experiments.precision."""
+    parts = []
+    for path in sorted(PRECISION.glob("*.json")):
+        result = json.loads(path.read_text())
+        emulated = ", TensorFloat32 emulated" if result["tensorfloat32_emulated"] else ""
+        parts += [
+            f"{result['environment']['device']}{emulated}; `{result['environment']['command']}`: batches of "
+            f"{result['batch_size']}, {result['steps']} steps.",
+            "",
+            "| model | precision | logits | gradients | predicted class | residues' clusters | tokens "
+            "| mean loss of the last 20 steps |",
+            "|---|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        for kind, rows in result["models"].items():
+            for name, row in rows.items():
+                errors, differing = row["relative_errors"], row["differing"]
+                cells = [f"{errors[key]:.1e}" for key in ("logits", "gradients")]
+                cells += [
+                    f"{differing[key]:.1%}" if key in differing else ""
+                    for key in ("classes", "residues' clusters", "codes")
+                ]
+                loss = f"{row['last_losses_mean']:.4f}"
+                parts.append(f"| {MODEL_NAMES[kind]} | {name} | {' | '.join(cells)} | {loss} |")
+        parts.append("")
+    return "\n".join(parts).rstrip() or "Not measured yet: `python -m experiments.precision`."
+
+
+def start_up() -> str:
+    """The table of experiments.start_up."""
+    result = json.loads(START_UP.read_text())
+    names = {
+        "import": "`import partoken_jax`",
+        "first_step_cold": "first training step, nothing compiled yet",
+        "first_step_warm": "first training step, compiled programs on disk",
+    }
+    lines = ["| process from start to | median | quartiles |", "|---|---:|---:|"]
+    for key, name in names.items():
+        row = result["rows"][key]
+        low, high = row["quartiles_s"]
+        lines.append(f"| {name} | {row['median_s']:.1f} s | {low:.1f} to {high:.1f} |")
+    size = f"{result['batch_size']} × {result['residues']} residues"
+    environment = result["environment"]
+    where = f"{environment['device']}; `{environment['command']}`"
+    return "\n".join([*lines, "", f"ParToken, {size}, {where}."])
 
 
 def _published(results: list[dict[str, Any]]) -> str:
@@ -59,14 +108,13 @@ def _published(results: list[dict[str, Any]]) -> str:
                 lines.append(f"| GVP layers take 94.4% of ParToken | {layers:.1%} | {where} |")
                 lines.append(f"| the partitioner takes 1% | {share:.1%} | {where} |")
         ratios = result.get("sweeps", {}).get("clusters", {}).get("ratios", {})
-        first = "partoken 5 clusters 1 hops rematerialise"
-        for name, row in ratios.items():
-            if name.startswith("partoken 25 clusters 1 hops") and first in name:
-                published = f"25 clusters cost {PUBLISHED_CLUSTERS:.2f}× as much as 5 (one hop)"
-                lines.append(f"| {published} | {row['median']:.2f}× | {where} |")
-            if name.startswith("partoken 5 clusters 3 hops") and first in name:
-                published = f"three hops cost {PUBLISHED_HOPS:.2f}× as much as one"
-                lines.append(f"| {published} | {row['median']:.2f}× | {where} |")
+        for point, published in (
+            ("25 clusters, 1 hop", f"25 clusters cost {PUBLISHED_CLUSTERS:.2f}× as much as 5 (one hop)"),
+            ("5 clusters, 3 hops", f"three hops cost {PUBLISHED_HOPS:.2f}× as much as one (5 clusters)"),
+        ):
+            if row := ratios.get(f"ParToken, {point} / ParToken, 5 clusters, 1 hop"):
+                low, high = row["quartiles"]
+                lines.append(f"| {published} | {row['median']:.2f}× ({low:.2f} to {high:.2f}) | {where} |")
     lines += [
         "",
         'The published "4.0× = 1.38× parameters × 2.9× architecture" and its own profile cannot both '
@@ -86,12 +134,15 @@ def _share(result: dict[str, Any], component: str) -> float:
     )
 
 
+BLOCKS = {"precision": precision, "start_up": start_up, "results": results}
+
+
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--check", action="store_true")
     args = flags.parse_args()
     old = DOCUMENT.read_text()
-    new = filled(old, {"results": results})
+    new = filled(old, BLOCKS)
     if args.check:
         return int(new != old)
     DOCUMENT.write_text(new)

@@ -6,23 +6,36 @@ JAX is imported by the verbs, so that --help and mistakes answer at once.
 import argparse
 import contextlib
 import dataclasses
+import importlib
 import io
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
+import yaml
 
-from partoken_jax.config import ConfigError, Task, TimingConfig, TrainConfig, load_yaml
+from partoken_jax.config import (
+    ConfigError,
+    DataConfig,
+    ModelConfig,
+    Precision,
+    Task,
+    TemperatureConfig,
+    TimingConfig,
+    TrainConfig,
+    load_yaml,
+)
 
 
 def main(args: list[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 2 for a mistake (one sentence on stderr), 130 on Ctrl-C."""
+    words = sys.argv[1:] if args is None else args
     try:
-        parse(sys.argv[1:] if args is None else args)()
+        parse(words)()
     except OSError as error:
         print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return 2
@@ -32,10 +45,8 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(
-            "interrupted; after a whole epoch `partoken train --resume` with the same --run-dir goes on",
-            file=sys.stderr,
-        )
+        resume = "; after a whole epoch `partoken train --resume` with the same --run-dir goes on"
+        print("interrupted" + (resume if words[:1] == ["train"] else ""), file=sys.stderr)
         return 130
     return 0
 
@@ -95,9 +106,11 @@ def parse(args: list[str]) -> Callable[[], None]:
         passes: str = "forward,forward_backward,train_step",
         repeats: int = 10,
         neighbours: int = 30,
+        precision: Precision = "float32",
         data: Path | None = None,
         task: Task = "ec-class",
         epoch_batches: int | None = None,
+        gap: bool = True,
         sweeps: str = "",
         seed: int = 0,
         json: Path | None = None,
@@ -112,13 +125,16 @@ def parse(args: list[str]) -> Callable[[], None]:
           passes: Any of forward, forward_backward, train_step and epoch, with commas between.
           repeats: Timed runs of every program.
           neighbours: Nearest CA atoms per residue.
+          precision: Of products.
           data: A .npz with the real proteins; without it, the embedded set.
           task: Which of them take part.
           epoch_batches: Cut the epoch pass to so many batches.
-          sweeps: How the training step scales: any of batch, clusters, length and rematerialisation.
+          gap: Also time models that grow from the baseline to ParToken part by part.
+          sweeps: How the training step scales, and what settings cost: any of batch, length, clusters,
+            rematerialisation, backward, precision and plain, with commas between.
           seed: Of weights and batches.
-          json: File for the results (fields: docs/TIMING.md); written again after every sweep.
-          markdown: File for the report; a plot is written beside it.
+          json: File for the results (fields: docs/TIMING.md); written again after every part of them.
+          markdown: File for the report; plots are written beside it.
         """
         config = TimingConfig(
             models=_listed(models),
@@ -130,16 +146,99 @@ def parse(args: list[str]) -> Callable[[], None]:
             neighbours=neighbours,
             repeats=repeats,
             epoch_batches=epoch_batches,
+            gap=gap,
             sweeps=_listed(sweeps),
+            model=ModelConfig(precision=precision),
             seed=seed,
         )
         return partial(_time, config, json, markdown, " ".join(["partoken", *args]))
+
+    def compare(
+        models: str = "gvp,partoken",
+        batch_size: str = "4,16,64",
+        residues: int = 300,
+        data: Path | None = None,
+        variants: str = "torch_loops,torch_vectorised,torch_compile,jax_plain,jax_fast",
+        precision: Literal["float32", "tensorfloat32"] = "float32",
+        repeats: int = 7,
+        neighbours: int = 30,
+        seed: int = 0,
+        small: bool = False,
+        original: Path | None = None,
+        json: Path | None = None,
+        markdown: Path | None = None,
+    ) -> Callable[[], None]:
+        """Time both models against PyTorch: same weights, same proteins, results compared first.
+
+        Args:
+          models: gvp, partoken, or both with a comma between.
+          batch_size: Proteins per step, with commas between.
+          residues: Length of synthetic proteins.
+          data: A .npz with real proteins instead.
+          variants: Of each framework, with commas between.
+          precision: Of products, on a GPU, for both frameworks.
+          repeats: Timed runs of every program.
+          neighbours: Nearest CA atoms per residue.
+          seed: Of weights and proteins.
+          small: A small model, to try it out.
+          original: A checkout of the authors' code, which is timed as well.
+          json: File for the results (fields: docs/COMPARISON.md); written again after every case.
+          markdown: File for the report; a plot is written beside it.
+        """
+        try:
+            sizes = [int(size) for size in _listed(batch_size)]
+        except ValueError:
+            raise ConfigError(f"batch_size is {batch_size!r}; give whole numbers, commas between") from None
+        settings = {
+            "models": _listed(models),
+            "batch_sizes": sizes,
+            "variants": _listed(variants),
+            "residues": residues,
+            "path": None if data is None else str(data.resolve()),
+            "neighbours": neighbours,
+            "precision": precision,
+            "repeats": repeats,
+            "seed": seed,
+            "small": small,
+            "original": None if original is None else str(original.resolve()),
+            "command": " ".join(["partoken", *args]),
+        }
+        return partial(_compare, settings, json, markdown)
+
+    def convert(
+        source: tyro.conf.Positional[Path],
+        target: tyro.conf.Positional[Path],
+        model: ModelConfig = defaults.model,
+        data: DataConfig = defaults.data,
+        temperature: TemperatureConfig = defaults.temperature,
+        config: Path | None = None,
+        checkpoint: Literal["best", "last"] = "best",
+        trust_pickle: bool = False,
+        overwrite: bool = False,
+    ) -> Callable[[], None]:
+        """Turn a file of the PyTorch original's weights into a run directory, or a run into such a file.
+
+        Args:
+          source: File (.pt, .pth, .ckpt, .safetensors or .npz) or directory of a run.
+          target: Directory of a run, or file.
+          model: What a file does not say of the model.
+          data: The task, for the names of the classes, and the proteins to evaluate on.
+          temperature: Of the partitioner, by epoch.
+          config: YAML file with such settings; flags override it.
+          checkpoint: Of the run that is written to a file.
+          trust_pickle: Read a PyTorch file that holds more than weights, which can run any code it carries.
+          overwrite: Replace the target.
+        """
+        settings = _listed_settings(config, args, {"model": model, "data": data, "temperature": temperature})
+        return partial(_convert, source, target, settings, checkpoint, trust_pickle, overwrite)
 
     verbs: dict[str, Callable[..., Any]] = {
         "train": train,
         "evaluate": evaluate,
         "params": params,
         "time": time,
+        "compare": compare,
+        "convert": convert,
     }
     complaints = io.StringIO()
     try:
@@ -147,7 +246,7 @@ def parse(args: list[str]) -> Callable[[], None]:
             return tyro.extras.subcommand_cli_from_dict(
                 verbs,
                 prog="partoken",
-                description="Train, evaluate and time GVP and ParToken on protein structures.",
+                description="Train, evaluate, time and convert GVP and ParToken on protein structures.",
                 args=args,
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
@@ -182,21 +281,53 @@ def _evaluate(run_dir: Path, split, checkpoint, data: Path | None) -> None:
         print(clustering_summary(clusters))
 
 
+def _convert(
+    source: Path, target: Path, settings: dict[str, Any], checkpoint, trust_pickle: bool, overwrite: bool
+) -> None:
+    from partoken_jax.convert import export_weights, import_weights
+
+    if not source.is_dir():
+        lines = import_weights(
+            source, target, settings=settings, trust_pickle=trust_pickle, overwrite=overwrite
+        )
+    elif settings:
+        raise ConfigError(
+            f"{source} is a run, which has settings of its own; leave out {', '.join(settings)}"
+        )
+    else:
+        lines = export_weights(source, target, checkpoint=checkpoint, overwrite=overwrite)
+    print("\n".join(lines))
+
+
+def _listed_settings(config: Path | None, args: list[str], groups: dict[str, Any]) -> dict[str, Any]:
+    """By dotted name, what a YAML file and the flags set, and nothing that is a default."""
+    settings: dict[str, Any] = {}
+    if config is not None:
+        load_yaml(TrainConfig, config)  # says what is wrong with it
+        settings = _flat(yaml.safe_load(config.read_text()) or {})
+    for arg in args:
+        name = arg.removeprefix("--").partition("=")[0].replace("-", "_").replace(".no_", ".")
+        group, _, rest = name.partition(".")
+        if arg.startswith("--") and group in groups:
+            settings[name] = reduce(getattr, rest.split("."), groups[group])
+    return settings
+
+
+def _flat(values: dict, where: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
+    return flat
+
+
 def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | None, command: str) -> None:
     import jax
 
     from partoken_jax import timing
 
-    for path in (json_file, markdown_file):  # a mistake here must not cost the measurement
-        if path is not None and not path.parent.is_dir():
-            raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
-        if path is not None and path.is_dir():
-            raise ConfigError(f"{path}: is a directory; name a file in it")
-    result: dict[str, Any] = {}
+    _check_files(json_file, markdown_file)
     try:
-        for result in timing.analyse_and_sweep(config, command=command):
-            if json_file is not None:
-                json_file.write_text(json.dumps(result, indent=1) + "\n")
+        result = timing.analyse(config, command=command, save=partial(_save, json_file))
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -205,12 +336,49 @@ def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | No
         ) from None
     report = timing.markdown(result)
     if markdown_file is not None:
-        if "breakdown" in result:
-            plot = markdown_file.with_suffix(".png")
-            timing.plot_components(result, plot)
-            report += f"\n![components]({plot.name})\n"
+        for part, name, plot in (
+            ("breakdown", "components", timing.plot_components),
+            ("sweeps", "sweeps", timing.plot_sweeps),
+        ):
+            if part in result:
+                picture = markdown_file.with_name(f"{markdown_file.stem}_{name}.png")
+                plot(result, picture)
+                report += f"\n![{name}]({picture.name})\n"
         markdown_file.write_text(report)
     print(report)
+
+
+def _compare(settings: dict[str, Any], json_file: Path | None, markdown_file: Path | None) -> None:
+    root = Path(__file__).parents[1]
+    if not (root / "experiments" / "compare_frameworks.py").is_file():
+        raise ConfigError(
+            "partoken compare needs the models in PyTorch, which only a source checkout has (experiments/); "
+            "clone the repository and install it with pip install -e '.[torch]'"
+        )
+    sys.path.insert(0, str(root))
+    comparison = importlib.import_module("experiments.compare_frameworks")
+    _check_files(json_file, markdown_file)
+    result = comparison.compare_frameworks(**settings, save=partial(_save, json_file))
+    report = comparison.markdown(result)
+    if markdown_file is not None:
+        picture = markdown_file.with_suffix(".png")
+        comparison.plot(result, picture)
+        markdown_file.write_text(f"{report}\n![times]({picture.name})\n")
+    print(report)
+
+
+def _check_files(*paths: Path | None) -> None:
+    """A mistake in where results go must not cost the measurement."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path}: is a directory; name a file in it")
+
+
+def _save(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def _listed(names: str) -> tuple[str, ...]:
@@ -237,21 +405,24 @@ def _defaults(args: list[str]) -> TrainConfig:
     first.add_argument("--config", type=Path)
     first.add_argument("--run-dir", "--run_dir", type=Path)
     first.add_argument("--resume", action="store_true")
-    if args[:1] != ["train"]:
+    if args[:1] not in (["train"], ["convert"]):
         return TrainConfig()
     known, _ = first.parse_known_args(args[1:])
     if known.config is not None:
         return load_yaml(TrainConfig, known.config)
+    if args[:1] == ["convert"]:
+        return TrainConfig()
     stored = (known.run_dir or Path(TrainConfig.run_dir)) / "config.yaml"
     return load_yaml(TrainConfig, stored) if known.resume and stored.is_file() else TrainConfig()
 
 
 def _user_errors() -> tuple[type[ValueError], ...]:
+    from partoken_jax.convert import ConvertError
     from partoken_jax.proteins import DataError
     from partoken_jax.training.checkpoints import CheckpointError
     from partoken_jax.training.epochs import TrainingError
 
-    return ConfigError, DataError, CheckpointError, TrainingError
+    return ConfigError, ConvertError, DataError, CheckpointError, TrainingError
 
 
 def _cause(error: BaseException, kind: type[ConfigError]) -> ConfigError | None:

@@ -15,6 +15,7 @@ import yaml
 T = TypeVar("T")
 
 Pooling = Literal["mean", "max", "sum", "attention"]
+Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 Task = Literal["ec-class", "cath-class", "cath-architecture"]
 
 
@@ -104,13 +105,22 @@ class ModelConfig:
     """Append a learned embedding of the amino acid to the node scalars."""
     attention_heads: int = 4
     message_passing: Literal["dense", "general"] = "dense"
-    """"dense" uses the [N, K] neighbour table (fast); "general" segment operations over any
-    GraphsTuple (the readable reference). Same parameters, same numbers."""
+    """The switch between the fast and the plain form; same parameters, same numbers. "dense" uses the [N, K]
+    neighbour table and all that makes it fast; "general" is the readable reference, segment operations over
+    any GraphsTuple."""
     rematerialise: Literal["auto", "none", "layer", "chunk"] = "auto"
     """What the forward pass does not keep for the backward pass, which computes it again. "layer":
     everything but the node features between layers. "chunk" (dense form): what belongs to edges, which
     exists for a few residues at a time only; least memory, and fastest on a CPU, whose cache it fits.
-    "auto": "chunk" on a CPU, "layer" elsewhere."""
+    "auto": "chunk" on a CPU, "layer" elsewhere, "none" for the general form."""
+    sender_gradient: Literal["auto", "scatter", "gather"] = "auto"
+    """How the gradients of the edges with one sender are summed (dense form): by a scatter-add, or read
+    through a reverse-neighbour table. "auto": "scatter" on a CPU, "gather" elsewhere. In chunks it is always
+    "scatter"."""
+    precision: Precision = "float32"
+    """Of products. "tensorfloat32": 10 bits of mantissa where the device has it (NVIDIA GPUs from 2020; a CPU
+    computes in float32). "bfloat16": the encoder computes in bfloat16. Parameters, norms, sums, features
+    between layers, and all after the encoder are float32. What each costs: docs/TIMING.md."""
     partitioner: PartitionerConfig = field(default_factory=PartitionerConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
 
@@ -136,6 +146,31 @@ class ModelConfig:
             "model.rematerialise",
             self.rematerialise,
             "'auto', 'none', 'layer' or 'chunk'",
+        )
+        _require(
+            self.rematerialise != "chunk" or self.message_passing == "dense",
+            "model.rematerialise",
+            self.rematerialise,
+            "'auto', 'none' or 'layer' where model.message_passing is 'general'",
+        )
+        _require(
+            self.sender_gradient in ("auto", "scatter", "gather"),
+            "model.sender_gradient",
+            self.sender_gradient,
+            "'auto', 'scatter' or 'gather'",
+        )
+        _require(
+            self.sender_gradient != "gather"
+            or (self.message_passing == "dense" and self.rematerialise in ("none", "layer")),
+            "model.sender_gradient",
+            self.sender_gradient,
+            "'auto' or 'scatter' ('gather' needs model.rematerialise 'none' or 'layer' and the dense form)",
+        )
+        _require(
+            self.precision in typing.get_args(Precision),
+            "model.precision",
+            self.precision,
+            "'float32', 'tensorfloat32' or 'bfloat16'",
         )
         if self.kind == "partoken":
             _require(
@@ -272,6 +307,10 @@ class TrainConfig:
         )
 
 
+SWEEPS = ("batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain")
+"""What `partoken time` can vary."""
+
+
 @dataclass(frozen=True)
 class TimingConfig:
     """What `partoken time` measures. The model is the published one but for what is named here."""
@@ -290,8 +329,10 @@ class TimingConfig:
     """Timed runs of every program."""
     epoch_batches: int | None = None
     """The epoch pass is cut to so many batches; none means all."""
+    gap: bool = True
+    """Also measure what each part of ParToken adds to the training step: six more programs to compile."""
     sweeps: tuple[str, ...] = ()
-    """Any of batch, clusters, length and rematerialisation: how the training step scales."""
+    """Any of SWEEPS: how the training step scales, and what each setting costs."""
     model: ModelConfig = field(default_factory=ModelConfig)
     seed: int = 0
 
@@ -299,7 +340,7 @@ class TimingConfig:
         for name, values, allowed in (
             ("models", self.models, ("gvp", "partoken")),
             ("passes", self.passes, ("forward", "forward_backward", "train_step", "epoch")),
-            ("sweeps", self.sweeps, ("batch", "clusters", "length", "rematerialisation")),
+            ("sweeps", self.sweeps, SWEEPS),
         ):
             good = set(values) <= set(allowed) and (bool(values) or name == "sweeps")
             _require(good, name, ",".join(values), f"one or more of {', '.join(allowed)} with commas between")

@@ -4,7 +4,9 @@ Both read a featurised `jraph.GraphsTuple` (see `partoken_jax.graphs.featurise`)
 padding graph; outputs cover the B proteins.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +17,26 @@ from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.index import first_node, graph_index
 from partoken_jax.nn.attention import ClusterAttention, GatedFusion
 from partoken_jax.nn.codebook import VQCodebook, codebook_use, coverage_loss, log_absence, presence
+from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.linear import MLP
-from partoken_jax.nn.message_passing import GVPEncoder
 from partoken_jax.nn.partitioner import Partitioner, seed_noise
 from partoken_jax.nn.pooling import Pool, segment_sum
+
+
+def _in_set_precision(call: Callable[..., Any]) -> Callable[..., Any]:
+    """Float32 products in the precision that the model is set to, never in the device's own choice."""
+
+    @functools.wraps(call)
+    def wrapped(self, *args, **kwargs):
+        with jax.default_matmul_precision(matmul_precision(self.config)):
+            return call(self, *args, **kwargs)
+
+    return wrapped
+
+
+def matmul_precision(config: ModelConfig) -> str:
+    """What `jax.default_matmul_precision` calls the precision of float32 products."""
+    return "tensorfloat32" if config.precision == "tensorfloat32" else "highest"
 
 
 class GVPOutput(NamedTuple):
@@ -76,12 +94,14 @@ class GVPClassifier(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         width = config.node_hidden[0]
+        self.config = config
         self.encoder = _encoder(config, rngs)
         self.pool = Pool(config.pooling, width, rngs=rngs)
         self.classifier = MLP(
             (width, 2 * width, width, config.num_classes), dropout=config.dropout, rngs=rngs
         )
 
+    @_in_set_precision
     def __call__(self, graph: jraph.GraphsTuple, *, key: jax.Array | None = None) -> GVPOutput:
         """A key turns on dropout; without one the result is deterministic."""
         keys = _split(key, 2)
@@ -111,6 +131,7 @@ class ParToken(nnx.Module):
             (width, 4 * width, 2 * width, config.num_classes), dropout=config.dropout, rngs=rngs
         )
 
+    @_in_set_precision
     def __call__(
         self,
         graph: jraph.GraphsTuple,
@@ -276,6 +297,8 @@ def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
         residue_types=config.residue_types,
         dense=config.message_passing == "dense",
         rematerialise=config.rematerialise,
+        sender_gradient=config.sender_gradient,
+        dtype=jnp.bfloat16 if config.precision == "bfloat16" else None,
         rngs=rngs,
     )
 

@@ -5,10 +5,23 @@ import os
 # Before jax is imported: a test must not depend on what an earlier one left on disk.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
 
+import jax
 import pytest
 
 from partoken_jax.proteins import Protein, load_dataset
 from tests.helpers import crop
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compilation_effort(request):
+    """Most of the tests' time is compilation, and what they prove does not depend on how well XLA optimises.
+    The golden vectors, and what reads the optimised program, get the real thing."""
+    real = request.node.nodeid.startswith(
+        ("tests/test_parity.py", "tests/test_torch_peer.py", "tests/timing/")
+    )
+    jax.config.update("jax_disable_most_optimizations", not real)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ import partoken_jax
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "partoken_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
-# A room may import from itself and from those before it; config and convert are shared.
-ROOMS = ("config", "proteins", "graphs", "nn", "models", "convert", "training", "timing", "cli")
+# A room may import from itself and from those before it; config is shared.
+ROOMS = ("config", "proteins", "graphs", "nn", "models", "training", "timing", "convert", "cli")
 
 
 def room(path: Path) -> str:
@@ -63,6 +63,20 @@ def test_proteins_need_no_jax():
     for path in files:
         foreign = {name.split(".")[0] for name in imports(path)} & {"jax", "jaxlib", "flax", "jraph", "optax"}
         assert not foreign, path
+
+
+def test_torch_is_imported_where_its_files_are_read_and_nowhere_else():
+    users = [
+        path for path in FILES if {name.split(".")[0] for name in imports(path)} & {"torch", "safetensors"}
+    ]
+    assert users == [PACKAGE / "convert" / "files.py"]
+    at_the_top = {
+        name
+        for node in ast.parse(users[0].read_text()).body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in [getattr(node, "module", None), *(alias.name for alias in node.names)]
+    }
+    assert "json" in at_the_top and not at_the_top & {"torch", "safetensors"}
 
 
 def test_files_are_short():

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 from partoken_jax.nn.linear import dropout, linear
 
@@ -20,8 +21,9 @@ MIN_SQUARED_NORM = 1e-8
 
 
 def vector_norm(v: jax.Array, axis: int = -1) -> jax.Array:
-    """sqrt(max(Σ x², 1e-8)) along `axis`; the gradient is 0 under the clamp."""
-    return jnp.sqrt(_clamped(jnp.sum(v * v, axis=axis)))
+    """sqrt(max(Σ x², 1e-8)) along `axis`; the gradient is 0 under the clamp. Computed in float32."""
+    exact = v.astype(jnp.float32)
+    return jnp.sqrt(_clamped(jnp.sum(exact * exact, axis=axis))).astype(v.dtype)
 
 
 def _clamped(squared: jax.Array) -> jax.Array:
@@ -44,17 +46,21 @@ class GVP(nnx.Module):
         hidden: int | None = None,
         activations: tuple[Activation, Activation] = (jax.nn.relu, jax.nn.sigmoid),
         vector_gate: bool = False,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        """`dims_*`: (scalar, vector) channels; `hidden`: width of vh, by default the larger vector width."""
+        """`dims_*`: (scalar, vector) channels; `hidden`: width of vh, by default the larger vector width;
+        `dtype`: of products and results, by default that of the inputs. Norms are computed in float32."""
         (si, self.vi), (so, self.vo) = dims_in, dims_out
         self.hidden = (hidden or max(self.vi, self.vo)) if self.vi else 0
         self.scalar_activation, self.vector_activation = activations
         self.vector_gate = vector_gate
-        self.wh = linear(self.vi, self.hidden, bias=False, rngs=rngs) if self.vi else None
-        self.ws = linear(si + self.hidden, so, rngs=rngs)
-        self.wv = linear(self.hidden, self.vo, bias=False, rngs=rngs) if self.vi and self.vo else None
-        self.wg = linear(so, self.vo, rngs=rngs) if self.wv is not None and vector_gate else None
+        self.wh = linear(self.vi, self.hidden, bias=False, dtype=dtype, rngs=rngs) if self.vi else None
+        self.ws = linear(si + self.hidden, so, dtype=dtype, rngs=rngs)
+        self.wv = (
+            linear(self.hidden, self.vo, bias=False, dtype=dtype, rngs=rngs) if self.vi and self.vo else None
+        )
+        self.wg = linear(so, self.vo, dtype=dtype, rngs=rngs) if self.wv is not None and vector_gate else None
 
     def __call__(self, s: jax.Array, v: jax.Array | None = None) -> Features:
         """s [..., si], v [..., vi, 3] → ([..., so], [..., vo, 3]); vi = 0 gives zero vectors."""
@@ -66,7 +72,7 @@ class GVP(nnx.Module):
         """The same on vectors stored as [..., 3, C], so that every product is along the last axis."""
         if self.wh is None or v is None:
             pre = self.ws(s)
-            zeros = jnp.zeros((*s.shape[:-1], 3, self.vo), s.dtype)
+            zeros = jnp.zeros((*pre.shape[:-1], 3, self.vo), pre.dtype)
             return _activate(self.scalar_activation, pre), zeros
         vh = self.wh(v)
         pre = self.ws(jnp.concatenate([s, vector_norm(vh, axis=-2)], axis=-1))

@@ -5,18 +5,22 @@ import itertools
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for weights and biases.
 _kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
-def linear(d_in: int, d_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
-    """y = x W + b, W [d_in, d_out]."""
+def linear(
+    d_in: int, d_out: int, *, bias: bool = True, dtype: DTypeLike | None = None, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """y = x W + b, W [d_in, d_out]. With `dtype`, x and the float32 parameters are rounded to it first."""
     bound = d_in**-0.5 if d_in else 0.0
     return nnx.Linear(
         d_in,
         d_out,
         use_bias=bias,
+        dtype=dtype,
         kernel_init=_kernel_init if d_in else nnx.initializers.zeros_init(),
         bias_init=lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound),
         rngs=rngs,
@@ -24,9 +28,23 @@ def linear(d_in: int, d_out: int, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.L
 
 
 def affine(layer: nnx.Linear) -> tuple[jax.Array, jax.Array]:
-    """W [in, out] and b [out] of a layer with a bias, for code that applies them in parts."""
+    """W [in, out] and b [out] of a layer with a bias, in its dtype, for code that applies them in parts."""
     assert layer.bias is not None
-    return layer.kernel[...], layer.bias[...]
+    return kernel(layer), _rounded(layer.bias[...], layer)
+
+
+def kernel(layer: nnx.Linear) -> jax.Array:
+    """W [in, out] of a layer, in its dtype."""
+    return _rounded(layer.kernel[...], layer)
+
+
+def _rounded(parameter: jax.Array, layer: nnx.Linear) -> jax.Array:
+    return parameter if layer.dtype is None else parameter.astype(layer.dtype)
+
+
+def product(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x [..., in] · W [in, out] in the dtype of W."""
+    return x.astype(weight.dtype) @ weight
 
 
 def dropout(

@@ -7,6 +7,7 @@ multiply-adds per edge and layer.
 """
 
 import itertools
+from functools import partial
 from typing import NamedTuple
 
 import chex
@@ -14,14 +15,11 @@ import jax
 import jax.numpy as jnp
 import jraph
 from flax import nnx
+from jax.typing import DTypeLike
 
-from partoken_jax.graphs.types import EdgeFeatures
+from partoken_jax.nn.gather import ReverseNeighbours, gather_senders
 from partoken_jax.nn.gvp import GVP, Dims, Features, TupleLayerNorm, tuple_dropout, vector_norm
-from partoken_jax.nn.linear import affine
-
-CHUNK = 128
-"""Receivers whose messages are computed at a time. At K = 30 and the published widths an edge array of a
-chunk has 1.5 MB; measured on two CPU cores, 128 and 192 are the fastest of 32 to 384."""
+from partoken_jax.nn.linear import affine, kernel, product
 
 
 class GVPConv(nnx.Module):
@@ -36,9 +34,11 @@ class GVPConv(nnx.Module):
         num_gvps: int = 3,
         aggregate: str = "mean",
         vector_gate: bool = False,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        """`num_gvps` message GVPs; all but the last are activated. `aggregate`: "mean" or "sum"."""
+        """`num_gvps` message GVPs; all but the last are activated. `aggregate`: "mean" or "sum", in float32
+        whatever the `dtype` of the messages."""
         if aggregate not in ("mean", "sum"):
             raise ValueError(f"aggregate is {aggregate!r}, but must be 'mean' or 'sum'")
         first = (2 * dims_in[0] + edge_dims[0], 2 * dims_in[1] + edge_dims[1])
@@ -51,6 +51,7 @@ class GVPConv(nnx.Module):
                     b,
                     activations=(None, None) if i == num_gvps - 1 else (jax.nn.relu, jax.nn.sigmoid),
                     vector_gate=vector_gate,
+                    dtype=dtype,
                     rngs=rngs,
                 )
                 for i, (a, b) in enumerate(itertools.pairwise(widths))
@@ -65,7 +66,7 @@ class GVPConv(nnx.Module):
         message_v = jnp.concatenate([v[senders], edges.vectors, v[receivers]], axis=-2)
         for gvp in self.message:
             message_s, message_v = gvp(message_s, message_v)
-        weight = edges.mask.astype(s.dtype)
+        weight = edges.mask.astype(jnp.float32)
         if self.aggregate == "mean":
             count = jax.ops.segment_sum(weight, receivers, num_nodes)
             weight = weight / jnp.maximum(count, 1.0)[receivers]
@@ -73,7 +74,13 @@ class GVPConv(nnx.Module):
         out_v = jax.ops.segment_sum(message_v * weight[:, None, None], receivers, num_nodes)
         return out_s, out_v
 
-    def dense(self, graph: jraph.GraphsTuple, *, chunk: int | None = None) -> Features:
+    def dense(
+        self,
+        graph: jraph.GraphsTuple,
+        *,
+        chunk: int | None = None,
+        reverse: ReverseNeighbours | None = None,
+    ) -> Features:
         """Dense form, for graphs in the packed layout. Returns the same as the general form.
 
         Split: the first GVP is linear in its three inputs before its norm, so sender and receiver
@@ -82,13 +89,14 @@ class GVPConv(nnx.Module):
 
         With `chunk`, the messages of so many receivers at a time are computed, and computed again in the
         backward pass: what belongs to an edge never exists for all edges at once and stays in the cache.
+        With `reverse` (not in chunks) the senders' gradient is read through it instead of scattered.
         """
         (s, v), edges = graph.nodes, graph.edges
         num_nodes = s.shape[0]
         chex.assert_is_divisible(graph.senders.shape[0], num_nodes)  # K edges per receiver
         neighbours = graph.senders.reshape(num_nodes, -1)
         mask = edges.mask.reshape(neighbours.shape)
-        weight = mask.astype(s.dtype)
+        weight = mask.astype(jnp.float32)
         if self.aggregate == "mean":
             weight = weight / jnp.maximum(jnp.sum(weight, axis=1), 1.0)[:, None]
 
@@ -104,7 +112,8 @@ class GVPConv(nnx.Module):
 
         def summed(row: _Receivers) -> Features:
             """Σ_k weight_k of what the tail needs, for one receiver."""
-            message_s, message_v = first.activate(*_first_of_edges(first, sender, row))
+            sent = jax.tree.map(lambda x: _gather(x, row.neighbours, reverse), sender)
+            message_s, message_v = first.activate(*_first_of_edges(first, sent, row))
             for gvp in self.message[1:-1]:
                 message_s, message_v = gvp.columns(message_s, message_v)
             if self._has_tail:
@@ -122,7 +131,7 @@ class GVPConv(nnx.Module):
             last = self.message[-1]
             ws, bias = affine(last.ws)
             total = jnp.sum(weight, axis=1)  # 1 for a mean with edges, 0 without
-            out_s = out_s @ ws + total[:, None] * bias
+            out_s = product(out_s, ws) + total[:, None] * bias
             out_v = last.wv(out_v) if last.wv is not None else out_v[..., :0]
         return out_s, jnp.swapaxes(out_v, -1, -2)
 
@@ -130,11 +139,6 @@ class GVPConv(nnx.Module):
     def _has_tail(self) -> bool:
         last = self.message[-1]
         return len(self.message) > 1 and last.wg is None and last.wh is not None
-
-
-def chunk_size(num_nodes: int) -> int:
-    """Receivers per chunk: `CHUNK`, or half of it where that leaves no remainder to compile apart."""
-    return CHUNK // 2 if num_nodes % CHUNK == CHUNK // 2 else CHUNK
 
 
 class _Receivers(NamedTuple):
@@ -156,26 +160,33 @@ def _project_nodes(gvp: GVP, s: jax.Array, v: jax.Array) -> tuple[Features, Feat
     ws, bias = affine(gvp.ws)
     ns, nv = s.shape[-1], v.shape[-1]
     norms = gvp.hidden
-    sender_s, receiver_s = ws[:ns], ws[ws.shape[0] - norms - ns : ws.shape[0] - norms]
+    sender_s = product(s, ws[:ns])
+    receiver_s = product(s, ws[ws.shape[0] - norms - ns : ws.shape[0] - norms]) + bias
     if gvp.wh is None:
-        none = jnp.zeros((s.shape[0], 3, 0), s.dtype)
-        return (s @ sender_s, none), (s @ receiver_s + bias, none)
-    wh = gvp.wh.kernel[...]
-    return (s @ sender_s, v @ wh[:nv]), (s @ receiver_s + bias, v @ wh[wh.shape[0] - nv :])
+        none = jnp.zeros((s.shape[0], 3, 0), sender_s.dtype)
+        return (sender_s, none), (receiver_s, none)
+    wh = kernel(gvp.wh)
+    return (sender_s, product(v, wh[:nv])), (receiver_s, product(v, wh[wh.shape[0] - nv :]))
 
 
-def _first_of_edges(gvp: GVP, sender: Features, row: _Receivers) -> Features:
-    """s' before activation [R, K, so] and vh [R, K, 3, hidden] of a GVP over [sender, edge, receiver]."""
+def _gather(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours | None) -> jax.Array:
+    """Rows [R, K, ...] of x [N, ...]."""
+    return x[neighbours] if reverse is None else gather_senders(x, neighbours, reverse)
+
+
+def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
+    """s' before activation [R, K, so] and vh [R, K, 3, hidden] of a GVP over [sender, edge, receiver]. `sent`
+    [R, K, ...] are the sender's parts."""
     ws, _ = affine(gvp.ws)
     es, ev = row.edge_s.shape[-1], row.edge_v.shape[-1]
     ns = (ws.shape[0] - es - gvp.hidden) // 2
-    pre = sender[0][row.neighbours] + row.edge_s @ ws[ns : ns + es] + row.s[..., None, :]
+    pre = sent[0] + product(row.edge_s, ws[ns : ns + es]) + row.s[..., None, :]
     if gvp.wh is None:
         return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
-    wh = gvp.wh.kernel[...]
+    wh = kernel(gvp.wh)
     nv = (wh.shape[0] - ev) // 2
-    vh = sender[1][row.neighbours] + row.edge_v @ wh[nv : nv + ev] + row.vh[..., None, :, :]
-    return pre + vector_norm(vh, axis=-2) @ ws[ws.shape[0] - gvp.hidden :], vh
+    vh = sent[1] + product(row.edge_v, wh[nv : nv + ev]) + row.vh[..., None, :, :]
+    return pre + product(vector_norm(vh, axis=-2), ws[ws.shape[0] - gvp.hidden :]), vh
 
 
 def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
@@ -195,18 +206,33 @@ class GVPConvLayer(nnx.Module):
         dropout: float = 0.1,
         num_gvps: int = 3,
         vector_gate: bool = False,
+        dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
+        """`dtype`: of products, by default that of the inputs; norms and sums are float32."""
         wide = (4 * node_dims[0], 2 * node_dims[1])
         self.rate = dropout
         self.conv = GVPConv(
-            node_dims, node_dims, edge_dims, num_gvps=num_gvps, vector_gate=vector_gate, rngs=rngs
+            node_dims,
+            node_dims,
+            edge_dims,
+            num_gvps=num_gvps,
+            vector_gate=vector_gate,
+            dtype=dtype,
+            rngs=rngs,
         )
         self.norms = nnx.List([TupleLayerNorm(node_dims, rngs=rngs) for _ in range(2)])
         self.feed_forward = nnx.List(
             [
-                GVP(node_dims, wide, vector_gate=vector_gate, rngs=rngs),
-                GVP(wide, node_dims, activations=(None, None), vector_gate=vector_gate, rngs=rngs),
+                GVP(node_dims, wide, vector_gate=vector_gate, dtype=dtype, rngs=rngs),
+                GVP(
+                    wide,
+                    node_dims,
+                    activations=(None, None),
+                    vector_gate=vector_gate,
+                    dtype=dtype,
+                    rngs=rngs,
+                ),
             ]
         )
 
@@ -217,12 +243,14 @@ class GVPConvLayer(nnx.Module):
         key: jax.Array | None = None,
         dense: bool = True,
         chunk: int | None = None,
+        reverse: ReverseNeighbours | None = None,
     ) -> Features:
-        """Updated (s [N, D], v [N, C, 3]). Dropout acts only when a key is given; `chunk` as in
+        """Updated (s [N, D], v [N, C, 3]). Dropout acts only when a key is given; `chunk` and `reverse` as in
         `GVPConv.dense`."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         with jax.named_scope("conv"):
-            message = self.conv.dense(graph, chunk=chunk) if dense else self.conv(graph)
+            conv = partial(self.conv.dense, chunk=chunk, reverse=reverse) if dense else self.conv
+            message = conv(graph)
         with jax.named_scope("residual_norm"):
             x = _residual(self.norms[0], graph.nodes, tuple_dropout(*message, self.rate, keys[0]))
         with jax.named_scope("feed_forward"):
@@ -235,81 +263,3 @@ class GVPConvLayer(nnx.Module):
 
 def _residual(norm: TupleLayerNorm, x: Features, update: Features) -> Features:
     return norm(x[0] + update[0], x[1] + update[1])  # type: ignore[return-value]
-
-
-class GVPEncoder(nnx.Module):
-    """Residue and edge features → node features [N, D], non-negative (the last step is a ReLU)."""
-
-    def __init__(
-        self,
-        node_in: Dims,
-        edge_in: Dims,
-        node_hidden: Dims,
-        edge_hidden: Dims,
-        *,
-        num_layers: int,
-        dropout: float,
-        residue_types: bool,
-        dense: bool,
-        rematerialise: str = "auto",
-        rngs: nnx.Rngs,
-    ):
-        self.dense = dense
-        self.rematerialise = rematerialise
-        self.residue_embedding = (
-            nnx.Embed(20, 20, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
-            if residue_types
-            else None
-        )
-        if residue_types:
-            node_in = (node_in[0] + 20, node_in[1])
-        self.node_norm = TupleLayerNorm(node_in, rngs=rngs)
-        self.node_gvp = GVP(node_in, node_hidden, activations=(None, None), rngs=rngs)
-        self.edge_norm = TupleLayerNorm(edge_in, rngs=rngs)
-        self.edge_gvp = GVP(edge_in, edge_hidden, activations=(None, None), rngs=rngs)
-        self.layers = nnx.List(
-            [GVPConvLayer(node_hidden, edge_hidden, dropout=dropout, rngs=rngs) for _ in range(num_layers)]
-        )
-        self.output_norm = TupleLayerNorm(node_hidden, rngs=rngs)
-        self.output_gvp = GVP(node_hidden, (node_hidden[0], 0), rngs=rngs)
-
-    def embed(self, graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
-        """A featurised graph → hidden nodes (s, v) and hidden edges, before the first layer."""
-        nodes, edges = graph.nodes, graph.edges
-        scalars = nodes.scalars
-        if self.residue_embedding is not None:
-            scalars = jnp.concatenate([scalars, self.residue_embedding(nodes.residue_type)], axis=-1)
-        hidden = self.node_gvp(*self.node_norm(scalars, nodes.vectors))
-        edge_s, edge_v = self.edge_gvp(*self.edge_norm(edges.scalars, edges.vectors))
-        return graph._replace(nodes=hidden, edges=EdgeFeatures(edge_s, edge_v, edges.mask))
-
-    def __call__(self, graph: jraph.GraphsTuple, *, key: jax.Array | None = None) -> jax.Array:
-        """Node features [N, D] of a featurised graph."""
-        with jax.named_scope("embedding"):
-            hidden = self.embed(graph)
-        with jax.named_scope("layers"):
-            nodes = self._run_layers(hidden, key)
-        with jax.named_scope("output_projection"):
-            return self.output_gvp(*self.output_norm(*nodes))[0]
-
-    def _run_layers(self, graph: jraph.GraphsTuple, key: jax.Array | None) -> Features:
-        """All layers as one scan over stacked weights: compiled once, and with rematerialisation the
-        backward pass keeps only the node features between layers."""
-        splits = [nnx.split(layer) for layer in self.layers]
-        graphdef = splits[0][0]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in splits])
-        keys = None if key is None else jax.random.split(key, len(self.layers))
-        choice = self.rematerialise
-        if choice == "auto":
-            choice = "chunk" if self.dense and jax.default_backend() == "cpu" else "layer"
-        chunk = chunk_size(graph.nodes[0].shape[0]) if choice == "chunk" else None
-
-        def body(nodes: Features, weights_and_key):
-            weights, layer_key = weights_and_key
-            layer = nnx.merge(graphdef, weights)
-            nodes = layer(graph._replace(nodes=nodes), key=layer_key, dense=self.dense, chunk=chunk)
-            return nodes, None
-
-        step = jax.checkpoint(body) if choice == "layer" else body
-        nodes, _ = jax.lax.scan(step, graph.nodes, (stacked, keys))
-        return nodes

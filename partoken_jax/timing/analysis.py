@@ -3,7 +3,6 @@
 The result is plain dictionaries, ready for JSON; docs/TIMING.md describes every field.
 """
 
-import dataclasses
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -13,31 +12,78 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from partoken_jax.config import LossConfig, ModelConfig, StageConfig, TimingConfig, TrainConfig
+from partoken_jax.config import ModelConfig, TimingConfig
 from partoken_jax.models import build_model, parameter_table
 from partoken_jax.timing.ablation import PARTS, ablation
 from partoken_jax.timing.batches import TimingData, timing_data
-from partoken_jax.timing.breakdown import break_down, program_cost
-from partoken_jax.timing.epoch import time_epoch
-from partoken_jax.timing.measure import Compiled, Timing, count_compilations, interleave, ratio
-from partoken_jax.timing.programs import STAGE, Program, build_program
+from partoken_jax.timing.breakdown import break_down
+from partoken_jax.timing.epoch import time_epochs
+from partoken_jax.timing.measure import Timing, count_compilations, interleave, ratio
+from partoken_jax.timing.programs import Program, build_program, train_config
 from partoken_jax.timing.roofline import measure_ceilings, minimum, roofline
+from partoken_jax.timing.rows import measurement
+from partoken_jax.timing.sweeps import run_sweep
 from partoken_jax.training.report import environment
 
 SCHEMA = "partoken.timing/1"
 
 
-def analyse(config: TimingConfig, *, quiet: bool = False, command: str | None = None) -> dict[str, Any]:
-    """Everything that `partoken time` reports about one batch size.
+def analyse(
+    config: TimingConfig,
+    *,
+    quiet: bool = False,
+    command: str | None = None,
+    save: Callable[[dict[str, Any]], Any] = lambda result: None,
+) -> dict[str, Any]:
+    """Everything that `partoken time` reports about one batch size, and the sweeps of the settings.
+
+    Args:
+      command: what the result says it was made by; by default the command line.
+      save: called with the result so far, after every part of it.
 
     Raises DataError for proteins that cannot be read.
     """
     data = timing_data(config)
+    result: dict[str, Any] = {
+        "schema": SCHEMA,
+        "environment": {
+            **environment(),
+            "command": " ".join(sys.argv) if command is None else command,
+            "precision": config.model.precision,
+        },
+        "data": {
+            "source": data.dataset.source,
+            "task": data.dataset.task,
+            "proteins": len(data.dataset),
+            "residues": data.residues,
+            "edges": data.edges,
+            "nodes": len(data.batch.nodes.mask),
+        },
+        "parameters": {
+            kind: dict(_parameters(train_config(config, data, kind).model)) for kind in config.models
+        },
+        "measurements": [],
+        "ratios": {},
+        "shapes": [len(data.batch.nodes.mask)],
+        "recompilations": 1,
+    }
+    if any(name != "epoch" for name in config.passes):
+        _time_batch(result, config, data, quiet)
+        save(result)
+    if "epoch" in config.passes:
+        _time_epochs(result, config, data, quiet)
+        save(result)
+    for name in config.sweeps:
+        result.setdefault("sweeps", {})[name] = run_sweep(name, config, quiet=quiet)
+        save(result)
+    return result
+
+
+def _time_batch(result: dict[str, Any], config: TimingConfig, data: TimingData, quiet: bool) -> None:
+    """Adds the measurements of one batch, what is inside the training step, and the gap."""
     compiled = [name for name in config.passes if name != "epoch"]
-    total = len(config.models) * len(compiled) * config.repeats
-    both = set(config.models) == {"gvp", "partoken"}
-    ablate = both and "train_step" in compiled
-    total += ablate * (len(PARTS) + 1) * config.repeats
+    ablate = config.gap and set(config.models) == {"gvp", "partoken"} and "train_step" in compiled
+    total = (len(config.models) * len(compiled) + ablate * (len(PARTS) + 1)) * config.repeats
     with tqdm(total=total, desc="timing", unit=" runs", leave=False, disable=quiet or None) as bar:
         tick: Callable[[], Any] = lambda: bar.update()  # noqa: E731
         programs = {
@@ -51,33 +97,13 @@ def analyse(config: TimingConfig, *, quiet: bool = False, command: str | None = 
                 repeats=config.repeats,
                 progress=tick,
             )
-        rows = [
+        result["measurements"] += [
             measurement(config, data, kind, name, program.compiled, times[f"{kind} {name}"])
             for (kind, name), program in programs.items()
         ]
-        result: dict[str, Any] = {
-            "schema": SCHEMA,
-            "environment": {
-                **environment(),
-                "command": " ".join(sys.argv) if command is None else command,
-                "precision": precision(),
-            },
-            "data": {
-                "source": data.dataset.source,
-                "task": data.dataset.task,
-                "proteins": len(data.dataset),
-                "residues": data.residues,
-                "edges": data.edges,
-                "nodes": len(data.batch.nodes.mask),
-            },
-            "parameters": {
-                kind: dict(_parameters(train_config(config, data, kind).model)) for kind in config.models
-            },
-            "measurements": rows,
-            "ratios": _ratios(times) if both else {},
-            "shapes": [len(data.batch.nodes.mask)],
-            "recompilations": 1 + late.count,
-        }
+        for name in compiled:
+            result["ratios"] |= _gap_ratio(name, {k: times[f"{k} {name}"] for k in config.models})
+        result["recompilations"] += late.count
         if "train_step" in compiled:
             result |= _inside(config, data, programs, times)
         if ablate:
@@ -88,84 +114,27 @@ def analyse(config: TimingConfig, *, quiet: bool = False, command: str | None = 
                 repeats=config.repeats,
                 progress=tick,
             )
-    if "epoch" in config.passes:
-        for kind in config.models:
-            epoch = time_epoch(
-                train_config(config, data, kind),
-                data,
-                config.epoch_batches,
-                synthetic_residues=config.residues,
-                quiet=quiet,
-            )
-            rows.append(epoch.row)
-            result["shapes"] = epoch.shapes
-            result["recompilations"] = max(result["recompilations"], epoch.programs)
-    return result
 
 
-def precision() -> str:
-    """What float32 products are computed in: as set in jax, else the device's default."""
-    chosen = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    if chosen is None and jax.default_backend() == "cpu":
-        return "float32"
-    return f"float32, products in {chosen or 'the default precision of the device (TF32 on recent GPUs)'}"
-
-
-def train_config(config: TimingConfig, data: TimingData, kind: str) -> TrainConfig:
-    """The run whose steps are timed: all losses at full weight, the codebook moving."""
-    classes = len(data.dataset.class_names)
-    model = dataclasses.replace(config.model, kind=kind, num_classes=classes)  # type: ignore[arg-type]
-    return TrainConfig(
-        seed=config.seed,
-        model=model,
-        stage1=StageConfig(epochs=1, warmup_epochs=0),
-        loss=LossConfig(ramp_epochs=0),
-        freeze_codebook_epochs=0,
+def _time_epochs(result: dict[str, Any], config: TimingConfig, data: TimingData, quiet: bool) -> None:
+    """Adds whole epochs, their shapes, and how often the step was compiled for them."""
+    found = time_epochs(
+        {kind: train_config(config, data, kind) for kind in config.models},
+        data,
+        config.epoch_batches,
+        synthetic_residues=config.residues,
+        quiet=quiet,
     )
+    result["measurements"] += [epoch.row for epoch in found.values()]
+    result["ratios"] |= _gap_ratio("epoch", {kind: epoch.timing for kind, epoch in found.items()})
+    result["shapes"] = next(iter(found.values())).shapes
+    result["recompilations"] = max(epoch.programs for epoch in found.values())
 
 
-def measurement(
-    config: TimingConfig, data: TimingData, kind: str, name: str, compiled: Compiled, timing: Timing
-) -> dict[str, Any]:
-    """A row of `measurements`: one pass of one model."""
-    flops, bytes_ = program_cost(compiled.text)
-    return {
-        "model": kind,
-        "stage": STAGE,
-        "pass": name,
-        "batch_size": config.batch_size,
-        "residues": config.residues,
-        "median_ms": 1e3 * timing.median,
-        "quartiles_ms": [1e3 * q for q in timing.quartiles],
-        "runs": len(timing.seconds),
-        "lower_s": compiled.lower_s,
-        "compile_s": compiled.compile_s,
-        "flops": flops,
-        "bytes": bytes_,
-        "xla_flops": compiled.flops,
-        "xla_bytes": compiled.bytes,
-        "temp_bytes": compiled.temp_bytes,
-        "proteins_per_s": data.proteins / timing.median,
-        "padding_share": data.padding_share,
-        **settings_of(config),
-    }
-
-
-def settings_of(config: TimingConfig) -> dict[str, Any]:
-    """The settings that a sweep may change, for a row."""
-    return {
-        "neighbours": config.neighbours,
-        "max_clusters": config.model.partitioner.max_clusters,
-        "k_hop": config.model.partitioner.k_hop,
-        "rematerialise": config.model.rematerialise,
-    }
-
-
-def _ratios(times: dict[str, Timing]) -> dict[str, Any]:
-    names = [key.removeprefix("gvp ") for key in times if key.startswith("gvp ")]
-    return {
-        f"partoken_over_gvp.{name}": ratio(times[f"partoken {name}"], times[f"gvp {name}"]) for name in names
-    }
+def _gap_ratio(name: str, times: dict[str, Timing]) -> dict[str, Any]:
+    if set(times) != {"gvp", "partoken"}:
+        return {}
+    return {f"partoken_over_gvp.{name}": ratio(times["partoken"], times["gvp"])}
 
 
 def _inside(
@@ -175,7 +144,7 @@ def _inside(
     times: dict[str, Timing],
 ) -> dict[str, Any]:
     """The components of the training steps, and their roofline."""
-    ceilings = measure_ceilings()
+    ceilings = measure_ceilings(config.model)
     breakdowns, roofs, components = {}, {}, []
     for kind in config.models:
         program = programs[kind, "train_step"]

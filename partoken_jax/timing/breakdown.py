@@ -53,7 +53,8 @@ def break_down(model: str, text: str, call: Callable[[], Any], *, calls: int = 5
     module = Module(text)
     operations = module.operations()
     containers = {name for name, o in operations.items() if o.opcode in CONTAINERS}
-    return attribute(model, operations, profile(call, module.name, containers, calls=calls))
+    products = {name for name, o in operations.items() if o.is_product}
+    return attribute(model, operations, profile(call, module.name, containers, products, calls=calls))
 
 
 def attribute(model: str, operations: dict[str, Operation], measured: Profile) -> Breakdown:

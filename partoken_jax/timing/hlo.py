@@ -134,6 +134,8 @@ class Operation:
     """Which components its work belongs to; sums to 1. More than one only for a fusion that spans components:
     its time is divided in proportion to the operations that each component's instructions in it perform
     (at least one per element of their results)."""
+    is_product: bool = False
+    """A matrix product, by XLA itself or by a library that it calls."""
 
 
 class Module:
@@ -179,7 +181,9 @@ class Module:
             if name in found:  # the same computation called from several places
                 found[name].runs += runs
             else:
-                found[name] = Operation(name, instruction.opcode, runs, cost.flops, cost.bytes, shares)
+                found[name] = Operation(
+                    name, instruction.opcode, runs, cost.flops, cost.bytes, shares, _is_product(instruction)
+                )
 
     def _places(self, computation: str) -> dict[str, Place]:
         """Component and direction of every instruction. One that XLA made itself (a copy, a broadcast) has no
@@ -283,6 +287,14 @@ class Module:
             inner = self.computations[instruction.called[0]]
             return sum(self._flops(i, inner) for i in inner.values())
         return float(instruction.elements)
+
+
+def _is_product(instruction: Instruction) -> bool:
+    if instruction.opcode == "custom-call":
+        return any(word in _target(instruction) for word in ("gemm", "matmul"))
+    return instruction.opcode == "dot" or (
+        instruction.opcode == "fusion" and "kind=kCustom" in instruction.attributes
+    )
 
 
 def place(op_name: str) -> Place:

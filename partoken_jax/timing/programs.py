@@ -1,5 +1,6 @@
 """The programs that are timed: forward pass, forward and backward pass, and full training step of a model."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -8,7 +9,8 @@ import jraph
 import numpy as np
 from flax import nnx
 
-from partoken_jax.config import TrainConfig
+from partoken_jax.config import LossConfig, StageConfig, TimingConfig, TrainConfig
+from partoken_jax.timing.batches import TimingData
 from partoken_jax.timing.measure import Compiled, compile_program
 from partoken_jax.training.schedules import StepSettings, epoch_settings
 from partoken_jax.training.step import (
@@ -25,6 +27,19 @@ train_step: that, the optimiser and the metrics; the program that `partoken trai
 
 STAGE: Literal[1] = 1
 """What is timed: the joint stage, with the codebook in use and all losses live."""
+
+
+def train_config(config: TimingConfig, data: TimingData, kind: str) -> TrainConfig:
+    """The run whose steps are timed: all losses at full weight, the codebook moving."""
+    classes = len(data.dataset.class_names)
+    model = dataclasses.replace(config.model, kind=kind, num_classes=classes)  # type: ignore[arg-type]
+    return TrainConfig(
+        seed=config.seed,
+        model=model,
+        stage1=StageConfig(epochs=1, warmup_epochs=0),
+        loss=LossConfig(ramp_epochs=0),
+        freeze_codebook_epochs=0,
+    )
 
 
 class Program(NamedTuple):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from partoken_jax.config import ModelConfig
+from partoken_jax.models import matmul_precision
 
 FLOAT = 4
 MESSAGE_GVPS = 3
@@ -17,7 +18,7 @@ class Ceilings(TypedDict):
     """Measured on the device."""
 
     flops_per_s: float
-    """Of a large float32 matrix product, in the precision of the run."""
+    """Of a large matrix product, in the precision of the model."""
     bytes_per_s: float
     """Read and written, of x + 1 over a large array."""
     matrix: int
@@ -43,15 +44,17 @@ class Roofline(TypedDict):
     step_over_bound: float
 
 
-def measure_ceilings(repeats: int = 5) -> Ceilings:
-    """Times a large matrix product and a large copy on the default device."""
+def measure_ceilings(config: ModelConfig, repeats: int = 5) -> Ceilings:
+    """Times a large matrix product, in the precision of the model, and a large copy on the default device."""
     on_cpu = jax.default_backend() == "cpu"
     size, length = (2048, 1 << 25) if on_cpu else (8192, 1 << 28)
-    matrix = jnp.ones((size, size), jnp.float32)
+    matrix = jnp.ones((size, size), jnp.bfloat16 if config.precision == "bfloat16" else jnp.float32)
     array = jnp.ones(length, jnp.float32)
     product, copy = jax.jit(lambda a: a @ a), jax.jit(lambda a: a + 1.0)
+    with jax.default_matmul_precision(matmul_precision(config)):
+        product_s = _best(product, matrix, repeats)
     return {
-        "flops_per_s": 2.0 * size**3 / _best(product, matrix, repeats),
+        "flops_per_s": 2.0 * size**3 / product_s,
         "bytes_per_s": 2.0 * FLOAT * length / _best(copy, array, repeats),
         "matrix": size,
         "array_bytes": FLOAT * length,

@@ -1,8 +1,8 @@
-"""How the training step scales: with batch size, clusters and hops, protein length, and rematerialisation."""
+"""How the training step scales with batch size, clusters, hops and length, and what each setting costs."""
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,121 +10,180 @@ import jax
 from tqdm import tqdm
 
 from partoken_jax.config import TimingConfig
-from partoken_jax.timing.analysis import analyse, measurement, settings_of, train_config
 from partoken_jax.timing.batches import TimingData, timing_data
 from partoken_jax.timing.measure import interleave, ratio
-from partoken_jax.timing.programs import STAGE, Program, build_program
+from partoken_jax.timing.programs import STAGE, Program, build_program, train_config
+from partoken_jax.timing.rows import measurement, settings_of
 
 BATCH_SIZES = (4, 8, 16, 32, 64, 128, 256, 512)
 CLUSTERS = (5, 10, 15, 20, 25)
 HOPS = (1, 2, 3)
 LENGTHS = (100, 200, 300, 500, 1000)
 
+SECONDS_PER_GROUP = 120.0
+"""Slow programs run less often than asked for, but at least `LEAST_REPEATS` times."""
+LEAST_REPEATS = 3
+
 
 class Point(NamedTuple):
     """One place of a sweep."""
 
+    label: str
+    """What is different here."""
     model: str
     config: TimingConfig
 
 
-def batch_sweep(base: TimingConfig) -> list[Point]:
+Group = list[Point]
+"""Points that time one batch, taking turns; the ratios are those of every point to the first."""
+
+
+def batch_sweep(base: TimingConfig) -> list[Group]:
     """Both models at 4 to 512 proteins."""
     return [
-        Point(kind, dataclasses.replace(base, batch_size=size))
+        _models(f"batch {size}", dataclasses.replace(base, batch_size=size), base.models)
         for size in BATCH_SIZES
-        for kind in base.models
     ]
 
 
-def cluster_sweep(base: TimingConfig) -> list[Point]:
-    """ParToken with 5 to 25 clusters, each at 1, 2 and 3 hops."""
-    points = []
-    for hops in HOPS:
-        for clusters in CLUSTERS:
-            part = dataclasses.replace(base.model.partitioner, max_clusters=clusters, k_hop=hops)
-            model = dataclasses.replace(base.model, partitioner=part)
-            points.append(Point("partoken", dataclasses.replace(base, model=model)))
-    return points
-
-
-def length_sweep(base: TimingConfig) -> list[Point]:
+def length_sweep(base: TimingConfig) -> list[Group]:
     """Both models on synthetic proteins of 100 to 1,000 residues."""
     return [
-        Point(kind, dataclasses.replace(base, residues=length)) for length in LENGTHS for kind in base.models
+        _models(f"{length} residues", dataclasses.replace(base, residues=length, path=None), base.models)
+        for length in LENGTHS
     ]
 
 
-def rematerialisation_sweep(base: TimingConfig) -> list[Point]:
+def cluster_sweep(base: TimingConfig) -> list[Group]:
+    """ParToken with 5 to 25 clusters, each at 1, 2 and 3 hops."""
+    if "partoken" not in base.models:
+        return []
+    parts = {
+        f"{clusters} clusters, {hops} {'hop' if hops == 1 else 'hops'}": dataclasses.replace(
+            base.model.partitioner, max_clusters=clusters, k_hop=hops
+        )
+        for hops in HOPS
+        for clusters in CLUSTERS
+    }
+    return _settings(
+        dataclasses.replace(base, models=("partoken",)), {k: {"partitioner": p} for k, p in parts.items()}
+    )
+
+
+def rematerialisation_sweep(base: TimingConfig) -> list[Group]:
     """Both models with all activations kept, computed again by layer, and by chunk."""
-    return [
-        Point(kind, dataclasses.replace(base, model=dataclasses.replace(base.model, rematerialise=choice)))  # type: ignore[arg-type]
-        for choice in ("none", "layer", "chunk")
-        for kind in base.models
-    ]
+    return _settings(
+        base, {f"rematerialise {choice}": {"rematerialise": choice} for choice in ("none", "layer", "chunk")}
+    )
 
 
-SWEEPS: dict[str, Callable[[TimingConfig], list[Point]]] = {
+def backward_sweep(base: TimingConfig) -> list[Group]:
+    """Both ways to sum the gradients of a sender's edges, with layers computed again; and the default."""
+    changes: dict[str, dict[str, Any]] = {
+        f"{choice}, layers computed again": {"sender_gradient": choice, "rematerialise": "layer"}
+        for choice in ("scatter", "gather")
+    }
+    return _settings(base, {**changes, "default": {"sender_gradient": "auto", "rematerialise": "auto"}})
+
+
+def precision_sweep(base: TimingConfig) -> list[Group]:
+    """Both models at every precision of products."""
+    return _settings(base, {name: {"precision": name} for name in ("float32", "tensorfloat32", "bfloat16")})
+
+
+def plain_sweep(base: TimingConfig) -> list[Group]:
+    """The fast form of both models against the plain one (`message_passing`)."""
+    forms = {"plain": "general", "fast": "dense"}
+    return _settings(base, {name: {"message_passing": form} for name, form in forms.items()})
+
+
+SWEEPS: dict[str, Callable[[TimingConfig], list[Group]]] = {
     "batch": batch_sweep,
-    "clusters": cluster_sweep,
     "length": length_sweep,
+    "clusters": cluster_sweep,
     "rematerialisation": rematerialisation_sweep,
+    "backward": backward_sweep,
+    "precision": precision_sweep,
+    "plain": plain_sweep,
 }
-INTERLEAVED = frozenset({"clusters", "rematerialisation"})
-"""Sweeps whose ratios matter: all points are compiled first and then take turns."""
-
-
-def analyse_and_sweep(config: TimingConfig, *, command: str | None = None) -> Iterator[dict[str, Any]]:
-    """The analysis of a batch, then again with `sweeps` (by name) after each sweep of the settings, so that
-    what is measured can be saved at once. Raises as `analyse`."""
-    result = analyse(config, command=command)
-    yield result
-    for name in config.sweeps:
-        result.setdefault("sweeps", {})[name] = run_sweep(name, config)
-        yield result
 
 
 def run_sweep(name: str, base: TimingConfig, *, quiet: bool = False) -> dict[str, Any]:
-    """Times the training step at every point of a sweep.
+    """Times the training step at every point of a sweep; the points of a group take turns.
 
     Returns:
-      `rows`: measurement rows; a point that does not fit into memory has `status` "out of memory" and no
-      times. `ratios`: for interleaved sweeps, every point over the first one of its model.
+      `rows`: measurement rows with `label` and `status`; a point that does not fit into memory has the status
+      "out of memory" and no times. `ratios`: every point over the first one of its group that could run.
     """
-    points = SWEEPS[name](base)
+    groups = SWEEPS[name](base)
     rows: list[dict[str, Any]] = []
     ratios: dict[str, Any] = {}
-    held: dict[str, tuple[Point, TimingData, Program]] = {}
-    made: dict[TimingConfig, TimingData] = {}
-    for point in tqdm(points, desc=f"{name} sweep", unit=" points", leave=False, disable=quiet or None):
-        where = dataclasses.replace(point.config, model=base.model)
-        if where not in made:
-            made = {where: timing_data(where)}  # one set of proteins at a time is enough
-        data = made[where]
-        program = _fitting_program(point, data)
-        if program is None:
-            rows.append(_row_without_times(point, data))
-        elif name in INTERLEAVED:
-            held[f"{len(held)} {_label(point)}"] = (point, data, program)
-        else:
-            rows += _timed(point, data, program, base.repeats)
-    if held:
-        times = interleave({key: program.call for key, (_, _, program) in held.items()}, repeats=base.repeats)
-        first: dict[str, str] = {}
-        for key, (point, data, program) in held.items():
-            row = measurement(point.config, data, point.model, "train_step", program.compiled, times[key])
-            rows.append({**row, "status": "ok"})
-            start = first.setdefault(point.model, key)
-            if start != key:
-                names = key.split(" ", 1)[1], start.split(" ", 1)[1]
-                ratios[f"{names[0]} over {names[1]}"] = ratio(times[key], times[start])
+    total = sum(len(group) for group in groups)
+    with tqdm(total=total, desc=f"{name} sweep", unit=" points", leave=False, disable=quiet or None) as bar:
+        for group in groups:
+            found, compared = _time_group(group, base.repeats, lambda: bar.update())
+            rows += found
+            ratios |= compared
     return {"rows": rows, "ratios": ratios}
 
 
-def _timed(point: Point, data: TimingData, program: Program, repeats: int) -> list[dict[str, Any]]:
-    timing = interleave({"step": program.call}, repeats=repeats)["step"]
-    row = measurement(point.config, data, point.model, "train_step", program.compiled, timing)
-    return [{**row, "status": "ok"}]
+def _time_group(
+    group: Group, repeats: int, progress: Callable[[], Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    data = timing_data(group[0].config)  # one batch for all
+    programs: dict[str, Program] = {}
+    seconds = 0.0
+    for point in group:
+        if (program := _fitting_program(point, data)) is not None:
+            programs[point.label] = program
+            # The first run was the warm-up; the second tells how often there is time for more.
+            seconds += interleave({"": program.call}, repeats=1, warm_up=0)[""].median
+        progress()
+    repeats = min(repeats, max(LEAST_REPEATS, int(SECONDS_PER_GROUP / max(seconds, 1e-9))))
+    calls = {label: program.call for label, program in programs.items()}
+    times = interleave(calls, repeats=repeats, warm_up=0)  # every program has run twice
+    rows = [
+        {
+            "label": point.label,
+            **measurement(
+                point.config,
+                data,
+                point.model,
+                "train_step",
+                programs[point.label].compiled,
+                times[point.label],
+            ),
+            "status": "ok",
+        }
+        if point.label in programs
+        else _row_without_times(point, data)
+        for point in group
+    ]
+    labels = list(times)
+    ratios = {f"{label} / {labels[0]}": ratio(times[label], times[labels[0]]) for label in labels[1:]}
+    return rows, ratios
+
+
+def _models(label: str, config: TimingConfig, models: Sequence[str]) -> Group:
+    return [Point(f"{_NAMES[kind]}, {label}", kind, config) for kind in models]
+
+
+def _settings(base: TimingConfig, changes: dict[str, dict[str, Any]]) -> list[Group]:
+    """A group for each model, with a point for each change of its settings."""
+    return [
+        [
+            Point(
+                f"{_NAMES[kind]}, {label}",
+                kind,
+                dataclasses.replace(base, model=dataclasses.replace(base.model, **change)),
+            )
+            for label, change in changes.items()
+        ]
+        for kind in base.models
+    ]
+
+
+_NAMES = {"gvp": "GVP", "partoken": "ParToken"}
 
 
 def _fitting_program(point: Point, data: TimingData) -> Program | None:
@@ -153,6 +212,7 @@ def free_memory() -> float:
 
 def _row_without_times(point: Point, data: TimingData) -> dict[str, Any]:
     return {
+        "label": point.label,
         "model": point.model,
         "stage": STAGE,
         "pass": "train_step",
@@ -164,11 +224,3 @@ def _row_without_times(point: Point, data: TimingData) -> dict[str, Any]:
         **settings_of(point.config),
         "status": "out of memory",
     }
-
-
-def _label(point: Point) -> str:
-    model = point.config.model
-    return (
-        f"{point.model} {model.partitioner.max_clusters} clusters {model.partitioner.k_hop} hops "
-        f"rematerialise {model.rematerialise}"
-    )

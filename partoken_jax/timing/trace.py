@@ -30,13 +30,21 @@ class Profile(NamedTuple):
     """Mean time of a call while it was profiled."""
 
 
-def profile(call: Callable[[], object], module: str, containers: Collection[str], *, calls: int) -> Profile:
+def profile(
+    call: Callable[[], object],
+    module: str,
+    containers: Collection[str],
+    products: Collection[str],
+    *,
+    calls: int,
+) -> Profile:
     """Runs `call` so many times under the profiler and reads back what executed.
 
     Args:
       call: runs the program once, e.g. `lambda: compiled(*args)`; its result is waited for.
       module: name of the HLO module, e.g. "jit_train_step"; operations of other programs are left out.
       containers: operations that only run others (a loop); they count where nothing else runs.
+      products: matrix products; see `busy_time`.
     """
     jax.block_until_ready(call())
     with tempfile.TemporaryDirectory() as directory:
@@ -50,7 +58,7 @@ def profile(call: Callable[[], object], module: str, containers: Collection[str]
         events = [
             event for path in Path(directory).rglob("*.xplane.pb") for event in read_events(path, module)
         ]
-    seconds = {name: total / calls for name, total in busy_time(events, containers).items()}
+    seconds = {name: total / calls for name, total in busy_time(events, containers, products).items()}
     return Profile(seconds, elapsed / calls)
 
 
@@ -69,10 +77,17 @@ def read_events(path: Path, module: str) -> list[Event]:
     return events
 
 
-def busy_time(events: Iterable[Event], containers: Collection[str]) -> dict[str, float]:
-    """Seconds per operation. A moment in which several operations run at once (on several threads or streams)
-    is divided equally among them, so the sum is the time in which anything ran. A container counts only in
-    moments in which nothing but containers runs, and then the innermost (latest started) one."""
+def busy_time(
+    events: Iterable[Event], containers: Collection[str], products: Collection[str] = ()
+) -> dict[str, float]:
+    """Seconds per operation.
+
+    A moment in which several operations run at once (on several threads or streams) is divided equally among
+    them, so the sum is the time in which anything ran. On a CPU, XLA hands the parts of a matrix product to
+    other threads and records the handing over alone: a moment in which nothing is recorded, right after a
+    product, is that product's. A container counts only in what is left, and then the innermost (latest
+    started) one.
+    """
     edges = []
     for number, event in enumerate(events):
         if event.end > event.start:
@@ -82,8 +97,9 @@ def busy_time(events: Iterable[Event], containers: Collection[str]) -> dict[str,
     waiting: dict[int, str] = {}  # containers
     seconds: dict[str, float] = {}
     before = 0.0
+    handed_over: list[str] = []
     for moment, starts, number, operation in edges:
-        active = list(running.values()) or list(waiting.values())[-1:]
+        active = list(running.values()) or handed_over or list(waiting.values())[-1:]
         for name in active:
             seconds[name] = seconds.get(name, 0.0) + (moment - before) / len(active)
         before = moment
@@ -92,4 +108,6 @@ def busy_time(events: Iterable[Event], containers: Collection[str]) -> dict[str,
             group[number] = operation
         else:
             del group[number]
+        if group is running:
+            handed_over = [operation] if not starts and operation in products else []
     return seconds

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer, GVPEncoder
+from partoken_jax.nn.encoder import GVPEncoder
+from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer
 from tests.helpers import (
     assert_close,
     by_path,
@@ -95,13 +96,14 @@ def test_chunks_change_nothing(graph, variant, chunk):
         assert_close(chunked[name], want, 1e-4, name)
 
 
-def test_every_way_to_rematerialise_gives_the_same_numbers(graph):
+def test_every_way_to_the_gradient_gives_the_same_numbers(graph):
     """With dropout on, so that what is computed again must draw the same units."""
     results = {}
-    for choice in ("none", "layer", "chunk"):
+    choices = [("none", "scatter"), ("layer", "scatter"), ("chunk", "scatter"), ("none", "gather")]
+    for choice in [*choices, ("layer", "gather")]:
         encoder = GVPEncoder(
             NODE, EDGE, (8, 3), (5, 2), num_layers=2, dropout=0.3, residue_types=False, dense=True,
-            rematerialise=choice, rngs=nnx.Rngs(0),
+            rematerialise=choice[0], sender_gradient=choice[1], rngs=nnx.Rngs(0),
         )  # fmt: skip
         graphdef, params = nnx.split(encoder, nnx.Param)
 
@@ -111,7 +113,7 @@ def test_every_way_to_rematerialise_gives_the_same_numbers(graph):
 
         gradients, out = jax.jit(jax.grad(total, has_aux=True))(params)
         results[choice] = (out, by_path(gradients))
-    out, gradients = results.pop("none")
+    out, gradients = results.pop(choices[0])
     for choice, (other_out, other_gradients) in results.items():
         assert_close(other_out, out)
         for name, want in gradients.items():

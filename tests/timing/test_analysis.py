@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 
 from partoken_jax.cli import main
-from partoken_jax.config import ConfigError, ModelConfig, TimingConfig
+from partoken_jax.config import SWEEPS, ConfigError, ModelConfig, TimingConfig
 from partoken_jax.timing import analyse, epoch, markdown, run_sweep, sweep_markdown, sweeps
 from partoken_jax.timing.ablation import PARTS, differences
-from partoken_jax.timing.analysis import train_config
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.measure import Timing, ratio, summary
-from partoken_jax.timing.programs import timing_settings
-from partoken_jax.timing.report import plot_components
+from partoken_jax.timing.plots import plot_components, plot_sweeps
+from partoken_jax.timing.programs import timing_settings, train_config
 from partoken_jax.timing.roofline import encoder_multiply_adds, minimum, roofline
 from partoken_jax.timing.synthetic import synthetic_protein
 from tests.helpers import NEIGHBOURS, tiny
@@ -43,6 +42,7 @@ def test_the_result_has_every_documented_part(result):
     steps = [row for row in result["measurements"] if row["pass"] == "train_step"]
     assert all(row["flops"] > 0 and row["bytes"] > 0 and row["temp_bytes"] > 0 for row in steps)
     assert result["ratios"]["partoken_over_gvp.train_step"]["pairs"] == 2
+    assert result["ratios"]["partoken_over_gvp.epoch"]["pairs"] == epoch.RUNS
     assert result["shapes"] == [128]
     assert result["recompilations"] == 1
 
@@ -97,7 +97,7 @@ def test_a_planted_recompilation_is_caught(monkeypatch):
 
     monkeypatch.setattr(epoch, "prefetch", planted)
     data = timing_data(SMALL)
-    found = epoch.time_epoch(train_config(SMALL, data, "gvp"), data, 3, quiet=True)
+    found = epoch.time_epochs({"gvp": train_config(SMALL, data, "gvp")}, data, 3, quiet=True)["gvp"]
     assert len(found.shapes) == 1
     assert found.programs == 2
 
@@ -125,7 +125,31 @@ def test_a_point_without_memory_is_a_row(monkeypatch):
 def test_interleaved_points_are_compared_with_the_first():
     sweep = run_sweep("rematerialisation", dataclasses.replace(SMALL, models=("gvp",)), quiet=True)
     assert [row["rematerialise"] for row in sweep["rows"]] == ["none", "layer", "chunk"]
+    assert list(sweep["ratios"]) == [
+        "GVP, rematerialise layer / GVP, rematerialise none",
+        "GVP, rematerialise chunk / GVP, rematerialise none",
+    ]
     assert [row["pairs"] for row in sweep["ratios"].values()] == [2, 2]
+
+
+def test_every_sweep_has_points_that_differ():
+    """Nothing is compiled: each point is a setting of its own, and a group times one batch."""
+    for name, sweep in sweeps.SWEEPS.items():
+        groups = sweep(SMALL)
+        points = [point for group in groups for point in group]
+        assert len({(point.model, point.config) for point in points}) == len(points)
+        assert len({point.label for point in points}) == len(points)
+        assert all(len({point.config.batch_size for point in group}) == 1 for group in groups), name
+    assert set(sweeps.SWEEPS) == set(SWEEPS)
+    assert not sweeps.SWEEPS["clusters"](dataclasses.replace(SMALL, models=("gvp",)))
+
+
+def test_a_batch_sweep_compares_the_models_at_every_size(monkeypatch, tmp_path):
+    monkeypatch.setattr(sweeps, "BATCH_SIZES", (2, 3))
+    sweep = json.loads(json.dumps(run_sweep("batch", SMALL, quiet=True)))
+    assert list(sweep["ratios"]) == [f"ParToken, batch {size} / GVP, batch {size}" for size in (2, 3)]
+    plot_sweeps({"sweeps": {"batch": sweep}}, tmp_path / "sweeps.png")
+    assert (tmp_path / "sweeps.png").stat().st_size > 1000
 
 
 def test_ratios_are_of_pairs():
@@ -167,7 +191,7 @@ def test_synthetic_proteins_are_chains(length):
         ({"residues": 0}, "residues is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"residues": 50, "path": "chains.npz"}, "residues is 50, but must be left out"),
-        ({"sweeps": ("everything",)}, "sweeps is 'everything', but must be one or more of batch, clusters"),
+        ({"sweeps": ("everything",)}, "sweeps is 'everything', but must be one or more of batch, length"),
     ),
 )
 def test_settings_that_cannot_be_timed(settings, message):

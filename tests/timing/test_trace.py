@@ -27,6 +27,12 @@ def test_in_nested_loops_the_inner_one_gets_the_rest():
     assert busy_time(events, {"outer", "loop"}) == {"outer": 4, "loop": 2, "inner": 4}
 
 
+def test_silence_after_a_product_is_the_products_until_something_starts():
+    events = [Event("dot", 0, 1), Event("add", 3, 4), Event("dot", 6, 7), Event("while", 0, 9)]
+    assert busy_time(events, {"while"}, {"dot"}) == {"dot": 3 + 3, "add": 1, "while": 2}
+    assert busy_time(events[:3], (), {"dot"}) == {"dot": 3 + 1, "add": 1}
+
+
 def test_attributed_and_unattributed_add_up_to_the_step():
     operations = {
         "whole": Operation("whole", "dot", 2, 10.0, 4.0, {("conv", "forward"): 1.0}),

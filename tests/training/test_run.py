@@ -14,6 +14,7 @@ import partoken_jax.training.evaluate as evaluate_module
 import partoken_jax.training.loop as loop
 from partoken_jax.cli import main
 from partoken_jax.config import ConfigError, StageConfig, TrainConfig, load_yaml
+from partoken_jax.convert import export_weights, import_weights
 from partoken_jax.proteins import DataError
 from partoken_jax.training.checkpoints import CheckpointError, read_meta, restore
 from partoken_jax.training.epochs import TrainingError
@@ -75,6 +76,17 @@ def test_resuming_writes_anew_what_was_logged_after_the_checkpoint(gvp_run, tmp_
         file.write(json.dumps({**expected[1], "step_losses": []}) + '\n{"epoch": 3, "sta')
     train(dataclasses.replace(config, resume=True), quiet=True)
     assert numbers(read_records(log)) == numbers(expected)
+
+
+def test_a_run_through_the_names_of_the_original_evaluates_to_the_same_bits(partoken_run, tmp_path):
+    run_dir = Path(partoken_run[0].run_dir)
+    data = restore(run_dir).config.data
+    export_weights(run_dir, tmp_path / "w.safetensors")
+    settings = {f"data.{field.name}": getattr(data, field.name) for field in dataclasses.fields(data)}
+    import_weights(tmp_path / "w.safetensors", tmp_path / "run", settings=settings)
+    first, second = evaluate(run_dir, split="val"), evaluate(tmp_path / "run", split="val")
+    assert second["predictions"] == first["predictions"]
+    assert second["scores"]["clustering"] == first["scores"]["clustering"]
 
 
 def test_one_compilation_per_shape_over_a_run(partoken_run, gvp_run):

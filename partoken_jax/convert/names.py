@@ -1,7 +1,7 @@
-"""Weights between the PyTorch original and our modules: names and layouts.
+"""Names and layouts: the original's `state_dict` and the arrays of our modules.
 
-The original's `state_dict` keys are rewritten to our dotted paths; a Linear weight [out, in] becomes a
-kernel [in, out]. Arrays in, arrays out: no PyTorch needed.
+The original's keys are rewritten to our dotted paths; a Linear weight [out, in] becomes a kernel [in, out].
+Arrays in, arrays out: no PyTorch needed.
 """
 
 import re
@@ -10,6 +10,9 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+
+EPOCH = "partitioner.epoch"
+"""The original's counter of epochs, int64 []: its temperature is tau(epoch)."""
 
 # Built by the original, but never part of what the model computes.
 _UNUSED = re.compile(r"(^|\.)dummy_param$|^partitioner\.epoch$|^cluster_attention\.")
@@ -72,6 +75,25 @@ def from_state_dict(arrays: Mapping[str, np.ndarray], prefix: str = "") -> dict[
             path = path.partition(".")[2] if prefix else path
             ours[path] = array.T if path.endswith("kernel") else array
     return ours
+
+
+def to_state_dict(
+    ours: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    """The inverse of `from_state_dict` for a whole model: arrays under the original's keys, in its layout.
+
+    `shapes` names the keys (`partoken_jax.convert.original.state_dict_shapes`). A key for which `ours` has
+    nothing (nothing computes with it) is filled with zeros; `partitioner.epoch` is an integer.
+    """
+    theirs = {}
+    for key, shape in shapes.items():
+        path = our_path(key)
+        if path is not None and path in ours:
+            array = ours[path].T if path.endswith("kernel") else ours[path]
+            theirs[key] = array.copy(order="C")  # writers of files take the buffer as it lies in memory
+        else:
+            theirs[key] = np.zeros(shape, np.int64 if key == EPOCH else np.float32)
+    return theirs
 
 
 def set_arrays(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:

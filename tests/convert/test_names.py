@@ -7,34 +7,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.convert import from_state_dict, our_path, set_arrays
+from partoken_jax.convert import from_state_dict, our_path, set_arrays, state_dict_shapes, to_state_dict
 from partoken_jax.models import build_model
 from partoken_jax.nn.attention import GatedFusion
+from tests.convert.recorded import MODELS, recorded
 from tests.helpers import by_path, tiny
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 # What the original builds and nothing calls, or state that is no weight.
 UNUSED = re.compile(r"cluster_attention\.|.*dummy_param$|partitioner\.epoch$")
-KINDS = {
-    "case3_baseline.npz": ("w.seq0", "gvp", {"pooling": "attention"}),
-    "case3_baseline.npz seq": ("w.seq1", "gvp", {"pooling": "attention", "residue_types": True}),
-    "case7_partoken.npz": ("w", "partoken", {}),
-    "case8_trajectory.npz": ("gvp.w0", "gvp", {}),
-    "case8_trajectory.npz partoken": ("pt.w0", "partoken", {}),
-}
 
 
-def recorded(file: str, prefix: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / file.split()[0]) as vectors:
-        prefix += "."
-        return {key[len(prefix) :]: vectors[key] for key in vectors.files if key.startswith(prefix)}
-
-
-@pytest.mark.parametrize("file", KINDS)
-def test_every_recorded_key_has_a_place(file):
+@pytest.mark.parametrize("name", MODELS)
+def test_every_recorded_key_has_a_place(name):
     """Nothing is left over on either side, but for the keys listed as unused; no two keys share a place."""
-    prefix, kind, changes = KINDS[file]
-    arrays = recorded(file, prefix)
+    arrays, config = recorded(name)
+    kind, changes = config.kind, {"pooling": config.pooling, "residue_types": config.residue_types}
     paths = {key: our_path(key) for key in arrays}
     assert {key for key, path in paths.items() if path is None} == {k for k in arrays if UNUSED.match(k)}
     used = [path for path in paths.values() if path is not None]
@@ -45,6 +33,23 @@ def test_every_recorded_key_has_a_place(file):
         path for path in ours if not path.startswith("pool.")
     }
     assert {path for path in ours if path.startswith("pool.")} <= set(used)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_original_is_known_key_by_key(name):
+    """Names, shapes and order, so that its load_state_dict(strict=True) finds all that it asks for."""
+    arrays, config = recorded(name)
+    assert list(state_dict_shapes(config).items()) == [(key, array.shape) for key, array in arrays.items()]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_there_and_back_is_exact(name):
+    arrays, config = recorded(name)
+    back = to_state_dict(from_state_dict(arrays), state_dict_shapes(config))
+    assert list(back) == list(arrays)
+    for key, array in arrays.items():
+        assert back[key].dtype == array.dtype and back[key].flags.c_contiguous
+        np.testing.assert_array_equal(back[key], array if our_path(key) else np.zeros_like(array), key)
 
 
 @pytest.fixture

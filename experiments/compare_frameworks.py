@@ -1,0 +1,351 @@
+"""How much faster than PyTorch, on this machine? Same weights, same proteins, checked before they are timed.
+
+    partoken compare [flags]        python -m experiments.compare_frameworks [flags]
+
+Every variant (experiments/comparison/worker.py names them) runs in a process of its own. First its outputs
+and gradients are compared with those of `jax_fast`, and a variant that computes something else is not timed.
+Then it takes turns with `jax_fast`, run by run. What does not fit into memory is a row that says so. Fields
+of the JSON: docs/COMPARISON.md.
+"""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from experiments.comparison.report import markdown as markdown
+from experiments.comparison.report import plot as plot
+from experiments.comparison.worker import ORIGINAL, VARIANTS, Settings
+from partoken_jax.config import ConfigError
+from partoken_jax.timing.measure import Timing, ratio, summary
+
+ROOT = Path(__file__).parents[1]
+REFERENCE = "jax_fast"
+PASSES = ("forward", "train_step")
+TOLERANCES = {"float32": 1e-3, "tensorfloat32": 3e-2}
+"""Relative error (L2) of logits and gradients up to which two variants count as equal. Rounding in float32 is
+about 1e-5; a residue on the edge of a cluster may fall to the other side of it."""
+DIFFERING = {"float32": 0.002, "tensorfloat32": 0.05}
+"""Share of residues that may be in another cluster."""
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+"""glibc otherwise gives the memory of every step back to the kernel. Set for all variants."""
+
+
+class Process:
+    """A worker, started for one variant; `with` ends it."""
+
+    def __init__(self, variant: str, settings: Settings):
+        self.variant = variant
+        environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": str(ROOT)}
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in __exit__
+        command = [sys.executable, "-m", "experiments.comparison.worker", variant]
+        self.process = subprocess.Popen(
+            [*command, json.dumps(settings._asdict())],
+            cwd=ROOT, env=environment, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
+        )  # fmt: skip
+        self.hello = self._answer()
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        self.process.stdout.close()
+        self.log.close()
+
+    def ask(self, **order: Any) -> dict[str, Any]:
+        """What the worker answers; {"error": why} if it cannot."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            print(json.dumps(order), file=self.process.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if line:
+            return json.loads(line)
+        code = self.process.wait()
+        self.log.seek(0)
+        last = (self.log.read().strip().splitlines() or ["no message"])[-1]
+        out_of_memory = code in (-6, -9) or "MemoryError" in last or "alloc" in last.lower()
+        return {"error": "out of memory" if out_of_memory else last}
+
+
+class Case(NamedTuple):
+    """Everything about one model and one batch size."""
+
+    rows: list[dict[str, Any]]
+    ratios: dict[str, Any]
+    equality: list[dict[str, Any]]
+
+
+def compare(
+    settings: Settings, variants: Sequence[str], repeats: int, progress: Callable[[str], Any]
+) -> Case:
+    """Checks and times every variant against `jax_fast`."""
+    case = Case([], {}, [])
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.npz"
+        _write_weights(settings, weights)
+        with Process(REFERENCE, settings) as fast:
+            if "error" in fast.hello:
+                raise ConfigError(f"{REFERENCE} could not start: {fast.hello['error']}")
+            want = _probed(fast, weights, Path(folder))
+            reference: dict[str, list[Timing]] = {name: [] for name in PASSES}
+            prepared = {name: fast.ask(do="prepare", **{"pass": name}) for name in PASSES}
+            if any("error" in answer for answer in prepared.values()):
+                case.rows.extend(_row(settings, REFERENCE, name, error="out of memory") for name in PASSES)
+                return case
+            others = [v for v in variants if v != REFERENCE]
+            if settings.original is not None and settings.model == "partoken":
+                others.append(ORIGINAL)
+            for variant in others:
+                progress(f"{settings.model}, batch {settings.batch_size}, {variant}")
+                with Process(variant, settings) as other:
+                    _compare_one(settings, fast, other, want, weights, repeats, case, reference)
+            for name in PASSES:
+                times = [second for timing in reference[name] for second in timing.seconds]
+                if not times:  # nothing took turns with it
+                    times = [fast.ask(do="run", **{"pass": name})["seconds"] for _ in range(repeats)]
+                case.rows.append(_row(settings, REFERENCE, name, fast.hello, prepared[name], summary(times)))
+    return case
+
+
+def _compare_one(
+    settings: Settings,
+    fast: Process,
+    other: Process,
+    want: dict[str, np.ndarray],
+    weights: Path,
+    repeats: int,
+    case: Case,
+    reference: dict[str, list[Timing]],
+) -> None:
+    """Adds one variant to the case."""
+    variant = other.variant
+    problem = other.hello.get("error")
+    if problem is None and variant != ORIGINAL:
+        got = _probed(other, weights, weights.parent)
+        problem = got.get("error")
+        if problem is None:
+            found = equality(got, want, settings.precision)
+            where = {"model": settings.model, "batch_size": settings.batch_size, "variant": variant}
+            case.equality.append({**where, **found})
+            if not found["equal"]:
+                problem = "not timed: it computes something else (see equality)"
+    if problem is not None:
+        case.rows.extend(_row(settings, variant, name, error=str(problem)) for name in PASSES)
+        return
+    for name in PASSES:
+        prepared = other.ask(do="prepare", **{"pass": name})
+        seconds: dict[str, list[float]] = {variant: [], REFERENCE: []}
+        failed = prepared.get("error")
+        for _ in range(0 if failed else repeats):
+            for process in (other, fast):
+                answer = process.ask(do="run", **{"pass": name})
+                if "error" in answer:
+                    failed = answer["error"]
+                    break
+                seconds[process.variant].append(answer["seconds"])
+            if failed:
+                break
+        if failed:
+            case.rows.append(_row(settings, variant, name, error=str(failed)))
+            if other.process.poll() is not None:  # it will not answer any more
+                continue
+        else:
+            mine, theirs = summary(seconds[variant]), summary(seconds[REFERENCE])
+            reference[name].append(theirs)
+            case.rows.append(_row(settings, variant, name, other.hello, prepared, mine))
+            key = f"{REFERENCE}_over_{variant}.{settings.model}.{name}.{_batch(settings)}"
+            case.ratios[key] = ratio(theirs, mine)
+
+
+def equality(got: dict[str, np.ndarray], want: dict[str, np.ndarray], precision: str) -> dict[str, Any]:
+    """Relative errors of two probes, and whether they may count as equal."""
+
+    def error(names: Sequence[str]) -> float:
+        a, b = (np.concatenate([probe[name].ravel() for name in names]) for probe in (got, want))
+        return float(np.linalg.norm(a - b) / np.linalg.norm(b))
+
+    gradients = sorted(name for name in want if name.startswith("g."))
+    missing = sorted(name for name in gradients if name not in got)
+    if missing or got["clusters"].shape != want["clusters"].shape:
+        return {"equal": False, "missing_gradients": missing}
+    differing = float(np.mean(got["clusters"] != want["clusters"])) if want["clusters"].size else 0.0
+    found = {
+        "loss_error": error(["loss"]),
+        "logits_error": error(["logits"]),
+        "gradients_error": error(gradients),
+        "clusters_differing": differing,
+    }
+    tolerance = TOLERANCES[precision]
+    equal = all(value <= tolerance for name, value in found.items() if name.endswith("error"))
+    return {"equal": equal and differing <= DIFFERING[precision], **found}
+
+
+def _write_weights(settings: Settings, file: Path) -> None:
+    """In a process of its own, so that this one never holds a device."""
+    code = (
+        "import json, sys, numpy as np\n"
+        "from experiments.comparison.jax_worker import initial_weights\n"
+        "from experiments.comparison.worker import Settings\n"
+        "np.savez(sys.argv[1], **initial_weights(Settings(**json.loads(sys.argv[2]))))"
+    )
+    command = [sys.executable, "-c", code, str(file), json.dumps(settings._asdict())]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise ConfigError((done.stderr.strip().splitlines() or ["no weights could be made"])[-1])
+
+
+def _probed(process: Process, weights: Path, folder: Path) -> dict[str, Any]:
+    out = folder / f"{process.variant}.npz"
+    answer = process.ask(do="probe", weights=str(weights), out=str(out))
+    if "error" in answer:
+        return answer
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+def _batch(settings: Settings) -> str:
+    return f"{settings.batch_size}x{settings.residues or 'real'}"
+
+
+def _row(
+    settings: Settings,
+    variant: str,
+    name: str,
+    hello: dict[str, Any] | None = None,
+    prepared: dict[str, Any] | None = None,
+    timing: Timing | None = None,
+    error: str = "",
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "model": settings.model,
+        "stage": 1,
+        "framework": variant.split("_")[0],
+        "variant": variant,
+        "pass": name,
+        "batch_size": settings.batch_size,
+        "residues": settings.residues,
+        "precision": settings.precision,
+        "status": error or "ok",
+    }
+    if timing is None or hello is None or prepared is None:
+        return {**row, "median_ms": None, "quartiles_ms": None}
+    return {
+        **row,
+        "median_ms": 1e3 * timing.median,
+        "quartiles_ms": [1e3 * q for q in timing.quartiles],
+        "runs": len(timing.seconds),
+        "compile_s": prepared["compile_s"],
+        "peak_bytes": prepared["peak_bytes"],
+        "host_reads": prepared["host_reads"],
+        "proteins_per_s": settings.batch_size / timing.median,
+        "padding_share": hello["padding_share"],
+    }
+
+
+def compare_frameworks(
+    *,
+    models: Sequence[str],
+    batch_sizes: Sequence[int],
+    variants: Sequence[str],
+    residues: int,
+    path: str | None,
+    neighbours: int,
+    precision: str,
+    repeats: int,
+    seed: int,
+    small: bool = False,
+    original: str | None = None,
+    command: str,
+    save: Callable[[dict[str, Any]], Any] = lambda result: None,
+) -> dict[str, Any]:
+    """Every model at every batch size, in every variant.
+
+    Args:
+      residues: length of synthetic proteins; `path`, a .npz of real ones, comes first.
+      small: a small model, to try things out.
+      original: a checkout of the authors' code, to be timed too.
+      save: called with the result so far after every case.
+
+    Raises ConfigError for settings that cannot be used, and where a framework is missing.
+    """
+    for name, given, allowed in (
+        ("models", models, ("gvp", "partoken")),
+        ("variants", variants, VARIANTS),
+        ("precision", [precision], tuple(TOLERANCES)),
+    ):
+        if not given or set(given) - set(allowed):
+            raise ConfigError(f"{name} is {','.join(given)!r}, but must be of {', '.join(allowed)}")
+    if not batch_sizes or min(*batch_sizes, residues, repeats, neighbours) < 1:
+        raise ConfigError("batch sizes, residues, neighbours and repeats must be at least 1")
+    result: dict[str, Any] = {
+        "schema": "partoken.timing/1",
+        "environment": {**_environment(), "command": command, "allocator": ALLOCATOR, "cores": _cores()},
+        "measurements": [],
+        "ratios": {},
+        "equality": [],
+    }
+    if original is not None and not (Path(original) / "partoken_model.py").is_file():
+        raise ConfigError(f"{original}: has no partoken_model.py; give a checkout of the authors' code")
+    cases = [(model, size) for size in batch_sizes for model in models]
+    with tqdm(cases, unit=" cases", leave=False, disable=None) as bar:
+        for model, size in bar:
+            settings = Settings(
+                model, size, None if path else residues, path, neighbours, precision, seed, small, original
+            )
+            # The baseline has no partitioner whose bookkeeping could differ.
+            mine = [v for v in variants if model == "partoken" or v != "torch_loops"]
+            found = compare(settings, mine, repeats, bar.set_postfix_str)
+            result["measurements"] += found.rows
+            result["ratios"] |= found.ratios
+            result["equality"] += found.equality
+            save(result)
+    return result
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _environment() -> dict[str, Any]:
+    """Versions, and the devices that the frameworks see; asked in processes of their own."""
+
+    def ask(code: str) -> dict[str, Any]:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["a framework could not be imported"])[-1]
+            raise ConfigError(f"{last}; install what is missing with: pip install -e '.[torch]'")
+        return json.loads(done.stdout)
+
+    ours = ask("import json, partoken_jax.training.report as r; print(json.dumps(r.environment()))")
+    theirs = ask(
+        "import json, torch, torch_geometric as g; print(json.dumps({'torch': torch.__version__, "
+        "'torch_geometric': g.__version__, 'torch_device': torch.cuda.get_device_name() "
+        "if torch.cuda.is_available() else 'cpu'}))"
+    )
+    return {**ours, **theirs}
+
+
+if __name__ == "__main__":
+    from partoken_jax.cli import main
+
+    sys.exit(main(["compare", *sys.argv[1:]]))

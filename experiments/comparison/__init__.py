@@ -1,0 +1,1 @@
+"""One model, in one framework, in one process: the workers behind `partoken compare`."""

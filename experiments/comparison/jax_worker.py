@@ -1,0 +1,91 @@
+"""The JAX side of the comparison: the programs that `partoken train` and `partoken evaluate` run."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments.comparison.data import noise, timing_config
+from experiments.comparison.worker import Prepared, Settings
+from partoken_jax.convert import dotted, set_arrays
+from partoken_jax.graphs.features import featurise
+from partoken_jax.models import build_model
+from partoken_jax.nn.codebook import Codebook
+from partoken_jax.timing.batches import timing_data
+from partoken_jax.timing.programs import Pass, Program, build_program, timing_settings, train_config
+from partoken_jax.training.losses import total_loss
+
+
+def on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
+def initial_weights(settings: Settings) -> dict[str, np.ndarray]:
+    """Parameters and codebook of a fresh model by dotted path."""
+    config = timing_config(settings, "jax_fast")
+    training = train_config(config, timing_data(config), settings.model)
+    model = build_model(training.model, rngs=nnx.Rngs(settings.seed))
+    state = nnx.state(model, (nnx.Param, Codebook))
+    return {dotted(path): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
+
+
+class JaxWorker:
+    """One form of message passing."""
+
+    def __init__(self, variant: str, settings: Settings):
+        config = timing_config(settings, variant)
+        self.data = timing_data(config)
+        self.config = train_config(config, self.data, settings.model)
+        self.device = jax.devices()[0].device_kind
+        self.padding_share = self.data.padding_share
+        self.programs: dict[str, Program] = {}
+
+    def probe(self, weights: Path) -> dict[str, Any]:
+        """See `worker.Worker`."""
+        model = build_model(self.config.model, rngs=nnx.Rngs(0))
+        with np.load(weights) as arrays:
+            set_arrays(model, dict(arrays))
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+        graph = jax.device_put(self.data.batch)
+        loss_weights = timing_settings(self.config).weights
+        uniform = noise(self.config.model, len(self.data.batch.nodes.mask))
+        proteins = cast(Any, graph.globals)
+
+        @jax.jit
+        def gradient(params):
+            def total(params):
+                model = nnx.merge(graphdef, params, rest, copy=True)
+                if self.config.model.kind == "gvp":
+                    out = model(featurise(graph))
+                    clusters, losses = jnp.zeros(0, jnp.int32), None
+                else:
+                    out = model(featurise(graph), uniform=uniform, update_codebook=True)
+                    clusters, losses = out.cluster_of_residue, out.losses
+                terms = total_loss(out.logits, proteins.label[:-1], proteins.mask[:-1], losses, loss_weights)
+                return terms.total, (terms.total, out.logits, clusters)
+
+            return jax.grad(total, has_aux=True)(params)
+
+        gradients, (loss, logits, clusters) = gradient(params)
+        found = {"loss": loss, "logits": logits, "clusters": clusters[: self.data.residues]}
+        flat = {f"g.{dotted(path)}": leaf[...] for path, leaf in nnx.to_flat_state(gradients)}
+        return {name: np.asarray(value) for name, value in (found | flat).items()}
+
+    def prepare(self, name: str) -> Prepared:
+        """See `worker.Worker`."""
+        program = build_program(self.config, self.data.batch, cast(Pass, name))
+        self.programs[name] = program
+        self.run(name)
+        # One program whose results stay on the device: there is nothing to read.
+        return Prepared(program.compiled.lower_s + program.compiled.compile_s, 0)
+
+    def run(self, name: str) -> None:
+        """See `worker.Worker`."""
+        jax.block_until_ready(self.programs[name].call())
+
+    def peak_bytes(self) -> int | None:
+        """See `worker.Worker`."""
+        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

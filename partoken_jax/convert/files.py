@@ -1,0 +1,214 @@
+"""Files of weights: PyTorch (.pt, .pth), Lightning (.ckpt), safetensors and npz.
+
+Only .pt, .pth and .ckpt need torch, and only .safetensors the package of that name; both are imported
+where they are used. Reading runs no code that a file carries, unless the caller says that it may.
+"""
+
+import json
+import pickle
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".npz")
+# Where Lightning, and the original's own checkpoints of a stage, keep weights and hyper-parameters.
+_STATE_KEYS = ("state_dict", "model_state_dict")
+_HYPER_KEYS = ("hyper_parameters", "model_config")
+# Lightning migrates what an older version wrote, and asks for that version.
+_LIGHTNING_VERSION = "2.0.0"
+
+
+class ConvertError(ValueError):
+    """Weights that cannot be converted; the message names the file and says what to do."""
+
+
+class Weights(NamedTuple):
+    """What a file of weights holds."""
+
+    arrays: dict[str, np.ndarray]
+    """A `state_dict`, prefixes included."""
+    hyper_parameters: dict[str, Any]
+    """As plain dictionaries, lists and values; empty if the file has none."""
+
+
+def read_weights(path: str | Path, *, trust_pickle: bool = False) -> Weights:
+    """Reads a file, by its suffix.
+
+    PyTorch files are read as weights only. One that needs other Python objects can run any code when it is
+    read: it is refused, unless `trust_pickle` says that its source is trusted.
+
+    Raises ConvertError for a file that is refused, damaged, of another kind, or needs a missing package.
+    """
+    path = Path(path)
+    check_suffix(path)
+    if not path.is_file():
+        raise ConvertError(f"{path}: no such file")
+    if path.suffix == ".npz":
+        return Weights(_read_npz(path), {})
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_torch(path, trust_pickle)
+
+
+def write_weights(path: str | Path, weights: Weights, *, epoch: int = 0) -> None:
+    """Writes a file, by its suffix. `epoch` is Lightning's counter, for .ckpt alone.
+
+    .pt, .pth and .npz hold the `state_dict` and nothing else. .safetensors has the hyper-parameters in its
+    metadata (as JSON), .ckpt where Lightning has them, with keys that begin with "model.".
+
+    Raises ConvertError for another suffix or a missing package.
+    """
+    path = Path(path)
+    check_suffix(path)
+    if path.suffix == ".npz":
+        np.savez(path, **weights.arrays)  # type: ignore[arg-type]
+    elif path.suffix == ".safetensors":
+        _safetensors(path)
+        from safetensors.numpy import save_file
+
+        metadata = {"hyper_parameters": json.dumps(weights.hyper_parameters)}
+        save_file(weights.arrays, path, metadata=metadata)
+    else:
+        torch = _torch(path)
+        state = {key: torch.from_numpy(array) for key, array in weights.arrays.items()}
+        if path.suffix == ".ckpt":
+            state = {
+                "epoch": epoch,
+                "global_step": 0,
+                "pytorch-lightning_version": _LIGHTNING_VERSION,
+                "state_dict": {f"model.{key}": tensor for key, tensor in state.items()},
+                "hyper_parameters": weights.hyper_parameters,
+            }
+        torch.save(state, path)
+
+
+def check_suffix(path: Path) -> None:
+    """Raises ConvertError for a file that is of no kind known here."""
+    if path.suffix not in SUFFIXES:
+        raise ConvertError(f"{path}: a file of weights ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        raise _damaged(path, "an .npz file of arrays", error) from None
+
+
+def _read_safetensors(path: Path) -> Weights:
+    safe_open = _safetensors(path).safe_open
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+        hyper = json.loads(metadata.get("hyper_parameters", "{}"))
+    except Exception as error:
+        raise _damaged(path, "a safetensors file", error) from None
+    return Weights(arrays, _checked(path, hyper))
+
+
+def _read_torch(path: Path, trust_pickle: bool) -> Weights:
+    torch = _torch(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickle protocols; what is wrong is said below
+            content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except ModuleNotFoundError as error:
+        raise ConvertError(
+            f"{path}: holds objects of the package {error.name!r}, which is not installed; install it"
+        ) from None
+    except pickle.UnpicklingError as error:
+        if trust_pickle:
+            raise _damaged(path, "a PyTorch file", error) from None
+        raise ConvertError(
+            f"{path}: refused, because it holds more than weights ({_foreign(torch, path)}) and reading that "
+            "can run any code the file carries; save its state_dict alone, or pass --trust-pickle if you "
+            "trust its source"
+        ) from None
+    except Exception as error:
+        raise _damaged(path, "a PyTorch file", error) from None
+    return _weights(path, content, torch)
+
+
+def _weights(path: Path, content: Any, torch: Any) -> Weights:
+    if not isinstance(content, Mapping):
+        raise ConvertError(
+            f"{path}: holds a {type(content).__name__}, not a state_dict; save model.state_dict() instead"
+        )
+    state = next((content[key] for key in _STATE_KEYS if isinstance(content.get(key), Mapping)), content)
+    hyper: Any = {}
+    if state is not content:
+        hyper = next((content[key] for key in _HYPER_KEYS if key in content), {})
+    others = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if others or not state:
+        raise ConvertError(
+            f"{path}: expected a state_dict of tensors, or a checkpoint with one under 'state_dict', but "
+            f"{', '.join(others) or 'its state_dict'} {'is no tensor' if others else 'is empty'}"
+        )
+    return Weights({str(key): _numpy(tensor, torch) for key, tensor in state.items()}, _checked(path, hyper))
+
+
+def _checked(path: Path, hyper: Any) -> dict[str, Any]:
+    if not isinstance(hyper, Mapping):
+        raise ConvertError(
+            f"{path}: its hyper-parameters are a {type(hyper).__name__}, not names with values; save its "
+            "state_dict alone and give them with --config"
+        )
+    return _plain(hyper)
+
+
+def _numpy(tensor: Any, torch: Any) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:  # NumPy has no such type; float32 holds every value of it
+        tensor = tensor.float()
+    return tensor.detach().numpy()
+
+
+def _plain(value: Any) -> Any:
+    """Dictionaries and lists for whatever acts like them (an omegaconf DictConfig, say)."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _foreign(torch: Any, path: Path) -> str:
+    """What a file would import, by name. Reading the names runs nothing."""
+    try:
+        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or "Python objects"
+    except ValueError:  # not a file of torch.save
+        return "a pickle of Python objects"
+
+
+def _torch(path: Path) -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise ConvertError(
+            f"{path}: {path.suffix} files need PyTorch; `pip install torch`, or use .safetensors or .npz"
+        ) from None
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if version < (2, 6):  # reading weights only could run code before (CVE-2025-32434)
+        raise ConvertError(
+            f"{path}: PyTorch {torch.__version__} cannot read files safely; `pip install 'torch>=2.6'`"
+        )
+    return torch
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        import safetensors
+    except ModuleNotFoundError:
+        raise ConvertError(
+            f"{path}: .safetensors files need a package; `pip install safetensors`, or use .npz"
+        ) from None
+    return safetensors
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> ConvertError:
+    reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+    return ConvertError(f"{path}: cannot be read as {kind} ({reason}); is it complete, and of that kind?")

@@ -1,0 +1,64 @@
+"""Files without PyTorch: npz and safetensors."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from partoken_jax.convert import ConvertError, Weights, read_weights, write_weights
+
+ARRAYS = {
+    "a.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "empty": np.zeros(0, np.float32),
+    "epoch": np.array(7),
+}
+HYPER = {"model_cfg": {"node_in_dim": [6, 3], "drop_rate": 0.1}, "num_classes": 7}
+
+
+def assert_same(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
+    assert set(got) == set(want)
+    for key, array in want.items():
+        assert got[key].dtype == array.dtype and got[key].shape == array.shape
+        np.testing.assert_array_equal(got[key], array)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_written_files_read_the_same_without_torch(tmp_path, monkeypatch, suffix):
+    monkeypatch.setitem(sys.modules, "torch", None)  # any import of it fails
+    write_weights(tmp_path / f"w{suffix}", Weights(ARRAYS, HYPER))
+    back = read_weights(tmp_path / f"w{suffix}")
+    assert_same(back.arrays, ARRAYS)
+    assert back.hyper_parameters == (HYPER if suffix == ".safetensors" else {})
+
+
+def test_what_a_missing_package_is_needed_for_is_said(tmp_path, monkeypatch):
+    for name, suffix in (("torch", ".pt"), ("torch", ".ckpt"), ("safetensors", ".safetensors")):
+        path = tmp_path / f"w{suffix}"
+        path.write_bytes(b"")
+        with monkeypatch.context() as patch, pytest.raises(ConvertError) as error:
+            patch.setitem(sys.modules, name, None)
+            read_weights(path)
+        assert str(path) in str(error.value) and f"pip install {name}" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["w.npz", "w.safetensors"])
+def test_damaged_files_are_named(tmp_path, name):
+    write_weights(tmp_path / name, Weights(ARRAYS, HYPER))
+    whole = (tmp_path / name).read_bytes()
+    for content in (b"", b"something else entirely", whole[: len(whole) // 2]):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ConvertError, match=rf"{name}: cannot be read"):
+            read_weights(tmp_path / name)
+
+
+def test_an_npz_of_python_objects_is_not_unpickled(tmp_path):
+    np.savez(tmp_path / "w.npz", a=np.array([{}], object))
+    with pytest.raises(ConvertError, match="allow_pickle"):
+        read_weights(tmp_path / "w.npz")
+
+
+def test_other_files_are_refused(tmp_path):
+    with pytest.raises(ConvertError, match=r"\.pt, \.pth, \.ckpt, \.safetensors or \.npz"):
+        read_weights(tmp_path / "w.bin")
+    with pytest.raises(ConvertError, match="no such file"):
+        read_weights(tmp_path / "w.npz")

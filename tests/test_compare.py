@@ -1,0 +1,194 @@
+"""The comparison of frameworks: unequal things are not timed, what fails is a row, the report tells all."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import compare_frameworks as comparison
+from experiments.comparison.data import noise
+from experiments.comparison.worker import ORIGINAL, VARIANTS, Settings
+from partoken_jax.cli import main
+from partoken_jax.config import ConfigError, ModelConfig
+
+pytest.importorskip("torch_geometric")
+
+SETTINGS = Settings("partoken", 2, 30, None, 6, "float32", 0, small=True, original=None)
+
+
+def probe(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {
+        "loss": np.float32(1.5),
+        "logits": rng.normal(size=(2, 7)),
+        "clusters": rng.integers(-1, 5, 60),
+        "g.encoder.ws.kernel": rng.normal(size=(4, 3)),
+    }
+
+
+def test_equal_and_unequal_probes():
+    want = probe(np.random.default_rng(0))
+    assert comparison.equality(dict(want), want, "float32")["equal"]
+    for name, wrong in (
+        ("logits", want["logits"] * 1.01),
+        ("g.encoder.ws.kernel", -want["g.encoder.ws.kernel"]),
+        ("clusters", want["clusters"][::-1]),
+        ("loss", want["loss"] + 0.1),
+    ):
+        assert not comparison.equality({**want, name: wrong}, want, "float32")["equal"], name
+    without = {name: value for name, value in want.items() if name != "g.encoder.ws.kernel"}
+    found = comparison.equality(without, want, "float32")
+    assert not found["equal"] and found["missing_gradients"] == ["g.encoder.ws.kernel"]
+
+
+def test_the_first_residues_draw_the_same_noise_however_much_padding_follows():
+    few, many = (noise(ModelConfig(), count) for count in (10, 64))
+    np.testing.assert_array_equal(few, many[:, :10])
+
+
+# The interface of the authors' model; what their code needs may not be installed.
+STAND_IN = """
+from torch import nn
+
+from experiments.torch_peer.graphs import ProteinGraph
+from experiments.torch_peer.models import build_model
+from partoken_jax.config import ModelConfig
+
+
+class ParTokenModel(nn.Module):
+    def __init__(self, node_in_dim, node_h_dim, edge_in_dim, edge_h_dim, num_classes, num_layers, **rest):
+        super().__init__()
+        assert rest["k_hop"] == 1 and rest["codebook_size"] == 512
+        self.peer = build_model(
+            ModelConfig(node_hidden=node_h_dim, edge_hidden=edge_h_dim, num_classes=num_classes,
+                        num_layers=num_layers)
+        )
+
+    def forward(self, h_V, edge_index, h_E, seq=None, batch=None):
+        import torch
+        ones = torch.ones(len(batch), dtype=torch.bool)
+        label = torch.zeros(int(batch.max()) + 1, dtype=torch.int64)
+        out = self.peer(ProteinGraph(*h_V, ones.long(), ones, edge_index, *h_E, batch, label))
+        return out.logits, None, {}
+
+    def compute_total_loss(self, logits, labels, extra):
+        return nn.functional.cross_entropy(logits, labels), {}
+"""
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A small ParToken: PyTorch in both bookkeepings, and a stand-in for the original."""
+    checkout = tmp_path_factory.mktemp("original")
+    (checkout / "partoken_model.py").write_text(STAND_IN)
+    variants = ("torch_loops", "torch_vectorised", "jax_fast")
+    return comparison.compare(SETTINGS._replace(original=str(checkout)), variants, 2, lambda _: None)
+
+
+def test_every_variant_computes_the_same_and_is_timed(case):
+    assert [row["variant"] for row in case.equality] == ["torch_loops", "torch_vectorised"]
+    assert all(row["equal"] for row in case.equality)
+    assert all(row["gradients_error"] < 1e-4 for row in case.equality)
+    assert {(row["variant"], row["pass"], row["status"]) for row in case.rows} == {
+        (variant, name, "ok")
+        for variant in ("torch_loops", "torch_vectorised", "jax_fast", ORIGINAL)
+        for name in comparison.PASSES
+    }
+    assert all(row["median_ms"] > 0 and row["peak_bytes"] > 0 for row in case.rows)
+    reads = {row["variant"]: row["host_reads"] for row in case.rows if row["pass"] == "train_step"}
+    assert reads["torch_loops"] > 60 and reads["torch_vectorised"] == reads["jax_fast"] == 0
+    assert case.ratios["jax_fast_over_torch_loops.partoken.train_step.2x30"]["pairs"] == 2
+
+
+def test_the_report_renders_from_json(case, tmp_path):
+    result = json.loads(
+        json.dumps(
+            {
+                "environment": {
+                    "torch": "2", "torch_device": "cpu", "jax": "1", "device": "cpu", "cores": 2,
+                    "command": "partoken compare --small",
+                },
+                "measurements": [
+                    *case.rows,
+                    comparison._row(SETTINGS, "torch_compile", "train_step", error="out of memory"),
+                ],
+                "ratios": case.ratios,
+                "equality": case.equality,
+            }
+        )
+    )  # fmt: skip
+    text = comparison.markdown(result)
+    assert "partoken compare --small" in text and "out of memory" in text
+    comparison.plot(result, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+class Wrong:
+    """A worker whose logits are those of another model."""
+
+    def __init__(self, want):
+        self.variant, self.want = "torch_vectorised", want
+        self.hello = {"device": "cpu", "padding_share": 0.0}
+
+    def ask(self, *, do, **order):
+        assert do == "probe", "an unequal variant must not be timed"
+        np.savez(order["out"], **{**self.want, "logits": self.want["logits"] + 1})
+        return {"done": True}
+
+
+def test_unequal_things_are_not_timed(tmp_path):
+    want = probe(np.random.default_rng(0))
+    case = comparison.Case([], {}, [])
+    comparison._compare_one(
+        SETTINGS,
+        None,
+        Wrong(want),
+        want,
+        tmp_path / "weights.npz",
+        3,
+        case,
+        {"forward": [], "train_step": []},
+    )
+    assert not case.equality[0]["equal"]
+    assert [row["median_ms"] for row in case.rows] == [None, None]
+    assert all("not timed" in row["status"] for row in case.rows) and not case.ratios
+
+
+def test_a_worker_that_dies_is_a_row(monkeypatch, tmp_path):
+    with comparison.Process(
+        "torch_vectorised", SETTINGS._replace(path="nothing.npz", residues=None)
+    ) as process:
+        assert "nothing.npz" in process.hello["error"]
+        case = comparison.Case([], {}, [])
+        comparison._compare_one(SETTINGS, None, process, {}, tmp_path / "w.npz", 1, case, {})
+    assert [row["status"] for row in case.rows] == [process.hello["error"]] * 2
+
+
+def test_the_original_is_timed_but_not_compared(case):
+    rows = [row for row in case.rows if row["variant"] == ORIGINAL]
+    assert [row["status"] for row in rows] == ["ok", "ok"]
+    assert "jax_fast_over_original.partoken.train_step.2x30" in case.ratios
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--variants", "tensorflow"], "variants is 'tensorflow'"),
+        (["--batch-size", "4,x"], "batch_size is '4,x'"),
+        (["--batch-size", "0"], "must be at least 1"),
+        (["--json", "missing/a.json"], "there is no directory"),
+    ],
+)
+def test_mistakes_are_said_before_anything_runs(capsys, flags, message):
+    assert main(["compare", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_every_variant_has_a_name():
+    from experiments.comparison.report import NAMES
+
+    assert tuple(NAMES) == (*VARIANTS, ORIGINAL)
+    with pytest.raises(ConfigError, match="precision"):
+        comparison.compare_frameworks(
+            models=["gvp"], batch_sizes=[1], variants=["jax_fast"], residues=9, path=None, neighbours=3,
+            precision="float8", repeats=1, seed=0, command="",
+        )  # fmt: skip
