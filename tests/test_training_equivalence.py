@@ -26,8 +26,7 @@ def test_exact_step_sizes_put_the_bias_correction_right():
         want = first / (1 - 0.9**t) / (np.sqrt(second / (1 - 0.999**t)) + 1e-8)
         plain.append(np.abs(update - want).max() / np.abs(want).max())
         corrected.append(np.abs(update * factor - want).max() / np.abs(want).max())
-    # The median: where all updates are close to 0, rounding of the moments is large beside them.
-    assert np.median(corrected) < 1e-6 < np.median(plain)
+    assert max(corrected) < 1e-6 < np.median(plain)
 
 
 @pytest.mark.parametrize("kind", ["gvp", "partoken"])
