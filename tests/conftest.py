@@ -12,16 +12,13 @@ from partoken_jax.proteins import Protein, load_dataset
 from tests.helpers import crop
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compilation_effort(request):
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
     """Most of the tests' time is compilation, and what they prove does not depend on how well XLA optimises.
-    The golden vectors, and what reads the optimised program, get the real thing."""
-    real = request.node.nodeid.startswith(
-        ("tests/test_parity.py", "tests/test_torch_peer.py", "tests/timing/")
-    )
+    The golden vectors, and what reads the optimised program, get the real thing. A hook, not a fixture: it
+    comes before the session's fixtures, whose programs the tests compare with their own."""
+    real = item.nodeid.startswith(("tests/test_parity.py", "tests/test_torch_peer.py", "tests/timing/"))
     jax.config.update("jax_disable_most_optimizations", not real)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
