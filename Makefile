@@ -14,8 +14,8 @@ READY := $(VENV)/.installed
 TORCH := $(VENV)/.torch
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VECTORS ?= tests/golden
-# Two workers; an idle one takes over tests that the other has not begun.
-PYTEST_ARGS ?= -n 2 --dist worksteal
+# Two workers; a file stays with one of them, because what its tests share takes long to make.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test lint parity format
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from experiments.comparison.report import markdown as markdown
 from experiments.comparison.report import plot as plot
-from experiments.comparison.worker import ORIGINAL, VARIANTS, Settings
+from experiments.comparison.worker import ORIGINAL, VARIANTS, Settings, cores
 from partoken_jax.config import ConfigError
 from partoken_jax.timing.measure import Timing, ratio, summary
 
@@ -299,7 +299,7 @@ def compare_frameworks(
         raise ConfigError("batch sizes, residues, neighbours and repeats must be at least 1")
     result: dict[str, Any] = {
         "schema": "partoken.timing/1",
-        "environment": {**_environment(), "command": command, "allocator": ALLOCATOR, "cores": _cores()},
+        "environment": {**_environment(), "command": command, "allocator": ALLOCATOR, "cores": cores()},
         "measurements": [],
         "ratios": {},
         "equality": [],
@@ -320,10 +320,6 @@ def compare_frameworks(
             result["equality"] += found.equality
             save(result)
     return result
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _environment() -> dict[str, Any]:

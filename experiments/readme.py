@@ -119,10 +119,17 @@ def timing() -> str:
         lines.append(f"| {what} | **{ratio['median']:.2f}** | {low:.2f}–{high:.2f} | {published} |")
 
     gap = f"{PUBLISHED_GAP:.1f} (GPU, batch 64)"
-    add("ParToken / GVP, batch 16", at16["ratios"]["partoken_over_gvp.train_step"], gap)
-    for size in (4, 16):
-        same_length = _read("timing", f"batch{size}_300.json")["ratios"]["partoken_over_gvp.train_step"]
-        add(f"ParToken / GVP, {size} × 300 residues", same_length, gap)
+    for name, what in (
+        ("batch16", "batch 16"),
+        ("batch64", "batch 64"),
+        ("batch4_300", "4 × 300 residues"),
+        ("batch16_300", "16 × 300 residues"),
+    ):
+        add(
+            f"ParToken / GVP, {what}",
+            _read("timing", f"{name}.json")["ratios"]["partoken_over_gvp.train_step"],
+            gap,
+        )
     clusters = at16["sweeps"]["clusters"]["ratios"]
     first = "ParToken, 5 clusters, 1 hop"
     add("25 clusters / 5", clusters[f"ParToken, 25 clusters, 1 hop / {first}"], f"{PUBLISHED_CLUSTERS:.2f}")

@@ -18,12 +18,15 @@ RUNS = {
         *(*EC, "--batch-size", "16", "--passes", "forward,forward_backward,train_step,epoch"),
         *("--epoch-batches", "16", "--sweeps", "rematerialisation,clusters"),
     ),
-    "batch4_300": ("--batch-size", "4", "--residues", "300", *STEP, "--sweeps", "plain"),
+    "batch4_300": (
+        *("--batch-size", "4", "--residues", "300", *STEP),
+        *("--repeats", "30", "--sweeps", "plain"),
+    ),
     "batch16_300": ("--batch-size", "16", "--residues", "300", *STEP, "--sweeps", "plain"),
     "batch64": (*EC, "--batch-size", "64", *STEP, "--repeats", "5"),
     "settings": (*EC, "--batch-size", "16", *STEP, "--repeats", "7", "--sweeps", "backward,precision"),
     "lengths": ("--batch-size", "4", *STEP, "--repeats", "5", "--sweeps", "length"),
-    "batches": (*EC, "--batch-size", "4", *STEP, "--repeats", "5", "--sweeps", "batch"),
+    "batches": (*EC, "--batch-size", "4", *STEP, "--repeats", "3", "--sweeps", "batch"),
 }
 
 

@@ -95,18 +95,25 @@ def _published(results: list[dict[str, Any]]) -> str:
         "| published | measured here | where |",
         "|---|---|---|",
     ]
+    rows: list[tuple[str, str, str]] = []
     for result in results:
-        where = f"{result['environment']['device']}, batch {result['measurements'][0]['batch_size']}"
+        first = result["measurements"][0]
+        size = (
+            f"{first['batch_size']} × {first['residues']} residues"
+            if first["residues"]
+            else str(first["batch_size"])
+        )
+        where = f"{result['environment']['device']}, batch {size}"
         if ratio := result["ratios"].get("partoken_over_gvp.train_step"):
             low, high = ratio["quartiles"]
             published = f"ParToken is {PUBLISHED_GAP:.1f}× slower than GVP (GPU, batch 64)"
-            lines.append(f"| {published} | {ratio['median']:.2f}× ({low:.2f} to {high:.2f}) | {where} |")
+            rows.append((published, f"{ratio['median']:.2f}× ({low:.2f} to {high:.2f})", where))
         if "components" in result:
             share = _share(result, "partitioner")
             layers = sum(_share(result, name) for name in ("conv", "feed_forward", "residual_norm"))
             if "partoken" in result["breakdown"]:
-                lines.append(f"| GVP layers take 94.4% of ParToken | {layers:.1%} | {where} |")
-                lines.append(f"| the partitioner takes 1% | {share:.1%} | {where} |")
+                rows.append(("GVP layers take 94.4% of ParToken", f"{layers:.1%}", where))
+                rows.append(("the partitioner takes 1%", f"{share:.1%}", where))
         ratios = result.get("sweeps", {}).get("clusters", {}).get("ratios", {})
         for point, published in (
             ("25 clusters, 1 hop", f"25 clusters cost {PUBLISHED_CLUSTERS:.2f}× as much as 5 (one hop)"),
@@ -114,7 +121,9 @@ def _published(results: list[dict[str, Any]]) -> str:
         ):
             if row := ratios.get(f"ParToken, {point} / ParToken, 5 clusters, 1 hop"):
                 low, high = row["quartiles"]
-                lines.append(f"| {published} | {row['median']:.2f}× ({low:.2f} to {high:.2f}) | {where} |")
+                rows.append((published, f"{row['median']:.2f}× ({low:.2f} to {high:.2f})", where))
+    order = list(dict.fromkeys(published for published, _, _ in rows))
+    lines += [f"| {' | '.join(row)} |" for row in sorted(rows, key=lambda row: order.index(row[0]))]
     lines += [
         "",
         'The published "4.0× = 1.38× parameters × 2.9× architecture" and its own profile cannot both '

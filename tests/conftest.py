@@ -1,9 +1,17 @@
-"""Real proteins for every test, loaded once per worker."""
+"""Compilation made cheap for every test, and real proteins, loaded once per worker."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
-# Before jax is imported: a test must not depend on what an earlier one left on disk.
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    # Before jax is imported. What one test compiled need not be compiled again by another, by the other
+    # worker or by a process that a test starts; nothing may depend on what an earlier session left on disk.
+    cache = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import jax
 import pytest
@@ -11,14 +19,28 @@ import pytest
 from partoken_jax.proteins import Protein, load_dataset
 from tests.helpers import crop
 
+OPTIMISED = ("tests/test_parity.py", "tests/timing/test_hlo.py", "tests/timing/test_trace.py")
+
+LONGEST = (
+    *("tests/test_parity.py", "tests/timing/test_analysis.py", "tests/training/test_run.py"),
+    *("tests/test_compare.py", "tests/test_notebook.py", "tests/test_torch_peer.py"),
+    *("tests/nn/test_message_passing.py", "tests/test_training_equivalence.py"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     """Most of the tests' time is compilation, and what they prove does not depend on how well XLA optimises.
     The golden vectors, and what reads the optimised program, get the real thing. A hook, not a fixture: it
     comes before the session's fixtures, whose programs the tests compare with their own."""
-    real = item.nodeid.startswith(("tests/test_parity.py", "tests/test_torch_peer.py", "tests/timing/"))
+    real = item.nodeid.startswith(OPTIMISED)
     jax.config.update("jax_disable_most_optimizations", not real)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not real)  # for processes that it starts
 
 
 @pytest.fixture(scope="session")

@@ -79,8 +79,9 @@ class JaxWorker:
         program = build_program(self.config, self.data.batch, cast(Pass, name))
         self.programs[name] = program
         self.run(name)
+        found = program.compiled
         # One program whose results stay on the device: there is nothing to read.
-        return Prepared(program.compiled.lower_s + program.compiled.compile_s, 0)
+        return Prepared(found.lower_s + found.compile_s, 0, found.temp_bytes)
 
     def run(self, name: str) -> None:
         """See `worker.Worker`."""

@@ -1,7 +1,6 @@
 """The PyTorch side: the peer, eager or compiled, with its partitioner in either bookkeeping."""
 
 import copy
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from experiments.comparison.data import noise, timing_config
-from experiments.comparison.worker import Prepared, Settings
+from experiments.comparison.worker import Prepared, Settings, cores
 from experiments.torch_peer.features import featurise
 from experiments.torch_peer.graphs import from_packed
 from experiments.torch_peer.host_reads import HostReads
@@ -31,7 +30,7 @@ class TorchWorker:
     """One way to run the peer."""
 
     def __init__(self, variant: str, settings: Settings):
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
+        torch.set_num_threads(cores())
         torch.backends.cuda.matmul.allow_tf32 = settings.precision == "tensorfloat32"
         torch.manual_seed(settings.seed)
         config = timing_config(settings, variant)

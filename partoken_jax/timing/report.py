@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from partoken_jax.timing.recommendations import recommendations_markdown
+
 PUBLISHED_GAP = 4.0
 """ParToken / GVP at batch 64 on a GPU (0.88 against 3.46 batches/s), published timing analysis."""
 PUBLISHED_CLUSTERS = 2.15 / 0.91
@@ -47,6 +49,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     for name, sweep in result.get("sweeps", {}).items():
         lines.append(sweep_markdown(name, sweep))
+    lines.append(recommendations_markdown(result))
     return "\n".join(lines)
 
 

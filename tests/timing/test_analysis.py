@@ -4,15 +4,26 @@ import json
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from partoken_jax.cli import main
 from partoken_jax.config import SWEEPS, ConfigError, ModelConfig, TimingConfig
-from partoken_jax.timing import analyse, epoch, markdown, run_sweep, sweep_markdown, sweeps
-from partoken_jax.timing.ablation import PARTS, differences
+from partoken_jax.models import build_model
+from partoken_jax.timing import (
+    ablation,
+    analyse,
+    analysis,
+    epoch,
+    markdown,
+    run_sweep,
+    sweep_markdown,
+    sweeps,
+)
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.measure import Timing, ratio, summary
 from partoken_jax.timing.plots import plot_components, plot_sweeps
 from partoken_jax.timing.programs import timing_settings, train_config
+from partoken_jax.timing.recommendations import recommendations_markdown
 from partoken_jax.timing.roofline import encoder_multiply_adds, minimum, roofline
 from partoken_jax.timing.synthetic import synthetic_protein
 from tests.helpers import NEIGHBOURS, tiny
@@ -24,7 +35,10 @@ SMALL = TimingConfig(
 
 @pytest.fixture(scope="module")
 def result():
-    return json.loads(json.dumps(analyse(SMALL, quiet=True, command="the command")))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (ablation, analysis):  # a program less for each that is left out
+            patch.setattr(module, "PARTS", ("partitioner", "codebook"))
+        return json.loads(json.dumps(analyse(SMALL, quiet=True, command="the command")))
 
 
 def test_the_result_has_every_documented_part(result):
@@ -59,13 +73,29 @@ def test_components_add_up_to_the_profiled_step(result):
     assert not baseline & {"partitioner", "codebook", "attention", "fusion"}
 
 
-def test_the_ablation_has_every_part_in_order(result):
-    assert [row["name"] for row in result["gap"]] == list(PARTS)
+def test_the_ablation_has_a_row_for_each_part(result):
+    assert [row["name"] for row in result["gap"]] == ["partitioner", "codebook"]
+
+
+def test_every_part_of_the_ablation_makes_the_model_larger():
+    """From the baseline's encoder to ParToken itself, in parameters. A bypassed codebook has as many."""
+    config = dataclasses.replace(SMALL.model, kind="partoken")
+
+    def parameters(parts):
+        model = nnx.eval_shape(lambda: ablation.partial_model(parts)(config, rngs=nnx.Rngs(0)))
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+    parts = ablation.PARTS
+    counts = [parameters(parts[:number]) for number in range(1, len(parts) + 1)]
+    assert parts[-1] == "codebook" and counts[-1] == counts[-2] == parameters(parts)
+    assert counts[:-1] == sorted(set(counts[:-1]))
+    whole = nnx.eval_shape(lambda: build_model(config, rngs=nnx.Rngs(0)))
+    assert counts[-1] == sum(leaf.size for leaf in jax.tree.leaves(nnx.state(whole, nnx.Param)))
 
 
 def test_differences_add_up_to_the_gap():
     seconds = {"gvp": [1.0, 1.2, 1.1], "partitioner": [1.3, 1.4, 1.9], "codebook": [1.6, 1.5, 1.2]}
-    rows = differences({name: summary(times) for name, times in seconds.items()})
+    rows = ablation.differences({name: summary(times) for name, times in seconds.items()})
     assert [row["name"] for row in rows] == ["partitioner", "codebook"]
     assert sum(row["ms"] for row in rows) == pytest.approx(1e3 * (1.5 - 1.1))
     assert sum(row["share_of_gvp"] for row in rows) == pytest.approx((1.5 - 1.1) / 1.1)
@@ -130,6 +160,30 @@ def test_interleaved_points_are_compared_with_the_first():
         "GVP, rematerialise chunk / GVP, rematerialise none",
     ]
     assert [row["pairs"] for row in sweep["ratios"].values()] == [2, 2]
+
+
+def test_recommendations_are_read_off_the_sweeps():
+    def row(model, label, ms, **changes):
+        times = {"median_ms": ms, "quartiles_ms": [0.9 * ms, 1.1 * ms], "temp_bytes": 100}
+        return {"model": model, "label": label, "status": "ok", "batch_size": 4, **times, **changes}
+
+    def pair(median, low, high):
+        return {"median": median, "quartiles": [low, high], "pairs": 3}
+
+    batch = [
+        row("gvp", "GVP, batch 4", 40.0),
+        row("gvp", "GVP, batch 8", 60.0, batch_size=8, temp_bytes=150),
+        row("gvp", "GVP, batch 16", 0.0, batch_size=16, status="out of memory"),
+    ]
+    labels = ("5 clusters, 1 hop", "10 clusters, 1 hop", "25 clusters, 1 hop")
+    clusters = [row("partoken", f"ParToken, {label}", 50.0) for label in labels]
+    ratios = {f"{r['label']} / {clusters[0]['label']}": pair(1.1, 0.9, 1.2) for r in clusters[1:]}
+    sweeps = {"batch": {"rows": batch, "ratios": {}}, "clusters": {"rows": clusters, "ratios": ratios}}
+    text = recommendations_markdown({"sweeps": sweeps})
+    assert "| GVP, batch 8 / GVP, batch 4, per protein | 0.75 | 0.61 to 0.92 | 1.50 | faster |" in text
+    assert "| ParToken, 25 clusters, 1 hop / ParToken, 5 clusters, 1 hop | 1.10 | 0.90 to 1.20 |" in text
+    assert "10 clusters" not in text and "no difference shown" in text
+    assert recommendations_markdown({}) == ""
 
 
 def test_every_sweep_has_points_that_differ():

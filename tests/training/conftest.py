@@ -1,10 +1,8 @@
-"""A run small enough to be repeated, and compilation made cheap."""
+"""A run small enough to be repeated."""
 
 import dataclasses
-import os
 from pathlib import Path
 
-import jax
 import pytest
 
 from partoken_jax.config import (
@@ -18,26 +16,6 @@ from partoken_jax.config import (
 from partoken_jax.training.data import load_run_data
 from partoken_jax.training.loop import train
 from partoken_jax.training.records import read_records
-
-
-@pytest.fixture(autouse=True, scope="package")
-def cheap_compilation(tmp_path_factory):
-    """Unoptimised programs, and each of them compiled once for all tests and workers."""
-    base = tmp_path_factory.getbasetemp()
-    settings = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(
-            (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "jax"
-        ),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-    }
-    before = {name: jax.config.values[name] for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
 
 TINY = TrainConfig(
     model=ModelConfig(
@@ -70,7 +48,7 @@ def tiny(run_dir="unused", kind="partoken", **changes) -> TrainConfig:
 
 
 @pytest.fixture(scope="package")
-def partoken_run(tmp_path_factory, cheap_compilation):
+def partoken_run(tmp_path_factory):
     """(config, report, records) of ParToken, trained straight through."""
     config = tiny(tmp_path_factory.mktemp("runs") / "partoken")
     report = train(config, quiet=True)
@@ -78,7 +56,7 @@ def partoken_run(tmp_path_factory, cheap_compilation):
 
 
 @pytest.fixture(scope="package")
-def gvp_run(tmp_path_factory, cheap_compilation):
+def gvp_run(tmp_path_factory):
     """The same of the GVP baseline, with batches of two shapes."""
     data = dataclasses.replace(TINY.data, max_shapes=2, max_length=70)
     config = tiny(tmp_path_factory.mktemp("runs") / "gvp", kind="gvp", data=data)

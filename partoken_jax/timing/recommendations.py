@@ -1,0 +1,65 @@
+"""The recommendations of the published timing analysis, each held against what was measured."""
+
+from typing import Any
+
+TESTED_BY = {
+    "gradient checkpointing": ("rematerialisation", None),
+    "mixed precision": ("precision", None),
+    "a simpler partitioner": ("clusters", ("25 clusters, 1 hop", "5 clusters, 3 hops")),
+}
+"""Recommendation → the sweep that tests it, and the settings of that sweep that say enough (None: all)."""
+
+
+def recommendations_markdown(result: dict[str, Any]) -> str:
+    """A table of the recommendations that the sweeps of a result test; "" where they test none."""
+    sweeps = result.get("sweeps", {})
+    lines = _larger_batches(sweeps["batch"]["rows"]) if "batch" in sweeps else []
+    for recommended, (name, chosen) in TESTED_BY.items():
+        if name not in sweeps:
+            continue
+        rows = {row["label"]: row for row in sweeps[name]["rows"]}
+        for pair, ratio in sweeps[name]["ratios"].items():
+            above, below = pair.split(" / ")
+            if chosen is not None and above.split(", ", 1)[1] not in chosen:
+                continue
+            memory = rows[above]["temp_bytes"] / rows[below]["temp_bytes"]
+            lines.append(_line(recommended, pair, ratio["median"], ratio["quartiles"], f"{memory:.2f}"))
+    if not lines:
+        return ""
+    title = [
+        "## The published recommendations, tested",
+        "",
+        "| recommended | compared | time | quartiles | peak memory | |",
+        "|---|---|---:|---:|---:|---|",
+    ]
+    return "\n".join([*title, *lines, ""])
+
+
+def _larger_batches(rows: list[dict[str, Any]]) -> list[str]:
+    """Per protein, the largest batch that ran against the smallest, for each model. The two did not take
+    turns, so the quartiles are the worst cases of both."""
+    lines = []
+    for model in dict.fromkeys(row["model"] for row in rows):
+        ran = [row for row in rows if row["model"] == model and row["status"] == "ok"]
+        if len(ran) < 2:
+            continue
+        small, large = ran[0], ran[-1]
+        size = small["batch_size"] / large["batch_size"]
+        low = size * large["quartiles_ms"][0] / small["quartiles_ms"][1]
+        high = size * large["quartiles_ms"][1] / small["quartiles_ms"][0]
+        lines.append(
+            _line(
+                "larger batches",
+                f"{large['label']} / {small['label']}, per protein",
+                size * large["median_ms"] / small["median_ms"],
+                [low, high],
+                f"{large['temp_bytes'] / small['temp_bytes']:.2f}",
+            )
+        )
+    return lines
+
+
+def _line(recommended: str, compared: str, median: float, quartiles: list[float], memory: str) -> str:
+    low, high = quartiles
+    verdict = "faster" if high < 1 else "slower" if low > 1 else "no difference shown"
+    return f"| {recommended} | {compared} | {median:.2f} | {low:.2f} to {high:.2f} | {memory} | {verdict} |"
