@@ -35,8 +35,9 @@ def results() -> str:
         # A report's headings become one level deeper, under the name of its file.
         text = re.sub(r"^#", "##", markdown(result), flags=re.MULTILINE)
         parts.append(text.replace("## Timing", f"### `{path.name}`", 1).replace("\n### ", "\n#### "))
-        for picture in sorted(path.parent.glob(f"{path.stem}_*.png")):
-            parts.append(f"![{picture.stem}](../{picture.relative_to(ROOT)})\n")
+        for picture in (path.with_name(f"{path.stem}_{what}.png") for what in ("components", "sweeps")):
+            if picture.is_file():
+                parts.append(f"![{picture.stem}](../{picture.relative_to(ROOT)})\n")
     return "\n".join(parts)
 
 

@@ -9,6 +9,9 @@ TESTED_BY = {
 }
 """Recommendation → the sweep that tests it, and the settings of that sweep that say enough (None: all)."""
 
+SAME = 0.05
+"""Relative differences below this count as none: one program run twice may differ by as much."""
+
 
 def recommendations_markdown(result: dict[str, Any]) -> str:
     """A table of the recommendations that the sweeps of a result test; "" where they test none."""
@@ -61,5 +64,6 @@ def _larger_batches(rows: list[dict[str, Any]]) -> list[str]:
 
 def _line(recommended: str, compared: str, median: float, quartiles: list[float], memory: str) -> str:
     low, high = quartiles
-    verdict = "faster" if high < 1 else "slower" if low > 1 else "no difference shown"
+    shown = abs(median - 1) > SAME
+    verdict = "faster" if shown and high < 1 else "slower" if shown and low > 1 else "no difference shown"
     return f"| {recommended} | {compared} | {median:.2f} | {low:.2f} to {high:.2f} | {memory} | {verdict} |"
