@@ -17,7 +17,8 @@ from partoken_jax.timing.programs import Program, timing_settings, train_step_pr
 from partoken_jax.training.step import initial_state
 
 PARTS = ("partitioner", "attention", "fusion", "classifier", "codebook")
-"""In the order in which they are added. "partitioner" comes with its loss, "codebook" with its two."""
+"""In the order in which they are added. "partitioner" comes with its loss, "codebook" with its two; until it
+is there, it is bypassed."""
 
 
 class PartCost(TypedDict):
@@ -46,12 +47,10 @@ class Sum(nnx.Module):
 
 
 def partial_model(parts: tuple[str, ...]) -> Callable[..., nnx.Module]:
-    """A maker of ParToken with only the named parts; no parts at all make the GVP baseline."""
+    """A maker of ParToken with only the named parts."""
 
     def make(config: ModelConfig, *, rngs: nnx.Rngs) -> nnx.Module:
         model: Any = build_model(config, rngs=rngs)
-        if config.kind == "gvp":
-            return model
         width = config.node_hidden[0]
         if "attention" not in parts:
             model.attention = MeanOfClusters()
@@ -66,22 +65,28 @@ def partial_model(parts: tuple[str, ...]) -> Callable[..., nnx.Module]:
 
 
 def ablation(
-    gvp: TrainConfig,
-    partoken: TrainConfig,
+    baseline: Program,
+    whole: Program,
+    config: TrainConfig,
     graph: jraph.GraphsTuple,
     *,
     repeats: int,
     progress: Callable[[], Any] = lambda: None,
 ) -> list[PartCost]:
-    """Interleaved training steps of the growing models; the parts add up to ParToken minus GVP."""
-    programs: dict[str, Program] = {}
-    for number in range(len(PARTS) + 1):
+    """Interleaved training steps of the growing models; the parts add up to ParToken minus GVP.
+
+    Args:
+      baseline, whole: the training steps of GVP and of ParToken, compiled; what lies between is made here.
+      config: of ParToken.
+    """
+    programs = {"gvp": baseline}
+    for number in range(1, len(PARTS)):
         parts = PARTS[:number]
-        config = partoken if parts else gvp
         graphdef, state = initial_state(config, partial_model(parts))
-        programs[parts[-1] if parts else "gvp"] = train_step_program(
-            graphdef, state, graph, timing_settings(config), bypass_codebook="codebook" not in parts
+        programs[parts[-1]] = train_step_program(
+            graphdef, state, graph, timing_settings(config), bypass_codebook=True
         )
+    programs[PARTS[-1]] = whole
     times = interleave({name: p.call for name, p in programs.items()}, repeats=repeats, progress=progress)
     return differences(times)
 

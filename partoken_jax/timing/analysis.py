@@ -52,7 +52,8 @@ def analyse(
             "precision": config.model.precision,
         },
         "data": {
-            "source": data.dataset.source,
+            # The path of the embedded file is one of this installation.
+            "source": data.dataset.source if config.path or config.residues else "embedded",
             "task": data.dataset.task,
             "proteins": len(data.dataset),
             "residues": data.residues,
@@ -108,7 +109,8 @@ def _time_batch(result: dict[str, Any], config: TimingConfig, data: TimingData, 
             result |= _inside(config, data, programs, times)
         if ablate:
             result["gap"] = ablation(
-                train_config(config, data, "gvp"),
+                programs["gvp", "train_step"],
+                programs["partoken", "train_step"],
                 train_config(config, data, "partoken"),
                 jax.device_put(data.batch),
                 repeats=config.repeats,
