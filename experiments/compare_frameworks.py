@@ -35,8 +35,13 @@ TOLERANCES = {"float32": 1e-3, "tensorfloat32": 3e-2}
 about 1e-5; a residue on the edge of a cluster may fall to the other side of it."""
 DIFFERING = {"float32": 0.002, "tensorfloat32": 0.05}
 """Share of residues that may be in another cluster."""
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
-"""glibc otherwise gives the memory of every step back to the kernel. Set for all variants."""
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+}
+"""Set for all variants. glibc otherwise gives the memory of every step back to the kernel, and jax takes most
+of a GPU at once, which two processes that take turns have to share."""
 
 
 class Process:

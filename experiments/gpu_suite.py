@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,25 @@ def parity(quick: bool) -> dict:
     return report.result(environment())
 
 
+def pytorch(quick: bool) -> dict:
+    """Both models against PyTorch."""
+    from experiments.compare_frameworks import compare_frameworks
+
+    return compare_frameworks(
+        models=("gvp", "partoken"),
+        batch_sizes=(2,) if quick else (64,),
+        variants=("torch_loops", "torch_vectorised", "jax_fast"),
+        residues=30 if quick else 300,
+        path=None,
+        neighbours=8 if quick else 30,
+        precision="float32",
+        repeats=2 if quick else 10,
+        seed=0,
+        small=quick,
+        command="experiments.gpu_suite, pytorch",
+    )
+
+
 PARTS: dict[str, Callable[[bool], dict]] = {
     "timing64": timing(64, passes=("forward", "forward_backward", "train_step"), gap=False),
     "backward": sweep("backward"),
@@ -89,6 +109,7 @@ PARTS: dict[str, Callable[[bool], dict]] = {
     "parity": parity,
     "timing128": timing(128, passes=("train_step",), gap=False),
     "gap64": timing(64, passes=("train_step",)),
+    "pytorch": pytorch,
     "plain": sweep("plain"),
     "precision_accuracy": precision_accuracy,
     "rematerialisation": sweep("rematerialisation"),
@@ -96,6 +117,9 @@ PARTS: dict[str, Callable[[bool], dict]] = {
     "clusters": sweep("clusters"),
 }
 """In the order of their worth."""
+
+NEEDS = {"pytorch": ("torch", "torch_geometric")}
+"""Parts that need packages which this library does not."""
 
 
 def run_parts(out: Path, quick: bool, minutes: float) -> dict[str, Any]:
@@ -108,6 +132,8 @@ def run_parts(out: Path, quick: bool, minutes: float) -> dict[str, Any]:
         left = end - time.monotonic() - KEEP_BACK
         if target.is_file() and json.loads(target.read_text())["quick"] == quick:
             done[name] = {"status": "was there"}
+        elif missing := [package for package in NEEDS.get(name, ()) if find_spec(package) is None]:
+            done[name] = {"status": f"left out: {' and '.join(missing)} not installed"}
         elif left <= 0:
             done[name] = {"status": "no time left; run the same command again"}
         else:

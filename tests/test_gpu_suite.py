@@ -30,6 +30,16 @@ def test_a_quick_trial_does_not_count_as_the_real_thing(two_parts, monkeypatch, 
     assert ran == ["first", "second"]
 
 
+def test_a_part_whose_packages_are_missing_is_left_out(two_parts, monkeypatch, tmp_path):
+    monkeypatch.setattr(gpu_suite, "NEEDS", {"first": ("json", "no_such_package")})
+    monkeypatch.setattr(gpu_suite, "_run_part", lambda *_: {"status": "ok"})
+    parts = gpu_suite.run_parts(tmp_path, quick=True, minutes=1)["parts"]
+    assert parts == {
+        "first": {"status": "left out: no_such_package not installed"},
+        "second": {"status": "ok"},
+    }
+
+
 def test_parts_without_time_are_listed(two_parts, tmp_path):
     summary = gpu_suite.run_parts(tmp_path, quick=True, minutes=0)
     assert all("no time left" in part["status"] for part in summary["parts"].values())
