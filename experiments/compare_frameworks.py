@@ -3,7 +3,8 @@
     partoken compare [flags]        python -m experiments.compare_frameworks [flags]
 
 Every variant (experiments/comparison/worker.py names them) runs in a process of its own. First its outputs
-and gradients are compared with those of `jax_fast`, and a variant that computes something else is not timed.
+and gradients, compiled where the variant is, are compared with those of `jax_fast`, and a variant that
+computes something else is not timed.
 Then it takes turns with `jax_fast`, run by run. What does not fit into memory is a row that says so. Fields
 of the JSON: docs/COMPARISON.md.
 """
@@ -42,6 +43,12 @@ ALLOCATOR = {
 }
 """Set for all variants. glibc otherwise gives the memory of every step back to the kernel, and jax takes most
 of a GPU at once, which two processes that take turns have to share."""
+NO_CACHE = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
+"""Compile times are of a first time; `compile_program` does the same for jax."""
+
+
+class WorkerError(Exception):
+    """A worker could not do what it was told; says why."""
 
 
 class Process:
@@ -49,7 +56,7 @@ class Process:
 
     def __init__(self, variant: str, settings: Settings):
         self.variant = variant
-        environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, **ALLOCATOR, **NO_CACHE, "PYTHONPATH": str(ROOT)}
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115, closed in __exit__
         command = [sys.executable, "-m", "experiments.comparison.worker", variant]
         self.process = subprocess.Popen(
@@ -58,6 +65,7 @@ class Process:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log,
         )  # fmt: skip
         self.hello = self._answer()
+        """What it says of itself; {"error": why} if it could not start."""
 
     def __enter__(self) -> "Process":
         return self
@@ -73,11 +81,22 @@ class Process:
         self.log.close()
 
     def ask(self, **order: Any) -> dict[str, Any]:
-        """What the worker answers; {"error": why} if it cannot."""
+        """What the worker answers. Raises WorkerError."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print(json.dumps(order), file=self.process.stdin, flush=True)
-        return self._answer()
+        answer = self._answer()
+        if "error" in answer:
+            raise WorkerError(answer["error"])
+        return answer
+
+    def prepare(self, name: str) -> dict[str, Any]:
+        """Readies a pass. Raises WorkerError."""
+        return self.ask(do="prepare", **{"pass": name})
+
+    def run(self, name: str) -> float:
+        """Seconds of one run. Raises WorkerError."""
+        return self.ask(do="run", **{"pass": name})["seconds"]
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -110,11 +129,12 @@ def compare(
         with Process(REFERENCE, settings) as fast:
             if "error" in fast.hello:
                 raise ConfigError(f"{REFERENCE} could not start: {fast.hello['error']}")
-            want = _probed(fast, weights, Path(folder))
             reference: dict[str, list[Timing]] = {name: [] for name in PASSES}
-            prepared = {name: fast.ask(do="prepare", **{"pass": name}) for name in PASSES}
-            if any("error" in answer for answer in prepared.values()):
-                case.rows.extend(_row(settings, REFERENCE, name, error="out of memory") for name in PASSES)
+            try:
+                want, forward = _probed(fast, weights)
+                prepared = {"forward": forward, "train_step": fast.prepare("train_step")}
+            except WorkerError as error:
+                case.rows.extend(_row(settings, REFERENCE, name, error=str(error)) for name in PASSES)
                 return case
             others = [v for v in variants if v != REFERENCE]
             if settings.original is not None and settings.model == "partoken":
@@ -126,7 +146,7 @@ def compare(
             for name in PASSES:
                 times = [second for timing in reference[name] for second in timing.seconds]
                 if not times:  # nothing took turns with it
-                    times = [fast.ask(do="run", **{"pass": name})["seconds"] for _ in range(repeats)]
+                    times = [fast.run(name) for _ in range(repeats)]
                 case.rows.append(_row(settings, REFERENCE, name, fast.hello, prepared[name], summary(times)))
     return case
 
@@ -143,42 +163,35 @@ def _compare_one(
 ) -> None:
     """Adds one variant to the case."""
     variant = other.variant
-    problem = other.hello.get("error")
-    if problem is None and variant != ORIGINAL:
-        got = _probed(other, weights, weights.parent)
-        problem = got.get("error")
-        if problem is None:
+    ready = {}
+    try:
+        if "error" in other.hello:
+            raise WorkerError(other.hello["error"])
+        if variant != ORIGINAL:
+            got, ready["forward"] = _probed(other, weights)
             found = equality(got, want, settings.precision)
             where = {"model": settings.model, "batch_size": settings.batch_size, "variant": variant}
             case.equality.append({**where, **found})
             if not found["equal"]:
-                problem = "not timed: it computes something else (see equality)"
-    if problem is not None:
-        case.rows.extend(_row(settings, variant, name, error=str(problem)) for name in PASSES)
+                raise WorkerError("not timed: it computes something else (see equality)")
+    except WorkerError as error:
+        case.rows.extend(_row(settings, variant, name, error=str(error)) for name in PASSES)
         return
     for name in PASSES:
-        prepared = other.ask(do="prepare", **{"pass": name})
         seconds: dict[str, list[float]] = {variant: [], REFERENCE: []}
-        failed = prepared.get("error")
-        for _ in range(0 if failed else repeats):
-            for process in (other, fast):
-                answer = process.ask(do="run", **{"pass": name})
-                if "error" in answer:
-                    failed = answer["error"]
-                    break
-                seconds[process.variant].append(answer["seconds"])
-            if failed:
-                break
-        if failed:
-            case.rows.append(_row(settings, variant, name, error=str(failed)))
-            if other.process.poll() is not None:  # it will not answer any more
-                continue
-        else:
-            mine, theirs = summary(seconds[variant]), summary(seconds[REFERENCE])
-            reference[name].append(theirs)
-            case.rows.append(_row(settings, variant, name, other.hello, prepared, mine))
-            key = f"{REFERENCE}_over_{variant}.{settings.model}.{name}.{_batch(settings)}"
-            case.ratios[key] = ratio(theirs, mine)
+        try:
+            prepared = ready.get(name) or other.prepare(name)
+            for _ in range(repeats):
+                for process in (other, fast):
+                    seconds[process.variant].append(process.run(name))
+        except WorkerError as error:
+            case.rows.append(_row(settings, variant, name, error=str(error)))
+            continue
+        mine, theirs = summary(seconds[variant]), summary(seconds[REFERENCE])
+        reference[name].append(theirs)
+        case.rows.append(_row(settings, variant, name, other.hello, prepared, mine))
+        key = f"{REFERENCE}_over_{variant}.{settings.model}.{name}.{_batch(settings)}"
+        case.ratios[key] = ratio(theirs, mine)
 
 
 def equality(got: dict[str, np.ndarray], want: dict[str, np.ndarray], precision: str) -> dict[str, Any]:
@@ -196,6 +209,7 @@ def equality(got: dict[str, np.ndarray], want: dict[str, np.ndarray], precision:
     found = {
         "loss_error": error(["loss"]),
         "logits_error": error(["logits"]),
+        "inference_error": error(["inference"]),
         "gradients_error": error(gradients),
         "clusters_differing": differing,
     }
@@ -219,13 +233,17 @@ def _write_weights(settings: Settings, file: Path) -> None:
         raise ConfigError((done.stderr.strip().splitlines() or ["no weights could be made"])[-1])
 
 
-def _probed(process: Process, weights: Path, folder: Path) -> dict[str, Any]:
-    out = folder / f"{process.variant}.npz"
-    answer = process.ask(do="probe", weights=str(weights), out=str(out))
-    if "error" in answer:
-        return answer
-    with np.load(out) as arrays:
-        return dict(arrays)
+def _probed(process: Process, weights: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What is compared, by name, and what `prepare` said of inference, which is then ready.
+
+    Raises WorkerError.
+    """
+    trained, inferred = (weights.parent / f"{process.variant}_{part}.npz" for part in ("probe", "inference"))
+    process.ask(do="probe", weights=str(weights), out=str(trained))
+    prepared = process.prepare("forward")
+    process.ask(do="infer", out=str(inferred))
+    with np.load(trained) as probe, np.load(inferred) as inference:
+        return {**probe, "inference": inference["logits"]}, prepared
 
 
 def _batch(settings: Settings) -> str:

@@ -20,6 +20,7 @@ def probe(rng: np.random.Generator) -> dict[str, np.ndarray]:
     return {
         "loss": np.float32(1.5),
         "logits": rng.normal(size=(2, 7)),
+        "inference": rng.normal(size=(2, 7)),
         "clusters": rng.integers(-1, 5, 60),
         "g.encoder.ws.kernel": rng.normal(size=(4, 3)),
     }
@@ -30,6 +31,7 @@ def test_equal_and_unequal_probes():
     assert comparison.equality(dict(want), want, "float32")["equal"]
     for name, wrong in (
         ("logits", want["logits"] * 1.01),
+        ("inference", want["inference"] * 1.01),
         ("g.encoder.ws.kernel", -want["g.encoder.ws.kernel"]),
         ("clusters", want["clusters"][::-1]),
         ("loss", want["loss"] + 0.1),
@@ -130,9 +132,18 @@ class Wrong:
         self.hello = {"device": "cpu", "padding_share": 0.0}
 
     def ask(self, *, do, **order):
-        assert do == "probe", "an unequal variant must not be timed"
-        np.savez(order["out"], **{**self.want, "logits": self.want["logits"] + 1})
+        parts = {
+            "probe": {**self.want, "logits": self.want["logits"] + 1},
+            "infer": {"logits": self.want["inference"]},
+        }
+        np.savez(order["out"], **parts[do])
         return {"done": True}
+
+    def prepare(self, name):
+        return {"compile_s": None, "peak_bytes": 1, "host_reads": 0}
+
+    def run(self, name):
+        raise AssertionError("an unequal variant must not be timed")
 
 
 def test_unequal_things_are_not_timed(tmp_path):

@@ -13,10 +13,10 @@ from experiments.comparison.worker import Prepared, Settings
 from partoken_jax.convert import dotted, set_arrays
 from partoken_jax.graphs.features import featurise
 from partoken_jax.models import build_model
-from partoken_jax.nn.codebook import Codebook
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.programs import Pass, Program, build_program, timing_settings, train_config
 from partoken_jax.training.losses import total_loss
+from partoken_jax.training.step import initial_state
 
 
 def on_cpu() -> bool:
@@ -24,12 +24,14 @@ def on_cpu() -> bool:
 
 
 def initial_weights(settings: Settings) -> dict[str, np.ndarray]:
-    """Parameters and codebook of a fresh model by dotted path."""
+    """Parameters and codebook by dotted path, as `build_program` starts with them."""
     config = timing_config(settings, "jax_fast")
-    training = train_config(config, timing_data(config), settings.model)
-    model = build_model(training.model, rngs=nnx.Rngs(settings.seed))
-    state = nnx.state(model, (nnx.Param, Codebook))
-    return {dotted(path): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
+    _, state = initial_state(train_config(config, timing_data(config), settings.model))
+    return {
+        dotted(path): np.asarray(variable[...])
+        for part in (state.params, state.codebook)
+        for path, variable in nnx.to_flat_state(part)
+    }
 
 
 class JaxWorker:
@@ -82,6 +84,10 @@ class JaxWorker:
         found = program.compiled
         # One program whose results stay on the device: there is nothing to read.
         return Prepared(found.lower_s + found.compile_s, 0, found.temp_bytes)
+
+    def inferred(self) -> np.ndarray:
+        """See `worker.Worker`."""
+        return np.asarray(self.programs["forward"].call().logits)
 
     def run(self, name: str) -> None:
         """See `worker.Worker`."""

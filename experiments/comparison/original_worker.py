@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,6 +29,9 @@ class OriginalWorker(TorchWorker):
         self.model = load_original(checkout, self.config.model).to(self.target)
 
     def probe(self, weights: Path) -> dict[str, Any]:
+        raise NotImplementedError("the original cannot be compared")
+
+    def inferred(self) -> np.ndarray:
         raise NotImplementedError("the original cannot be compared")
 
     def _logits(self) -> tuple[torch.Tensor, dict[str, Any]]:

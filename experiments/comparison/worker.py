@@ -7,6 +7,7 @@ standard error. The orders:
 
 {"do": "probe", "weights": FILE, "out": FILE}    outputs and gradients of fixed weights, as an .npz
 {"do": "prepare", "pass": PASS}                  compiles, warms up; answers compile_s, peak_bytes, host_reads
+{"do": "infer", "out": FILE}                     logits of the inference that was prepared, as an .npz
 {"do": "run", "pass": PASS}                      one run; answers seconds
 
 PASS is "forward" (inference, with the features) or "train_step" (features, forward, backward, Adam).
@@ -23,6 +24,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 VARIANTS = ("torch_loops", "torch_vectorised", "torch_compile", "jax_plain", "jax_fast")
 """Loops: the partitioner reads every decision, as published. Vectorised: segment operations, run eagerly.
@@ -82,6 +85,9 @@ class Worker(Protocol):
     def prepare(self, name: str) -> Prepared:
         """Readies a pass."""
 
+    def inferred(self) -> np.ndarray:
+        """Logits [B, C] of the prepared inference; the probe's weights, if no training step came before."""
+
     def run(self, name: str) -> None:
         """One pass, waited for."""
 
@@ -106,10 +112,11 @@ def serve(worker: Worker, answer: Callable[[dict[str, Any]], None]) -> None:
 
 
 def _obey(worker: Worker, order: dict[str, Any]) -> dict[str, Any]:
-    import numpy as np
-
     if order["do"] == "probe":
         np.savez(order["out"], **worker.probe(Path(order["weights"])))
+        return {"done": True}
+    if order["do"] == "infer":
+        np.savez(order["out"], logits=worker.inferred())
         return {"done": True}
     if order["do"] == "prepare":
         prepared = worker.prepare(order["pass"])

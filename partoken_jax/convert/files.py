@@ -6,6 +6,7 @@ where they are used. Reading runs no code that a file carries, unless the caller
 
 import json
 import pickle
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,10 @@ _STATE_KEYS = ("state_dict", "model_state_dict")
 _HYPER_KEYS = ("hyper_parameters", "model_config")
 # Lightning migrates what an older version wrote, and asks for that version.
 _LIGHTNING_VERSION = "2.0.0"
+# What the settings of a Lightning checkpoint are made of when they came from hydra, as the original's do.
+_SETTINGS = re.compile(
+    r"omegaconf\.(dictconfig|listconfig|base|nodes)\.\w+|typing\.Any|builtins\.(dict|list|str|int|float|bool)"
+)
 
 
 class ConvertError(ValueError):
@@ -34,11 +39,27 @@ class Weights(NamedTuple):
     """As plain dictionaries, lists and values; empty if the file has none."""
 
 
+class _Inert:
+    """Stands in for a class of omegaconf while a file is read: keeps what was stored, runs nothing."""
+
+    def __init__(self, *stored: Any):
+        self.stored: Any = stored
+
+    def __setstate__(self, stored: Any) -> None:
+        self.stored = stored
+
+    def value(self) -> Any:
+        """Content of a container, value of a node; neither interpolated nor converted."""
+        stored = self.stored if isinstance(self.stored, Mapping) else {}
+        return stored.get("_content", stored.get("_val"))
+
+
 def read_weights(path: str | Path, *, trust_pickle: bool = False) -> Weights:
     """Reads a file, by its suffix.
 
-    PyTorch files are read as weights only. One that needs other Python objects can run any code when it is
-    read: it is refused, unless `trust_pickle` says that its source is trusted.
+    PyTorch files are read as weights only, with settings of omegaconf as plain data (the package is not
+    needed). One that needs other Python objects can run any code when it is read: it is refused, unless
+    `trust_pickle` says that its source is trusted.
 
     Raises ConvertError for a file that is refused, damaged, of another kind, or needs a missing package.
     """
@@ -116,7 +137,8 @@ def _read_torch(path: Path, trust_pickle: bool) -> Weights:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what is wrong is said below
-            content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+            with torch.serialization.safe_globals(_stand_ins(torch, path)):
+                content = torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except ModuleNotFoundError as error:
         raise ConvertError(
             f"{path}: holds objects of the package {error.name!r}, which is not installed; install it"
@@ -158,7 +180,10 @@ def _checked(path: Path, hyper: Any) -> dict[str, Any]:
             f"{path}: its hyper-parameters are a {type(hyper).__name__}, not names with values; save its "
             "state_dict alone and give them with --config"
         )
-    return _plain(hyper)
+    try:
+        return _plain(hyper)
+    except Exception as error:  # a trusted file's own containers may refuse to give their values
+        raise _damaged(path, "hyper-parameters", error) from None
 
 
 def _numpy(tensor: Any, torch: Any) -> np.ndarray:
@@ -168,7 +193,9 @@ def _numpy(tensor: Any, torch: Any) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """Dictionaries and lists for whatever acts like them (an omegaconf DictConfig, say)."""
+    """Dictionaries and lists for whatever acts like them."""
+    if isinstance(value, _Inert):
+        value = value.value()
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
@@ -176,12 +203,28 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _stand_ins(torch: Any, path: Path) -> list[tuple[Any, str]]:
+    """For torch.load: what to take instead of each class of omegaconf that the file names."""
+    settings = [name for name in _unknown(torch, path) if _SETTINGS.fullmatch(name)]
+    return [*((_Inert, name) for name in settings), (_empty, "collections.defaultdict")]
+
+
+def _empty(*_: Any) -> dict:
+    return {}
+
+
 def _foreign(torch: Any, path: Path) -> str:
-    """What a file would import, by name. Reading the names runs nothing."""
+    """What a file would import, by name."""
+    unknown = [name for name in _unknown(torch, path) if not _SETTINGS.fullmatch(name)]
+    return ", ".join(unknown) or "a pickle of Python objects"
+
+
+def _unknown(torch: Any, path: Path) -> list[str]:
+    """Everything that a file names and torch does not take for safe. Reading the names runs nothing."""
     try:
-        return ", ".join(torch.serialization.get_unsafe_globals_in_checkpoint(path)) or "Python objects"
-    except ValueError:  # not a file of torch.save
-        return "a pickle of Python objects"
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # not a whole file of torch.save; reading it will say so
+        return []
 
 
 def _torch(path: Path) -> Any:
