@@ -21,9 +21,7 @@ _HYPER_KEYS = ("hyper_parameters", "model_config")
 # Lightning migrates what an older version wrote, and asks for that version.
 _LIGHTNING_VERSION = "2.0.0"
 # What the settings of a Lightning checkpoint are made of when they came from hydra, as the original's do.
-_SETTINGS = re.compile(
-    r"omegaconf\.(dictconfig|listconfig|base|nodes)\.\w+|typing\.Any|builtins\.(dict|list|str|int|float|bool)"
-)
+_SETTINGS = re.compile(r"omegaconf(\.\w+)+|typing\.\w+|builtins\.(dict|list|tuple|str|int|float|bool)")
 
 
 class ConvertError(ValueError):
@@ -123,8 +121,14 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _read_safetensors(path: Path) -> Weights:
     safe_open = _safetensors(path).safe_open
     try:
-        with safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with safe_open(path, "numpy") as file, safe_open(path, "flax") as of_jax:
+            arrays = {
+                # NumPy has no bfloat16; float32 holds every value of it
+                name: np.asarray(of_jax.get_tensor(name), np.float32)
+                if file.get_slice(name).get_dtype() == "BF16"
+                else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
             metadata = file.metadata() or {}
         hyper = json.loads(metadata.get("hyper_parameters", "{}"))
     except Exception as error:

@@ -2,6 +2,7 @@
 
 import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -39,6 +40,16 @@ def test_what_a_missing_package_is_needed_for_is_said(tmp_path, monkeypatch):
             patch.setitem(sys.modules, name, None)
             read_weights(path)
         assert str(path) in str(error.value) and f"pip install {name}" in str(error.value)
+
+
+def test_bfloat16_of_safetensors_widens_exactly(tmp_path):
+    from safetensors.flax import save_file
+
+    values = jnp.array([1 / 3, -7e4, 1e-30], jnp.bfloat16)
+    save_file({"a": values, "b": jnp.arange(3.0)}, tmp_path / "w.safetensors")
+    arrays = read_weights(tmp_path / "w.safetensors").arrays
+    assert {name: array.dtype for name, array in arrays.items()} == {"a": np.float32, "b": np.float32}
+    np.testing.assert_array_equal(arrays["a"], values.astype(jnp.float32))
 
 
 @pytest.mark.parametrize("name", ["w.npz", "w.safetensors"])

@@ -4,6 +4,7 @@ import os
 import sys
 import types
 from collections import OrderedDict, UserDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,8 +132,53 @@ def test_a_bare_pickle_is_refused_and_not_run(tmp_path):
     assert not planted.exists()
 
 
-def test_hyper_parameters_that_need_a_pickle(tmp_path):
-    """As with omegaconf's DictConfig: refused by name, and read like a dictionary when trusted."""
+# A Lightning checkpoint whose hyper-parameters are `partoken_hyper_parameters()` as hydra gives them to the
+# original: groups of one DictConfig, written with omegaconf 2.4.0, which nothing here needs.
+HYDRA = Path(__file__).parent / "hydra.ckpt"
+
+
+def test_settings_of_omegaconf_are_read_without_it_and_without_trust(monkeypatch):
+    monkeypatch.setitem(sys.modules, "omegaconf", None)  # cannot be imported, installed or not
+    weights = read_weights(HYDRA)
+    assert weights.hyper_parameters == {
+        **partoken_hyper_parameters(),
+        "multistage_cfg": {"stage0": {"epochs": 3, "lr": "${train.lr}"}},
+    }
+    np.testing.assert_array_equal(weights.arrays["model.a"], [1, 1])
+
+
+def imitation(monkeypatch) -> type:
+    """A class that pickles by the name of omegaconf's DictConfig, importable while the file is written."""
+    package, module = types.ModuleType("omegaconf"), types.ModuleType("omegaconf.dictconfig")
+    monkeypatch.setitem(sys.modules, "omegaconf", package)
+    monkeypatch.setitem(sys.modules, "omegaconf.dictconfig", module)
+    module.DictConfig = type("DictConfig", (), {"__module__": module.__name__})
+    return module.DictConfig
+
+
+def test_a_plant_among_settings_of_omegaconf_is_refused_and_not_run(tmp_path, monkeypatch):
+    planted = tmp_path / "planted"
+    settings = imitation(monkeypatch)()
+    settings._content = {"pooling": Plant(str(planted))}
+    torch.save({"state_dict": {}, "hyper_parameters": {"model_cfg": settings}}, tmp_path / "w.ckpt")
+    with pytest.raises(ConvertError, match=r"refused, because it holds more than weights \(\w+\.mkdir\)"):
+        read_weights(tmp_path / "w.ckpt")
+    assert not planted.exists()
+
+
+def test_stand_ins_never_run_what_their_class_would(tmp_path, monkeypatch):
+    ran = []
+    kind = imitation(monkeypatch)
+    kind.__setstate__ = lambda self, state: ran.append(state)
+    settings = kind()
+    settings._content = {"pooling": "mean"}
+    state = {"a": torch.zeros(1)}
+    torch.save({"state_dict": state, "hyper_parameters": {"model_cfg": settings}}, tmp_path / "w.ckpt")
+    assert read_weights(tmp_path / "w.ckpt").hyper_parameters == {"model_cfg": {"pooling": "mean"}}
+    assert not ran
+
+
+def test_other_hyper_parameters_need_trust(tmp_path):
     arrays, _ = recorded("baseline")
     hyper = {"model_cfg": UserDict(pooling="mean", node_in_dim=[6, 3]), "num_classes": 3}
     torch.save({"state_dict": tensors(arrays), "hyper_parameters": hyper}, tmp_path / "w.ckpt")
