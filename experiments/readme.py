@@ -18,6 +18,7 @@ from partoken_jax.training.records import read_records
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results"
+MEMORY = "peak memory, of vectorised"
 
 
 def demo() -> str:
@@ -158,27 +159,33 @@ def timing() -> str:
 
 def comparison() -> str:
     """Training steps against PyTorch, from every result of `partoken compare`."""
-    lines = [
-        "| training step, JAX fast / | proteins | ratio | quartiles | peak memory |",
-        "|---|---|---:|---:|---:|",
-    ]
+    cells: dict[tuple[str, str], dict[str, str]] = {}
     for path in sorted((RESULTS / "comparison").glob("*.json")):
         result = json.loads(path.read_text())
-        rows = {
-            (r["model"], r["batch_size"], r["variant"]): r
-            for r in result["measurements"]
-            if r["pass"] == "train_step" and r["median_ms"] is not None
-        }
-        for (kind, size, variant), row in rows.items():
-            key = f"jax_fast_over_{variant}.{kind}.train_step.{size}x{row['residues'] or 'real'}"
-            if (ratio := result["ratios"].get(key)) is None:
-                continue
-            low, high = ratio["quartiles"]
-            memory = rows[kind, size, "jax_fast"]["peak_bytes"] / row["peak_bytes"]
-            lines.append(
-                f"| {NAMES[variant]}, {MODELS[kind]} | {size} × {row['residues'] or 'real'} | "
-                f"**{ratio['median']:.2f}** | {low:.2f}–{high:.2f} | {memory:.2f} |"
-            )
+        steps = [row for row in result["measurements"] if row["pass"] == "train_step"]
+        fast = {(row["model"], row["batch_size"]): row for row in steps if row["variant"] == "jax_fast"}
+        for row in steps:
+            kind, size, variant = row["model"], row["batch_size"], row["variant"]
+            residues = row["residues"] or "real"
+            line = cells.setdefault((kind, f"{size} × {residues}"), {})
+            if row["median_ms"] is None:
+                line[variant] = row["status"]
+            elif ratio := result["ratios"].get(
+                f"jax_fast_over_{variant}.{kind}.train_step.{size}x{residues}"
+            ):
+                low, high = ratio["quartiles"]
+                line[variant] = f"**{ratio['median']:.2f}** ({low:.2f}–{high:.2f})"
+                if variant == "torch_vectorised":
+                    memory = fast[kind, size]["peak_bytes"] / row["peak_bytes"]
+                    line[MEMORY] = f"{memory:.2f}"
+    shown = [name for name in (*NAMES, MEMORY) if any(name in line for line in cells.values())]
+    heads = [NAMES.get(name, name).split(" as ")[0] for name in shown]
+    lines = [
+        f"| training step, JAX fast / | proteins | {' | '.join(heads)} |",
+        f"|---|---|{'---:|' * len(shown)}",
+    ]
+    for (kind, size), line in cells.items():
+        lines.append(f"| {MODELS[kind]} | {size} | {' | '.join(line.get(name, '') for name in shown)} |")
     return "\n".join(lines)
 
 
