@@ -245,7 +245,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     content = {
         "schema": "partoken.training_equivalence/1",
-        "command": "python -m experiments.training_equivalence",
+        "command": f"python -m experiments.training_equivalence --steps {args.steps} "
+        f"--batch-size {args.batch_size}",
         "steps": args.steps,
         "batch_size": args.batch_size,
         "learning_rate": LEARNING_RATE,

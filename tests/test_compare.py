@@ -23,6 +23,7 @@ def probe(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "inference": rng.normal(size=(2, 7)),
         "clusters": rng.integers(-1, 5, 60),
         "g.encoder.ws.kernel": rng.normal(size=(4, 3)),
+        "g.attention.query.kernel": 1e-5 * rng.normal(size=(3, 3)),  # little beside the others
     }
 
 
@@ -33,6 +34,7 @@ def test_equal_and_unequal_probes():
         ("logits", want["logits"] * 1.01),
         ("inference", want["inference"] * 1.01),
         ("g.encoder.ws.kernel", -want["g.encoder.ws.kernel"]),
+        ("g.attention.query.kernel", 0 * want["g.attention.query.kernel"]),
         ("clusters", want["clusters"][::-1]),
         ("loss", want["loss"] + 0.1),
     ):
@@ -129,7 +131,7 @@ class Wrong:
 
     def __init__(self, want):
         self.variant, self.want = "torch_vectorised", want
-        self.hello = {"device": "cpu", "padding_share": 0.0}
+        self.hello = {"device": "cpu", "padding_share": 0.0, "num_proteins": 2}
 
     def ask(self, *, do, **order):
         parts = {

@@ -223,19 +223,21 @@ def test_vectorised_never_reads_and_loops_read_for_every_residue(packed):
     assert reads["loops"] > 3 * assigned["loops"] > 0
 
 
-def test_host_reads_are_seen():
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_host_reads_are_seen(mode):
     x = torch.tensor([1.0, 0.0, 2.0])
     for read in (
         lambda: x[0].item(),
         lambda: bool(x[0] > 0),
+        lambda: int(x[0]),
         lambda: x.nonzero(),
         lambda: x[x > 0],
         lambda: torch.repeat_interleave(x, torch.tensor([1, 2, 3])),
     ):
-        with HostReads() as counted:
+        with mode(), HostReads() as counted:
             read()
         assert counted.count == 1
-    with HostReads() as counted:
+    with mode(), HostReads() as counted:
         torch.where(x > 0, x, 0.0)[torch.tensor([0, 2])].sum()
     assert counted.count == 0
 

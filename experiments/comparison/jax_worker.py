@@ -43,6 +43,7 @@ class JaxWorker:
         self.config = train_config(config, self.data, settings.model)
         self.device = jax.devices()[0].device_kind
         self.padding_share = self.data.padding_share
+        self.num_proteins = self.data.proteins
         self.programs: dict[str, Program] = {}
 
     def probe(self, weights: Path) -> dict[str, Any]:
@@ -52,7 +53,7 @@ class JaxWorker:
             set_arrays(model, dict(arrays))
         graphdef, params, rest = nnx.split(model, nnx.Param, ...)
         graph = jax.device_put(self.data.batch)
-        loss_weights = timing_settings(self.config).weights
+        settings = timing_settings(self.config)
         uniform = noise(self.config.model, len(self.data.batch.nodes.mask))
         proteins = cast(Any, graph.globals)
 
@@ -64,9 +65,16 @@ class JaxWorker:
                     out = model(featurise(graph))
                     clusters, losses = jnp.zeros(0, jnp.int32), None
                 else:
-                    out = model(featurise(graph), uniform=uniform, update_codebook=True)
+                    out = model(
+                        featurise(graph),
+                        temperature=settings.temperature,
+                        uniform=uniform,
+                        update_codebook=True,
+                    )
                     clusters, losses = out.cluster_of_residue, out.losses
-                terms = total_loss(out.logits, proteins.label[:-1], proteins.mask[:-1], losses, loss_weights)
+                terms = total_loss(
+                    out.logits, proteins.label[:-1], proteins.mask[:-1], losses, settings.weights
+                )
                 return terms.total, (terms.total, out.logits, clusters)
 
             return jax.grad(total, has_aux=True)(params)
@@ -93,6 +101,6 @@ class JaxWorker:
         """See `worker.Worker`."""
         jax.block_until_ready(self.programs[name].call())
 
-    def peak_bytes(self) -> int | None:
-        """See `worker.Worker`."""
-        return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    def peak_growth(self, name: str) -> int | None:
+        """See `worker.Worker`. What XLA planned: jax's own count of a device cannot be set back."""
+        return None if on_cpu() else self.programs[name].compiled.temp_bytes

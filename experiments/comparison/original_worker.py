@@ -1,10 +1,11 @@
-"""The authors' own code, unmodified, from a local checkout: `partoken compare --original PATH`.
+"""The authors' own ParToken, unmodified, from a local checkout: `partoken compare --original PATH`.
 
 Timed, but not compared: its inference draws random numbers and its attention gets no gradient
 (docs/REFERENCE.md, faults 1 and 3), so its results cannot be those of anything else. It starts from weights
 of its own.
 """
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,14 @@ import torch
 from torch import nn
 
 from experiments.comparison.torch_worker import TorchWorker
-from experiments.comparison.worker import Settings
+from experiments.comparison.worker import ORIGINAL_MODELS, Settings
 from experiments.torch_peer.features import featurise
 from experiments.torch_peer.training import make_optimiser
 from partoken_jax.config import ModelConfig
 
 
 class OriginalWorker(TorchWorker):
-    """`ParTokenModel` of the checkout's partoken_model.py. Features are ours: the original reads them ready
-    made."""
+    """The model of a checkout (`ORIGINAL_MODELS`). Features are ours: the original reads them ready made."""
 
     def __init__(self, checkout: Path, settings: Settings):
         super().__init__("torch_loops", settings)
@@ -69,10 +69,12 @@ class OriginalWorker(TorchWorker):
 def load_original(checkout: Path, config: ModelConfig) -> nn.Module:
     """The authors' model in the given configuration. Raises ImportError for what it needs and lacks."""
     sys.path.insert(0, str(checkout))
-    from partoken_model import ParTokenModel
-
+    module, name = next(
+        (module, name) for module, name in ORIGINAL_MODELS if (checkout / f"{module}.py").is_file()
+    )
+    model = getattr(importlib.import_module(module), name)
     part, codebook = config.partitioner, config.codebook
-    return ParTokenModel(
+    return model(
         node_in_dim=config.node_in,
         node_h_dim=config.node_hidden,
         edge_in_dim=config.edge_in,

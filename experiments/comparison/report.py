@@ -43,17 +43,19 @@ def markdown(result: dict[str, Any]) -> str:
             "Relative errors (L2 norm) against JAX fast, same weights and proteins: of inference, as timed, "
             "and of loss, logits and gradients in training with the same noise and no dropout.",
             "",
-            "| model | batch | variant | inference | loss | logits | gradients | in another cluster |",
-            "|---|---:|---|---:|---:|---:|---:|---:|",
+            "| model | batch | variant | inference | loss | logits | gradients | worst parameter "
+            "| in another cluster |",
+            "|---|---:|---|---:|---:|---:|---:|---:|---:|",
         ]
         for row in result["equality"]:
-            errors = [f"{name}_error" for name in ("inference", "loss", "logits", "gradients")]
+            names = ("inference", "loss", "logits", "gradients", "worst_gradient")
+            errors = [f"{name}_error" for name in names]
             cells = [f"{row[key]:.1e}" for key in errors if key in row]
             cells += [f"{row['clusters_differing']:.2%}"] if "clusters_differing" in row else []
             told = (
                 " | ".join(cells)
                 if cells
-                else f"gradients missing: {', '.join(row['missing_gradients'])} | | | |"
+                else f"gradients missing: {', '.join(row['missing_gradients'])} | | | | |"
             )
             lines.append(
                 f"| {MODELS[row['model']]} | {row['batch_size']} | {NAMES[row['variant']]} | {told} |"

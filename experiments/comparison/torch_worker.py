@@ -39,6 +39,7 @@ class TorchWorker:
         self.target = torch.device("cpu" if on_cpu() else "cuda")
         self.device = "cpu" if on_cpu() else torch.cuda.get_device_name()
         self.padding_share = 0.0
+        self.num_proteins = data.proteins
         self.compiled = variant == "torch_compile"
         self.proteins = from_packed(data.batch, self.target)
         bookkeeping = "loops" if variant == "torch_loops" else "vectorised"
@@ -54,7 +55,7 @@ class TorchWorker:
         options: dict[str, Any] = {}
         if self.config.model.kind == "partoken":
             uniform = torch.from_numpy(noise(self.config.model, len(self.proteins.mask)))
-            options = {"uniform": uniform.to(self.target), "update_codebook": True}
+            options = {"uniform": uniform.to(self.target), **self._training()}
 
         def objective():
             out = model(featurise(self.proteins), **options)
@@ -99,9 +100,20 @@ class TorchWorker:
         if not on_cpu():
             torch.cuda.synchronize()
 
-    def peak_bytes(self) -> int | None:
+    def peak_growth(self, name: str) -> int | None:
         """See `worker.Worker`."""
-        return None if on_cpu() else torch.cuda.max_memory_allocated()
+        if on_cpu():
+            return None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self.run(name)
+        return torch.cuda.max_memory_allocated() - before
+
+    def _training(self) -> dict[str, Any]:
+        """Options of the model in a training step."""
+        if self.config.model.kind == "gvp":
+            return {}
+        return {"temperature": float(self.settings.temperature), "update_codebook": True}
 
     def _forward(self) -> Callable[[], Any]:
         def infer():
@@ -118,7 +130,7 @@ class TorchWorker:
 
     def _train_step(self) -> Callable[[], Any]:
         optimiser = make_optimiser(self.model, float(self.settings.learning_rate))
-        options = {"update_codebook": True} if self.config.model.kind == "partoken" else {}
+        options = self._training()
 
         def objective():
             out = self.model(featurise(self.proteins), **options)

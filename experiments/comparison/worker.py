@@ -34,6 +34,9 @@ Compile: the same under torch.compile. Plain and fast: `message_passing` general
 ORIGINAL = "original"
 """The authors' code, from a checkout: timed, but not compared."""
 
+ORIGINAL_MODELS = (("partoken_model", "ParTokenModel"), ("bioblobs_model", "BioBlobsModel"))
+"""Module and class, before and after the model was renamed."""
+
 SHARE_OF_MEMORY = 0.85
 """Of what the machine has free that a worker may allocate; more is refused instead of killing the machine."""
 
@@ -77,6 +80,8 @@ class Worker(Protocol):
     device: str
     padding_share: float
     """Of the rows that are computed."""
+    num_proteins: int
+    """In the batch: fewer than its size, where there are no more."""
 
     def probe(self, weights: Path) -> dict[str, Any]:
         """Outputs, and gradients as "g.PATH" by our dotted path, of the weights in an .npz, without dropout
@@ -91,24 +96,32 @@ class Worker(Protocol):
     def run(self, name: str) -> None:
         """One pass, waited for."""
 
-    def peak_bytes(self) -> int | None:
-        """Most device memory that was ever in use, where the device counts it."""
+    def peak_growth(self, name: str) -> int | None:
+        """Most device memory that a run takes beyond what is in use before it; None where the device does
+        not count it."""
 
 
 def serve(worker: Worker, answer: Callable[[dict[str, Any]], None]) -> None:
     """Does every order until there are no more."""
-    answer({"ready": True, "device": worker.device, "padding_share": worker.padding_share})
+    answer(
+        {
+            "device": worker.device,
+            "padding_share": worker.padding_share,
+            "num_proteins": worker.num_proteins,
+        }
+    )
     for line in sys.stdin:
         order = json.loads(line)
         try:
             answer(_obey(worker, order))
         except MemoryError:
             answer({"error": "out of memory"})
-        except RuntimeError as error:  # torch and jax have no error of their own for this on every device
+        except Exception as error:  # torch and jax have no error of their own for memory on every device
             text = str(error)
-            if not any(sign in text for sign in ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate")):
-                raise
-            answer({"error": "out of memory"})
+            if any(sign in text for sign in ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate")):
+                answer({"error": "out of memory"})
+            else:
+                answer({"error": f"{type(error).__name__}: {(text.strip().splitlines() or [''])[0]}"})
 
 
 def _obey(worker: Worker, order: dict[str, Any]) -> dict[str, Any]:
@@ -120,10 +133,11 @@ def _obey(worker: Worker, order: dict[str, Any]) -> dict[str, Any]:
         return {"done": True}
     if order["do"] == "prepare":
         prepared = worker.prepare(order["pass"])
-        before = _give_back_memory()
-        worker.run(order["pass"])
-        peak = worker.peak_bytes()
-        if peak is None:  # the allocator may keep small blocks, which then do not show as growth
+        peak = worker.peak_growth(order["pass"])
+        if peak is None:
+            before = _give_back_memory()
+            worker.run(order["pass"])
+            # The allocator may keep small blocks, which then do not show as growth.
             peak = max(_resident("VmHWM") - before, prepared.planned_bytes)
         return {"compile_s": prepared.compile_s, "host_reads": prepared.host_reads, "peak_bytes": peak}
     start = time.perf_counter()

@@ -99,6 +99,22 @@ class TupleDropout(nn.Module):
         return F.dropout(s, self.rate), v * keep
 
 
+class Gather(torch.autograd.Function):
+    """x[index] along the first axis. The gradient, which `cat` hands back as a strided slice, is made
+    contiguous before it is summed: `index_add` takes its fast path on a CPU only then."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.num_rows = x.shape[0]
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.num_rows, *grad.shape[1:]).index_add_(0, index, grad.contiguous()), None
+
+
 class GVPConv(nn.Module):
     """Message for edge j→i: GVPs over [s_j, e_ij, s_i], [V_j, E_ij, V_i]; mean or sum over incoming edges."""
 
@@ -128,7 +144,7 @@ class GVPConv(nn.Module):
     def forward(self, x: Features, edge_index: Tensor, edge: Features) -> Features:
         sender, receiver = edge_index
         s, v = (
-            torch.cat([part.index_select(0, sender), own, part.index_select(0, receiver)], dim=-1)
+            torch.cat([Gather.apply(part, sender), own, Gather.apply(part, receiver)], dim=-1)
             for part, own in zip(x, edge, strict=True)
         )
         s, v = self.message_func((s, v))

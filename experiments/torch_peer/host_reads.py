@@ -3,7 +3,11 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-_READS = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "unique_dim", "_unique2"}
+_READS = {
+    "_local_scalar_dense", "nonzero", "masked_select", "equal", "bincount", "unique_dim", "_unique2",
+    # In inference mode these are not taken apart into the first one.
+    "item", "is_nonzero",
+}  # fmt: skip
 
 
 class HostReads(TorchDispatchMode):

@@ -78,10 +78,27 @@ def write_weights(path: str | Path, weights: Weights, *, epoch: int = 0) -> None
     .pt, .pth and .npz hold the `state_dict` and nothing else. .safetensors has the hyper-parameters in its
     metadata (as JSON), .ckpt where Lightning has them, with keys that begin with "model.".
 
-    Raises ConvertError for another suffix or a missing package.
+    A file that is there already is replaced once the new one is whole.
+
+    Raises ConvertError for another suffix, a missing package or a file that cannot be written.
     """
     path = Path(path)
     check_suffix(path)
+    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    try:
+        _write(part, weights, epoch)
+        part.replace(path)
+    except ConvertError:
+        raise
+    except Exception as error:  # torch and safetensors have errors of their own for a full disk
+        raise ConvertError(
+            f"{path}: cannot be written ({_reason(error)}); is there room, and leave?"
+        ) from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write(path: Path, weights: Weights, epoch: int) -> None:
     if path.suffix == ".npz":
         np.savez(path, **weights.arrays)  # type: ignore[arg-type]
     elif path.suffix == ".safetensors":
@@ -175,7 +192,8 @@ def _weights(path: Path, content: Any, torch: Any) -> Weights:
             f"{path}: expected a state_dict of tensors, or a checkpoint with one under 'state_dict', but "
             f"{', '.join(others) or 'its state_dict'} {'is no tensor' if others else 'is empty'}"
         )
-    return Weights({str(key): _numpy(tensor, torch) for key, tensor in state.items()}, _checked(path, hyper))
+    arrays = {str(key): _numpy(path, key, tensor, torch) for key, tensor in state.items()}
+    return Weights(arrays, _checked(path, hyper))
 
 
 def _checked(path: Path, hyper: Any) -> dict[str, Any]:
@@ -190,10 +208,15 @@ def _checked(path: Path, hyper: Any) -> dict[str, Any]:
         raise _damaged(path, "hyper-parameters", error) from None
 
 
-def _numpy(tensor: Any, torch: Any) -> np.ndarray:
+def _numpy(path: Path, key: Any, tensor: Any, torch: Any) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:  # NumPy has no such type; float32 holds every value of it
         tensor = tensor.float()
-    return tensor.detach().numpy()
+    try:
+        return tensor.detach().numpy()
+    except (TypeError, RuntimeError):
+        raise ConvertError(
+            f"{path}: {key} is a tensor of {tensor.dtype}, {tensor.layout}; save it dense, as float32"
+        ) from None
 
 
 def _plain(value: Any) -> Any:
@@ -257,5 +280,10 @@ def _safetensors(path: Path) -> Any:
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ConvertError:
-    reason = (str(error).strip().splitlines() or [""])[0] or type(error).__name__
-    return ConvertError(f"{path}: cannot be read as {kind} ({reason}); is it complete, and of that kind?")
+    return ConvertError(
+        f"{path}: cannot be read as {kind} ({_reason(error)}); is it complete, and of that kind?"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ from partoken_jax.training.step import TrainState, abstract_state, run_keys
 
 Arrays = dict[str, np.ndarray]
 ORIGINAL_HEADS = 4
-_ANCHOR = "classifier.0.weight"  # in every model; what stands before it is the prefix of all keys
+# Parts of every model; what stands before them is the prefix of all keys.
+_ANCHOR = re.compile(r"(^|(?<=\.))(node_encoder|W_v|classifier)\.\d")
 
 
 def import_weights(
@@ -75,7 +77,7 @@ def import_weights(
     _check(source, used, config)
     class_names = _class_names(source, config)
 
-    epoch = int(np.max(arrays.get(EPOCH, 0)))
+    epoch = _epoch(source, arrays)
     in_use = config.model.codebook.enabled and bool(used.get("codebook.ema_counts", np.zeros(1)).any())
     state = _state(config, used)
     meta = CheckpointMeta(
@@ -173,12 +175,23 @@ def _check_known(where: Path, config: TrainConfig) -> None:
         )
 
 
+def _epoch(source: Path, arrays: Mapping[str, np.ndarray]) -> int:
+    """The original's count of epochs; 0 where there is none."""
+    found = np.asarray(arrays.get(EPOCH, 0))
+    if found.size != 1 or found.dtype.kind not in "iuf" or not found.item() >= 0 or found.item() % 1:
+        raise ConvertError(f"{source}: {EPOCH} is {found}, but must be one whole number from 0 up")
+    return int(found.item())
+
+
 def _without_prefix(source: Path, arrays: Mapping[str, np.ndarray]) -> Arrays:
     """Keys without the "model." that Lightning (or a wrapper of torch) puts before those of the model."""
-    anchors = [key for key in arrays if key == _ANCHOR or key.endswith(f".{_ANCHOR}")]
-    if len(anchors) > 1:
-        raise ConvertError(f"{source}: holds several models ({', '.join(anchors)}); save one of them alone")
-    prefix = anchors[0].removesuffix(_ANCHOR) if anchors else ""
+    prefixes = sorted({key[: match.start()] for key in arrays if (match := _ANCHOR.search(key))})
+    if len(prefixes) > 1:
+        named = ", ".join(repr(prefix) for prefix in prefixes)
+        raise ConvertError(
+            f"{source}: holds several models (keys begin with {named}); save one of them alone"
+        )
+    prefix = prefixes[0] if prefixes else ""
     return {key.removeprefix(prefix): array for key, array in arrays.items()}
 
 

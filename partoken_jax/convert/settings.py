@@ -119,6 +119,8 @@ def settings_of_hyper_parameters(hyper: Mapping[str, Any], kind: str) -> tuple[S
     for name, value in _leaves(hyper):
         if value is None or isinstance(value, Mapping) or name not in {*_NAMES, _DISTANCE, _NORMALIZE}:
             unused.append(name)
+        elif isinstance(value, str) and value.startswith(("${", "???")):  # hydra had yet to fill it in
+            unused.append(f"{name} ({value})")
         elif name in (_DISTANCE, _NORMALIZE):
             metric[name] = value
         else:
