@@ -166,6 +166,44 @@ def test_unequal_things_are_not_timed(tmp_path):
     assert all("not timed" in row["status"] for row in case.rows) and not case.ratios
 
 
+class Ready:
+    """A worker that does everything, or fails at a training step."""
+
+    def __init__(self, variant, probe, fails=False):
+        self.variant, self.probe, self.fails = variant, probe, fails
+        self.hello = {"device": "cpu", "padding_share": 0.0, "num_proteins": 2}
+
+    def ask(self, *, do, **order):
+        parts = {"probe": self.probe, "infer": {"logits": self.probe["inference"]}}
+        np.savez(order["out"], **parts[do])
+        return {"done": True}
+
+    def prepare(self, name):
+        return {"compile_s": None, "peak_bytes": 1, "host_reads": 0}
+
+    def run(self, name):
+        if self.fails and name == "train_step":
+            raise comparison.WorkerError(self.variant, "out of memory")
+        return 0.5
+
+
+@pytest.mark.parametrize(
+    ("broken", "status"),
+    [
+        ("jax_fast", "not timed: jax_fast failed (out of memory)"),
+        ("torch_vectorised", "out of memory"),
+    ],
+)
+def test_who_fails_is_named_and_the_rest_is_kept(tmp_path, broken, status):
+    found = probe(np.random.default_rng(0))
+    fast, other = (Ready(name, found, name == broken) for name in ("jax_fast", "torch_vectorised"))
+    case = comparison.Case([], {}, [])
+    times = {"forward": [], "train_step": []}
+    comparison._compare_one(SETTINGS, fast, other, found, tmp_path / "weights.npz", 3, case, times)
+    assert [row["status"] for row in case.rows] == ["ok", status]
+    assert list(case.ratios) == ["jax_fast_over_torch_vectorised.partoken.forward.2x30"]
+
+
 def test_a_worker_that_dies_is_a_row(monkeypatch, tmp_path):
     with comparison.Process(
         "torch_vectorised", SETTINGS._replace(path="nothing.npz", residues=None)
@@ -189,6 +227,8 @@ def test_the_original_is_timed_but_not_compared(case):
         (["--batch-size", "4,x"], "batch_size is '4,x'"),
         (["--batch-size", "0"], "must be at least 1"),
         (["--json", "missing/a.json"], "there is no directory"),
+        (["--precision", "tensorfloat32"], "tensorfloat32 is one of GPUs"),
+        (["--original", "tests"], "has no partoken_model.py or bioblobs_model.py"),
     ],
 )
 def test_mistakes_are_said_before_anything_runs(capsys, flags, message):

@@ -32,6 +32,21 @@ def test_written_files_read_the_same_without_torch(tmp_path, monkeypatch, suffix
     assert back.hyper_parameters == (HYPER if suffix == ".safetensors" else {})
 
 
+def test_a_file_is_lost_to_no_failed_write(tmp_path, monkeypatch):
+    path = tmp_path / "w.npz"
+    write_weights(path, Weights(ARRAYS, HYPER))
+    before = path.read_bytes()
+
+    def full(file, **arrays):
+        file.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(ConvertError, match=r"w\.npz: cannot be written \(no space left"):
+        write_weights(path, Weights({}, {}))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def test_what_a_missing_package_is_needed_for_is_said(tmp_path, monkeypatch):
     for name, suffix in (("torch", ".pt"), ("torch", ".ckpt"), ("safetensors", ".safetensors")):
         path = tmp_path / f"w{suffix}"

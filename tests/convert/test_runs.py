@@ -176,6 +176,23 @@ def test_every_problem_is_listed_by_the_names_of_the_original(tmp_path):
     assert "classifier.6" not in message and not (tmp_path / "run").exists()
 
 
+def test_a_prefix_is_found_whatever_key_is_missing(tmp_path):
+    arrays, _ = recorded("partoken")
+    for key in ("classifier.0.weight", "node_encoder.0.scalar_norm.bias"):
+        rest = {f"model.{name}": array for name, array in arrays.items() if name != key}
+        with pytest.raises(ConvertError, match=f"missing: {key}$"):
+            import_weights(file_of(tmp_path, rest), tmp_path / "run")
+
+
+@pytest.mark.parametrize("epoch", [np.array(-1), np.array(1.5), np.array(np.nan), np.zeros(0), np.array("3")])
+def test_an_epoch_that_is_none_is_refused(tmp_path, epoch):
+    arrays, _ = recorded("partoken")
+    with pytest.raises(
+        ConvertError, match=r"weights\.npz: partitioner\.epoch is .* must be one whole number"
+    ):
+        import_weights(file_of(tmp_path, {**arrays, "partitioner.epoch": epoch}), tmp_path / "run")
+
+
 def test_what_is_dropped_changed_or_assumed_is_said(tmp_path):
     arrays, _ = recorded("baseline with residue types")
     embedding = arrays["W_s.weight"]

@@ -71,6 +71,13 @@ def test_hyper_parameters_reach_their_settings():
     assert unused == ["codebook_dim", "train_cfg"]  # names under train_cfg are not those of the model
 
 
+def test_what_hydra_had_yet_to_fill_in_is_not_taken_for_a_value():
+    hyper = {"k_hop": "${other.k_hop}", "num_classes": "???", "nhid": 7}
+    settings, unused = settings_of_hyper_parameters(hyper, "partoken")
+    assert settings == {"model.partitioner.hidden": 7}
+    assert unused == ["k_hop (${other.k_hop})", "num_classes (???)"]
+
+
 @pytest.mark.parametrize(
     "hyper",
     [

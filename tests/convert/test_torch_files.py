@@ -98,6 +98,19 @@ def test_half_precision_widens_exactly(tmp_path):
     np.testing.assert_array_equal(arrays["a"], values.bfloat16().float().numpy())
 
 
+@pytest.mark.parametrize(
+    ("tensor", "said"),
+    [
+        (torch.zeros(2, dtype=torch.float8_e4m3fn), "a is a tensor of torch.float8_e4m3fn"),
+        (torch.eye(2).to_sparse(), "a is a tensor of torch.float32, torch.sparse_coo"),
+    ],
+)
+def test_tensors_that_numpy_lacks_are_named(tmp_path, tensor, said):
+    torch.save({"a": tensor}, tmp_path / "w.pt")
+    with pytest.raises(ConvertError, match=f"{said}.*save it dense, as float32"):
+        read_weights(tmp_path / "w.pt")
+
+
 class Plant:
     """Runs a command when it is unpickled."""
 
