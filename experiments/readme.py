@@ -160,8 +160,12 @@ def timing() -> str:
 def comparison() -> str:
     """Training steps against PyTorch, from every result of `partoken compare`."""
     cells: dict[tuple[str, str], dict[str, str]] = {}
+    machines, pairs = set(), set()
     for path in sorted((RESULTS / "comparison").glob("*.json")):
         result = json.loads(path.read_text())
+        environment = result["environment"]
+        machines.add(f"{environment['torch_device']}, {environment['cores']} cores")
+        pairs |= {ratio["pairs"] for ratio in result["ratios"].values()}
         steps = [row for row in result["measurements"] if row["pass"] == "train_step"]
         fast = {(row["model"], row["batch_size"]): row for row in steps if row["variant"] == "jax_fast"}
         for row in steps:
@@ -186,6 +190,11 @@ def comparison() -> str:
     ]
     for (kind, size), line in cells.items():
         lines.append(f"| {MODELS[kind]} | {size} | {' | '.join(line.get(name, '') for name in shown)} |")
+    lines += [
+        "",
+        "Below 1, JAX fast takes less: its time over that of the column, median and quartiles of "
+        f"{min(pairs)} to {max(pairs)} interleaved pairs, on {'; '.join(sorted(machines))}.",
+    ]
     return "\n".join(lines)
 
 
