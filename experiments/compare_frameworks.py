@@ -222,7 +222,8 @@ def equality(got: dict[str, np.ndarray], want: dict[str, np.ndarray], precision:
     if missing or got["clusters"].shape != want["clusters"].shape:
         return {"equal": False, "missing_gradients": missing}
     floor = FLOOR * float(np.linalg.norm([np.linalg.norm(want[name]) for name in gradients]))
-    worst = max(gradients, key=lambda name: error([name], floor))
+    of_each = {name: error([name], floor) for name in gradients}
+    worst = max(of_each, key=of_each.__getitem__)
     differing = float(np.mean(got["clusters"] != want["clusters"])) if want["clusters"].size else 0.0
     found = {
         "loss_error": error(["loss"]),
@@ -232,10 +233,10 @@ def equality(got: dict[str, np.ndarray], want: dict[str, np.ndarray], precision:
     }
     equal = (
         max(found.values()) <= TOLERANCES[precision]
-        and error([worst], floor) <= WORST_GRADIENT[precision]
+        and of_each[worst] <= WORST_GRADIENT[precision]
         and differing <= DIFFERING[precision]
     )
-    found |= {"worst_gradient_error": error([worst], floor), "clusters_differing": differing}
+    found |= {"worst_gradient_error": of_each[worst], "clusters_differing": differing}
     return {"equal": equal, **found, "worst_gradient": worst.removeprefix("g.")}
 
 

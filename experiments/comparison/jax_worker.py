@@ -47,7 +47,7 @@ class JaxWorker:
         self.programs: dict[str, Program] = {}
 
     def probe(self, weights: Path) -> dict[str, Any]:
-        """See `worker.Worker`."""
+        """See `worker.Compared`."""
         model = build_model(self.config.model, rngs=nnx.Rngs(0))
         with np.load(weights) as arrays:
             set_arrays(model, dict(arrays))
@@ -94,7 +94,7 @@ class JaxWorker:
         return Prepared(found.lower_s + found.compile_s, 0, found.temp_bytes)
 
     def inferred(self) -> np.ndarray:
-        """See `worker.Worker`."""
+        """See `worker.Compared`."""
         return np.asarray(self.programs["forward"].call().logits)
 
     def run(self, name: str) -> None:

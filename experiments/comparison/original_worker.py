@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -27,12 +26,6 @@ class OriginalWorker(TorchWorker):
     def __init__(self, checkout: Path, settings: Settings):
         super().__init__("torch_loops", settings)
         self.model = load_original(checkout, self.config.model).to(self.target)
-
-    def probe(self, weights: Path) -> dict[str, Any]:
-        raise NotImplementedError("the original cannot be compared")
-
-    def inferred(self) -> np.ndarray:
-        raise NotImplementedError("the original cannot be compared")
 
     def _logits(self) -> tuple[torch.Tensor, dict[str, Any]]:
         graph = featurise(self.proteins)

@@ -2,6 +2,7 @@
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ def on_cpu() -> bool:
     return not torch.cuda.is_available()
 
 
-class TorchWorker:
-    """One way to run the peer."""
+class TorchWorker(ABC):
+    """What every way to run PyTorch has in common."""
 
     def __init__(self, variant: str, settings: Settings):
         torch.set_num_threads(cores())
@@ -42,13 +43,58 @@ class TorchWorker:
         self.num_proteins = data.proteins
         self.compiled = variant == "torch_compile"
         self.proteins = from_packed(data.batch, self.target)
-        bookkeeping = "loops" if variant == "torch_loops" else "vectorised"
-        self.model = build_model(self.config.model, bookkeeping).to(self.target)
         self.settings = timing_settings(self.config)
         self.calls: dict[str, Callable[[], Any]] = {}
 
-    def probe(self, weights: Path) -> dict[str, Any]:
+    @abstractmethod
+    def _forward(self) -> Callable[[], Any]:
+        """Inference."""
+
+    @abstractmethod
+    def _train_step(self) -> Callable[[], Any]:
+        """A training step."""
+
+    def prepare(self, name: str) -> Prepared:
         """See `worker.Worker`."""
+        call = self._train_step() if name == "train_step" else self._forward()
+        self.calls[name] = call
+        start = time.perf_counter()
+        self.run(name)
+        first = time.perf_counter() - start
+        if self.compiled:
+            start = time.perf_counter()
+            self.run(name)
+            return Prepared(max(first - (time.perf_counter() - start), 0.0), None)
+        with HostReads() as reads:
+            call()
+        return Prepared(None, reads.count)
+
+    def run(self, name: str) -> None:
+        """See `worker.Worker`."""
+        self.calls[name]()
+        if not on_cpu():
+            torch.cuda.synchronize()
+
+    def peak_growth(self, name: str) -> int | None:
+        """See `worker.Worker`."""
+        if on_cpu():
+            return None
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        self.run(name)
+        return torch.cuda.max_memory_allocated() - before
+
+
+class PeerWorker(TorchWorker):
+    """One way to run the peer."""
+
+    def __init__(self, variant: str, settings: Settings):
+        super().__init__(variant, settings)
+        bookkeeping = "loops" if variant == "torch_loops" else "vectorised"
+        self.model = build_model(self.config.model, bookkeeping).to(self.target)
+
+    def probe(self, weights: Path) -> dict[str, Any]:
+        """See `worker.Compared`."""
         with np.load(weights) as arrays:
             load_ours(self.model, dict(arrays))
         model = copy.deepcopy(self.model).eval()  # the codebook moves
@@ -75,39 +121,9 @@ class TorchWorker:
                 result[f"g.{path}"] = gradient.T if path.endswith("kernel") else gradient
         return result
 
-    def prepare(self, name: str) -> Prepared:
-        """See `worker.Worker`."""
-        call = self._train_step() if name == "train_step" else self._forward()
-        self.calls[name] = call
-        start = time.perf_counter()
-        self.run(name)
-        first = time.perf_counter() - start
-        if self.compiled:
-            start = time.perf_counter()
-            self.run(name)
-            return Prepared(max(first - (time.perf_counter() - start), 0.0), None)
-        with HostReads() as reads:
-            call()
-        return Prepared(None, reads.count)
-
     def inferred(self) -> np.ndarray:
-        """See `worker.Worker`."""
+        """See `worker.Compared`."""
         return self.calls["forward"]().logits.cpu().numpy()
-
-    def run(self, name: str) -> None:
-        """See `worker.Worker`."""
-        self.calls[name]()
-        if not on_cpu():
-            torch.cuda.synchronize()
-
-    def peak_growth(self, name: str) -> int | None:
-        """See `worker.Worker`."""
-        if on_cpu():
-            return None
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        self.run(name)
-        return torch.cuda.max_memory_allocated() - before
 
     def _training(self) -> dict[str, Any]:
         """Options of the model in a training step."""

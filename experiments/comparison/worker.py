@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 
@@ -83,15 +83,8 @@ class Worker(Protocol):
     num_proteins: int
     """In the batch: fewer than its size, where there are no more."""
 
-    def probe(self, weights: Path) -> dict[str, Any]:
-        """Outputs, and gradients as "g.PATH" by our dotted path, of the weights in an .npz, without dropout
-        and with recorded noise."""
-
     def prepare(self, name: str) -> Prepared:
         """Readies a pass."""
-
-    def inferred(self) -> np.ndarray:
-        """Logits [B, C] of the prepared inference; the probe's weights, if no training step came before."""
 
     def run(self, name: str) -> None:
         """One pass, waited for."""
@@ -99,6 +92,17 @@ class Worker(Protocol):
     def peak_growth(self, name: str) -> int | None:
         """Most device memory that a run takes beyond what is in use before it; None where the device does
         not count it."""
+
+
+class Compared(Worker, Protocol):
+    """One variant whose results have to be those of the others."""
+
+    def probe(self, weights: Path) -> dict[str, Any]:
+        """Outputs, and gradients as "g.PATH" by our dotted path, of the weights in an .npz, without dropout
+        and with recorded noise."""
+
+    def inferred(self) -> np.ndarray:
+        """Logits [B, C] of the prepared inference; the probe's weights, if no training step came before."""
 
 
 def serve(worker: Worker, answer: Callable[[dict[str, Any]], None]) -> None:
@@ -126,10 +130,10 @@ def serve(worker: Worker, answer: Callable[[dict[str, Any]], None]) -> None:
 
 def _obey(worker: Worker, order: dict[str, Any]) -> dict[str, Any]:
     if order["do"] == "probe":
-        np.savez(order["out"], **worker.probe(Path(order["weights"])))
+        np.savez(order["out"], **cast(Compared, worker).probe(Path(order["weights"])))
         return {"done": True}
     if order["do"] == "infer":
-        np.savez(order["out"], logits=worker.inferred())
+        np.savez(order["out"], logits=cast(Compared, worker).inferred())
         return {"done": True}
     if order["do"] == "prepare":
         prepared = worker.prepare(order["pass"])
@@ -185,12 +189,12 @@ def main() -> None:
     if variant == ORIGINAL or variant.startswith("torch"):
         os.environ["JAX_PLATFORMS"] = "cpu"  # packing needs no device
         from experiments.comparison.original_worker import OriginalWorker
-        from experiments.comparison.torch_worker import TorchWorker, on_cpu
+        from experiments.comparison.torch_worker import PeerWorker, on_cpu
 
         if variant == ORIGINAL:
             worker = OriginalWorker(Path(settings.original or ""), settings)
         else:
-            worker = TorchWorker(variant, settings)
+            worker = PeerWorker(variant, settings)
         limited = on_cpu()
     else:
         from experiments.comparison.jax_worker import JaxWorker, on_cpu
