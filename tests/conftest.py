@@ -5,9 +5,9 @@ import os
 import shutil
 import tempfile
 
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Before jax is imported. What one test compiled need not be compiled again by another, by the other
-    # worker or by a process that a test starts; nothing may depend on what an earlier session left on disk.
+    # worker or by a process that a test starts. A cache that the user has chosen is used instead, and kept.
     cache = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
