@@ -14,13 +14,15 @@ import jraph
 from flax import nnx
 
 from partoken_jax.config import ModelConfig
-from partoken_jax.graphs.index import first_node, graph_index
-from partoken_jax.nn.attention import ClusterAttention, GatedFusion
-from partoken_jax.nn.codebook import VQCodebook, codebook_use, coverage_loss, log_absence, presence
+from partoken_jax.graphs.segments import first_node, graph_index, segment_sum
+from partoken_jax.nn.attention import ClusterAttention
+from partoken_jax.nn.codebook import VQCodebook, codebook_use
 from partoken_jax.nn.encoder import GVPEncoder
+from partoken_jax.nn.fusion import GatedFusion
 from partoken_jax.nn.linear import MLP
 from partoken_jax.nn.partitioner import Partitioner, seed_noise
-from partoken_jax.nn.pooling import Pool, segment_sum
+from partoken_jax.nn.pooling import Pool
+from partoken_jax.nn.presence import coverage_loss, log_absence, presence
 
 
 def _in_set_precision(call: Callable[..., Any]) -> Callable[..., Any]:

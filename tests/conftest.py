@@ -19,10 +19,10 @@ import pytest
 from partoken_jax.proteins import Protein, load_dataset
 from tests.helpers import crop
 
-OPTIMISED = ("tests/test_parity.py", "tests/timing/test_hlo.py", "tests/timing/test_trace.py")
+OPTIMISED = ("tests/parity/test_parity.py", "tests/timing/test_hlo.py", "tests/timing/test_trace.py")
 
 LONGEST = (
-    *("tests/test_parity.py", "tests/timing/test_analysis.py", "tests/training/test_run.py"),
+    *("tests/parity/test_parity.py", "tests/timing/test_analysis.py", "tests/training/test_run.py"),
     *("tests/test_compare.py", "tests/test_notebook.py", "tests/test_torch_peer.py"),
     *("tests/nn/test_message_passing.py", "tests/test_training_equivalence.py"),
 )

@@ -11,22 +11,25 @@ import optax
 from flax import nnx
 
 from experiments.parity.framework import Arrays, Result
+from experiments.parity.layout import dense_layout
 from experiments.parity.vectors import Vectors
 from partoken_jax.config import ModelConfig, PartitionerConfig
 from partoken_jax.convert import dotted, from_state_dict, set_arrays
 from partoken_jax.graphs.features import featurise
-from partoken_jax.graphs.index import graph_index
-from partoken_jax.graphs.layout import dense_layout
 from partoken_jax.graphs.neighbours import neighbour_table
 from partoken_jax.graphs.packing import pack
+from partoken_jax.graphs.segments import graph_index, segment_softmax
 from partoken_jax.graphs.types import EdgeFeatures, NeighbourEdges, NodeFeatures, ProteinGlobals
 from partoken_jax.models import GVPClassifier, ParToken, ParTokenOutput, build_model
 from partoken_jax.nn import codebook as vq
-from partoken_jax.nn.attention import ClusterAttention, GatedFusion
-from partoken_jax.nn.gvp import GVP, TupleLayerNorm
+from partoken_jax.nn import kmeans as k_means
+from partoken_jax.nn.attention import ClusterAttention
+from partoken_jax.nn.fusion import GatedFusion
+from partoken_jax.nn.gvp import GVP
 from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer
+from partoken_jax.nn.norms import TupleLayerNorm
 from partoken_jax.nn.partitioner import Partition, Partitioner
-from partoken_jax.nn.pooling import segment_softmax
+from partoken_jax.nn.presence import log_absence, presence
 from partoken_jax.proteins.protein import Protein
 from partoken_jax.training.losses import cross_entropy
 from partoken_jax.training.report import environment as environment
@@ -175,7 +178,7 @@ def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents
                 state, z, out.codes, decay=setting.decay, epsilon=setting.epsilon, keep_unused=False
             )
         use = vq.codebook_use(after.counts, setting.epsilon)
-        present = vq.presence(vq.log_absence(after.embeddings, z, mask, temperature))
+        present = presence(log_absence(after.embeddings, z, mask, temperature))
         return {
             "indices": out.codes,
             "zq": out.features,
@@ -197,7 +200,7 @@ def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents
 
 
 def kmeans(samples, num_codes: int, permutation) -> tuple[np.ndarray, int]:
-    codes, iterations = vq.kmeans(jnp.asarray(samples), num_codes, permutation=jnp.asarray(permutation))
+    codes, iterations = k_means.kmeans(jnp.asarray(samples), num_codes, permutation=jnp.asarray(permutation))
     return np.asarray(codes), int(iterations)
 
 

@@ -2,7 +2,6 @@
 
 from partoken_jax.graphs.batching import BatchLoader, BatchPlan, plan_batches
 from partoken_jax.graphs.features import featurise
-from partoken_jax.graphs.layout import dense_layout
 from partoken_jax.graphs.neighbours import neighbour_table, neighbour_tables
 from partoken_jax.graphs.packing import pack
 from partoken_jax.graphs.types import (
@@ -21,7 +20,6 @@ __all__ = [
     "NodeFeatures",
     "ProteinGlobals",
     "ResidueNodes",
-    "dense_layout",
     "featurise",
     "neighbour_table",
     "neighbour_tables",

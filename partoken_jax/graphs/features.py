@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
-from partoken_jax.graphs.index import graph_index
+from partoken_jax.graphs.segments import graph_index
 from partoken_jax.graphs.types import EdgeFeatures, NodeFeatures
 
 NUM_GAUSSIANS = 16

@@ -1,4 +1,4 @@
-"""How clusters reach the classifier: attention of the whole protein over its clusters, then a gate."""
+"""How clusters reach the classifier: attention of the whole protein over its clusters."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from partoken_jax.nn.linear import MLP, dropout, linear
+from partoken_jax.nn.dropout import dropout
+from partoken_jax.nn.linear import linear
 
 
 class Attended(NamedTuple):
@@ -58,23 +59,3 @@ class ClusterAttention(nnx.Module):
         # Masked before the softmax and after it; a row without clusters stays finite and ends as zeros.
         weights = jax.nn.softmax(jnp.where(valid, logits, -1e9), axis=-1) * valid
         return weights / jnp.maximum(jnp.sum(weights, axis=-1, keepdims=True), 1e-6)
-
-
-class GatedFusion(nnx.Module):
-    """β = sigmoid(MLP([protein, clusters])); LayerNorm(protein + β · Linear(clusters))."""
-
-    def __init__(self, width: int, *, dropout: float = 0.0, rngs: nnx.Rngs):
-        self.gate = MLP((2 * width, width // 2, width), dropout=dropout, rngs=rngs)
-        self.project = linear(width, width, bias=False, rngs=rngs)
-        self.norm = nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs)
-
-    def __call__(
-        self,
-        protein: jax.Array,  # [B, D]
-        clusters: jax.Array,  # [B, D]
-        *,
-        key: jax.Array | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """The fused vector [B, D] and β [B, D]."""
-        beta = jax.nn.sigmoid(self.gate(jnp.concatenate([protein, clusters], axis=-1), key=key))
-        return self.norm(protein + beta * self.project(clusters)), beta

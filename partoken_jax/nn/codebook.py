@@ -121,82 +121,6 @@ def codebook_use(counts: jax.Array, epsilon: float) -> CodebookUse:
     return CodebookUse(usage, perplexity, entropy_loss)
 
 
-def log_absence(
-    embeddings: jax.Array,
-    z: jax.Array,  # [B, S, D]
-    mask: jax.Array,  # bool [B, S]
-    temperature: float,
-) -> jax.Array:
-    """[B, K]: log of the probability that no cluster of the protein carries code k.
-
-    P = softmax over codes of -|z - e|² / T per cluster, masked, clamped to [1e-6, 1 - 1e-6];
-    Σ over clusters of log(1 - P).
-    """
-    squared = _squared_distances(z, jax.lax.stop_gradient(embeddings))
-    p = jax.nn.softmax(-squared / temperature, axis=-1) * mask[..., None]
-    return jnp.sum(jnp.log1p(-jnp.clip(p, 1e-6, 1 - 1e-6)), axis=1)
-
-
-@jax.checkpoint
-def _squared_distances(z: jax.Array, embeddings: jax.Array) -> jax.Array:
-    """|z - e|² [B, S, K], as a sum of squares: the expanded form loses digits where codes lie far apart,
-    and the temperature magnifies that. Computed again in the backward pass, so that
-    [B, S, K, D] is never kept."""
-    return jnp.sum(jnp.square(z[..., None, :] - embeddings), axis=-1)
-
-
-def presence(log_absent: jax.Array) -> jax.Array:
-    """[B, K]: probability that a protein carries code k, from `log_absence`."""
-    return 1.0 - jnp.exp(log_absent)
-
-
-def coverage_loss(log_absent: jax.Array, protein_mask: jax.Array) -> jax.Array:
-    """-mean over proteins of 1 - Π_k (1 - presence_k)."""
-    covered = -jnp.expm1(jnp.sum(log_absent, axis=-1))
-    total = jnp.sum(jnp.where(protein_mask, covered, 0.0))
-    return -total / jnp.maximum(jnp.sum(protein_mask), 1)
-
-
-def kmeans(
-    samples: jax.Array,  # [M, D]
-    num_codes: int,
-    *,
-    permutation: jax.Array,  # [M]
-    iterations: int = 25,
-    tolerance: float = 1e-4,
-) -> tuple[jax.Array, jax.Array]:
-    """Lloyd's algorithm; centres [num_codes, D] and the number of iterations done.
-
-    Starts from `samples[permutation[:num_codes]]`; stops when the shift |c_t - c_{t-1}| changes by less
-    than `tolerance` between iterations. An empty cluster takes the next sample of the permutation.
-    With fewer samples than codes the centres are the samples, repeated in order.
-    """
-    num_samples = samples.shape[0]
-    if num_samples < num_codes:
-        return samples[jnp.arange(num_codes) % num_samples], jnp.int32(0)
-
-    def body(carry):
-        centres, last_shift, _, step = carry
-        nearest = nearest_code(centres, samples, "l2")
-        counts = jnp.zeros(num_codes).at[nearest].add(1.0)
-        means = jnp.zeros_like(centres).at[nearest].add(samples) / jnp.maximum(counts, 1.0)[:, None]
-        # The e-th empty cluster of this iteration takes the e-th unused entry of the permutation.
-        empty = counts == 0
-        spare = (num_codes + step * num_codes + jnp.cumsum(empty) - 1) % num_samples
-        new = jnp.where(empty[:, None], samples[permutation[spare]], means)
-        shift = jnp.linalg.norm(new - centres)
-        return new, shift, jnp.abs(shift - last_shift), step + 1
-
-    def unfinished(carry):
-        return (carry[3] < iterations) & (carry[2] >= tolerance)
-
-    start = samples[permutation[:num_codes]]
-    centres, _, _, steps = jax.lax.while_loop(
-        unfinished, body, (start, jnp.float32(jnp.inf), jnp.float32(jnp.inf), jnp.int32(0))
-    )
-    return centres, steps
-
-
 def reseed_dead(
     state: CodebookState,
     samples: jax.Array,  # [M, D]
@@ -252,10 +176,3 @@ class VQCodebook(nnx.Module):
             )
             self.set_state(jax.tree.map(lambda new, old: jnp.where(update, new, old), moved, before))
         return out
-
-    def initialise(self, samples: jax.Array, key: jax.Array) -> jax.Array:
-        """k-means on cluster features [M, D]; counts 1, sums = codes. Returns the iterations done."""
-        permutation = jax.random.permutation(key, samples.shape[0])
-        codes, iterations = kmeans(samples, self.config.size, permutation=permutation)
-        self.set_state(CodebookState(codes, jnp.ones(self.config.size), codes))
-        return iterations

@@ -8,8 +8,9 @@ from jax.typing import DTypeLike
 
 from partoken_jax.graphs.types import EdgeFeatures
 from partoken_jax.nn.gather import reverse_neighbours
-from partoken_jax.nn.gvp import GVP, Dims, Features, TupleLayerNorm
+from partoken_jax.nn.gvp import GVP, Dims, Features
 from partoken_jax.nn.message_passing import GVPConvLayer
+from partoken_jax.nn.norms import TupleLayerNorm
 
 CHUNK = 128
 """Receivers whose messages are computed at a time. At K = 30 and the published widths an edge array of a

@@ -11,24 +11,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from partoken_jax.nn.linear import dropout, linear
+from partoken_jax.nn.linear import linear
+from partoken_jax.nn.norms import vector_norm
 
 Dims = tuple[int, int]
 Activation = Callable[[jax.Array], jax.Array] | None
 Features = tuple[jax.Array, jax.Array]
-
-MIN_SQUARED_NORM = 1e-8
-
-
-def vector_norm(v: jax.Array, axis: int = -1) -> jax.Array:
-    """sqrt(max(Σ x², 1e-8)) along `axis`; the gradient is 0 under the clamp. Computed in float32."""
-    exact = v.astype(jnp.float32)
-    return jnp.sqrt(_clamped(jnp.sum(exact * exact, axis=axis))).astype(v.dtype)
-
-
-def _clamped(squared: jax.Array) -> jax.Array:
-    # `where`, not `maximum`: the gradient must be 0 below and whole above, never split or NaN.
-    return jnp.where(squared > MIN_SQUARED_NORM, squared, MIN_SQUARED_NORM)
 
 
 class GVP(nnx.Module):
@@ -94,26 +82,3 @@ class GVP(nnx.Module):
 
 def _activate(activation: Activation, x: jax.Array) -> jax.Array:
     return x if activation is None else activation(x)
-
-
-class TupleLayerNorm(nnx.Module):
-    """LayerNorm of the scalars; vectors are divided by their root mean square length, no parameters."""
-
-    def __init__(self, dims: Dims, *, rngs: nnx.Rngs):
-        self.scalar_norm = nnx.LayerNorm(dims[0], epsilon=1e-5, use_fast_variance=False, rngs=rngs)
-
-    def __call__(self, s: jax.Array, v: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
-        """s [..., D], v [..., C, 3] or None → the same shapes."""
-        s = self.scalar_norm(s)
-        if v is None or v.shape[-2] == 0:
-            return s, v
-        squared = _clamped(jnp.sum(v * v, axis=-1, keepdims=True))
-        return s, v / jnp.sqrt(jnp.mean(squared, axis=-2, keepdims=True))
-
-
-def tuple_dropout(s: jax.Array, v: jax.Array, rate: float, key: jax.Array | None) -> Features:
-    """Dropout of scalars [..., D] and of whole vector channels [..., C, 3]; off without a key."""
-    if key is None:
-        return s, v
-    key_s, key_v = jax.random.split(key)
-    return dropout(s, rate, key_s), dropout(v, rate, key_v, trailing=1)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from partoken_jax.nn.dropout import dropout
+
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for weights and biases.
 _kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
@@ -45,26 +47,6 @@ def _rounded(parameter: jax.Array, layer: nnx.Linear) -> jax.Array:
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
     """x [..., in] · W [in, out] in the dtype of W."""
     return x.astype(weight.dtype) @ weight
-
-
-def dropout(
-    x: jax.Array,
-    rate: float,
-    key: jax.Array | None,
-    *,
-    trailing: int = 0,
-) -> jax.Array:
-    """Inverted dropout; off when `key` is None. The last `trailing` axes are dropped together.
-
-    16 random bits decide each unit (random numbers are a measurable part of a step), so the rate is
-    exact to 1 / 65536.
-    """
-    if key is None or rate == 0.0:
-        return x
-    shape = x.shape[: x.ndim - trailing]
-    bits = jax.random.bits(key, shape, jnp.uint16)
-    keep = (bits >= round(rate * 65536)).reshape(shape + (1,) * trailing)
-    return jnp.where(keep, x / (1.0 - rate), 0.0)
 
 
 class MLP(nnx.Module):

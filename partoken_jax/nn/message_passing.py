@@ -17,9 +17,11 @@ import jraph
 from flax import nnx
 from jax.typing import DTypeLike
 
+from partoken_jax.nn.dropout import tuple_dropout
 from partoken_jax.nn.gather import ReverseNeighbours, gather_senders
-from partoken_jax.nn.gvp import GVP, Dims, Features, TupleLayerNorm, tuple_dropout, vector_norm
+from partoken_jax.nn.gvp import GVP, Dims, Features
 from partoken_jax.nn.linear import affine, kernel, product
+from partoken_jax.nn.norms import TupleLayerNorm, vector_norm
 
 
 class GVPConv(nnx.Module):

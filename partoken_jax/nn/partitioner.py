@@ -14,9 +14,16 @@ import jraph
 from flax import nnx
 
 from partoken_jax.config import PartitionerConfig
-from partoken_jax.graphs.index import first_node, graph_index
-from partoken_jax.nn.linear import MLP, affine, dropout, linear
-from partoken_jax.nn.pooling import segment_max, segment_mean, segment_softmax, segment_sum
+from partoken_jax.graphs.segments import (
+    first_node,
+    graph_index,
+    segment_max,
+    segment_mean,
+    segment_softmax,
+    segment_sum,
+)
+from partoken_jax.nn.dropout import dropout
+from partoken_jax.nn.linear import MLP, affine, linear
 
 SCORE_WIDTH = 64
 THRESHOLD_WIDTH = 128

@@ -11,6 +11,7 @@ from flax import nnx
 
 from partoken_jax.config import TrainConfig
 from partoken_jax.nn.codebook import Codebook, reseed_dead
+from partoken_jax.nn.kmeans import codebook_from_samples
 from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.schedules import Stage
 from partoken_jax.training.step import ADAM, EvalStep, TrainState, run_keys
@@ -60,7 +61,8 @@ def initialise_codebook(
 ) -> TrainState:
     """k-means on cluster features [M, D] makes the codes (REFERENCE.md section 5)."""
     model = nnx.merge(graphdef, state.params, state.codebook, copy=True)
-    model.codebook.initialise(jnp.asarray(samples), run_keys(seed).codebook)
+    key = run_keys(seed).codebook
+    model.codebook.set_state(codebook_from_samples(jnp.asarray(samples), model.codebook.config.size, key))
     return _with_codebook(state, model)
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from partoken_jax.convert import from_state_dict, our_path, set_arrays, state_dict_shapes, to_state_dict
 from partoken_jax.models import build_model
-from partoken_jax.nn.attention import GatedFusion
+from partoken_jax.nn.fusion import GatedFusion
 from tests.convert.recorded import MODELS, recorded
 from tests.helpers import by_path, tiny
 

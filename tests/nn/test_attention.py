@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.nn.attention import ClusterAttention, GatedFusion
+from partoken_jax.nn.attention import ClusterAttention
+from partoken_jax.nn.fusion import GatedFusion
 from tests.helpers import assert_close, by_path
 
 WIDTH, HEADS = 12, 4

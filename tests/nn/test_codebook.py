@@ -12,15 +12,13 @@ from partoken_jax.nn.codebook import (
     CodebookState,
     VQCodebook,
     codebook_use,
-    coverage_loss,
     ema_update,
-    kmeans,
-    log_absence,
     nearest_code,
-    presence,
     quantise,
     reseed_dead,
 )
+from partoken_jax.nn.kmeans import codebook_from_samples, kmeans
+from partoken_jax.nn.presence import coverage_loss, log_absence, presence
 from tests.helpers import assert_close
 
 CODES, WIDTH = 8, 5
@@ -284,7 +282,7 @@ def test_module_moves_only_when_asked_and_by_averages_alone(z):
     assert not nnx.to_flat_state(nnx.state(book, nnx.Param))  # nothing for an optimiser
     assert len(nnx.to_flat_state(nnx.state(book, Codebook))) == 3
     samples = jnp.asarray(np.random.default_rng(6).normal(size=(30, WIDTH)), jnp.float32)
-    book.initialise(samples, jax.random.key(0))
+    book.set_state(codebook_from_samples(samples, CODES, jax.random.key(0)))
     before = book.state
     np.testing.assert_array_equal(before.counts, 1)
     np.testing.assert_array_equal(before.sums, before.embeddings)

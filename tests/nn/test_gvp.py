@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.nn.gvp import GVP, TupleLayerNorm, tuple_dropout, vector_norm
-from partoken_jax.nn.linear import dropout, linear
+from partoken_jax.nn.dropout import dropout, tuple_dropout
+from partoken_jax.nn.gvp import GVP
+from partoken_jax.nn.linear import linear
+from partoken_jax.nn.norms import TupleLayerNorm, vector_norm
 from tests.helpers import assert_close, random_rotation
 
 GVPS = {

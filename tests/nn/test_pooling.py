@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.graphs.index import graph_index
-from partoken_jax.nn.pooling import Pool, segment_max, segment_mean, segment_softmax
+from partoken_jax.graphs.segments import graph_index, segment_max, segment_mean, segment_softmax
+from partoken_jax.nn.pooling import Pool
 from tests.helpers import assert_close, random_graph
 
 SIZES = (4, 1, 0, 7)  # the third slot is empty

@@ -9,7 +9,7 @@ import pytest
 from experiments.parity.__main__ import run
 from experiments.parity.compare import Report
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(GOLDEN.glob("case*.npz"))
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from partoken_jax.graphs import dense_layout
+from experiments.parity.layout import dense_layout
 
 
 @pytest.mark.parametrize("seed", range(5))

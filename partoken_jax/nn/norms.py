@@ -1,0 +1,33 @@
+"""Norms of vectors, and the layer norm of scalars and vectors (docs/REFERENCE.md, section 3)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+MIN_SQUARED_NORM = 1e-8
+
+
+def vector_norm(v: jax.Array, axis: int = -1) -> jax.Array:
+    """sqrt(max(Σ x², 1e-8)) along `axis`; the gradient is 0 under the clamp. Computed in float32."""
+    exact = v.astype(jnp.float32)
+    return jnp.sqrt(_clamped(jnp.sum(exact * exact, axis=axis))).astype(v.dtype)
+
+
+def _clamped(squared: jax.Array) -> jax.Array:
+    # `where`, not `maximum`: the gradient must be 0 below and whole above, never split or NaN.
+    return jnp.where(squared > MIN_SQUARED_NORM, squared, MIN_SQUARED_NORM)
+
+
+class TupleLayerNorm(nnx.Module):
+    """LayerNorm of the scalars; vectors are divided by their root mean square length, no parameters."""
+
+    def __init__(self, dims: tuple[int, int], *, rngs: nnx.Rngs):
+        self.scalar_norm = nnx.LayerNorm(dims[0], epsilon=1e-5, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, s: jax.Array, v: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+        """s [..., D], v [..., C, 3] or None → the same shapes."""
+        s = self.scalar_norm(s)
+        if v is None or v.shape[-2] == 0:
+            return s, v
+        squared = _clamped(jnp.sum(v * v, axis=-1, keepdims=True))
+        return s, v / jnp.sqrt(jnp.mean(squared, axis=-2, keepdims=True))
