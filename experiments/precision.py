@@ -28,9 +28,9 @@ from jax.interpreters import mlir
 from tqdm import tqdm
 
 from partoken_jax.config import Precision, TimingConfig
-from partoken_jax.graphs.features import featurise
 from partoken_jax.timing.batches import TimingData, timing_data
 from partoken_jax.timing.programs import timing_settings, train_config
+from partoken_jax.training.objective import forward
 from partoken_jax.training.report import environment
 from partoken_jax.training.step import TrainState, initial_state, make_gradient_step, make_train_step
 
@@ -121,11 +121,11 @@ def _probe(config: TimingConfig, data: TimingData, kind: str, state: TrainState)
 
     @jax.jit
     def infer(params, codebook):
-        return nnx.merge(graphdef, params, codebook, copy=True)(featurise(graph))
+        return forward(nnx.merge(graphdef, params, codebook, copy=True), graph)
 
     out = infer(state.params, state.codebook)
     step = jax.jit(make_gradient_step(graphdef, bypass_codebook=False))
-    gradients = step(state, graph, timing_settings(training)).params
+    gradients = step(state, graph, timing_settings(training)).gradients
     found = {
         "logits": out.logits,
         "gradients": jnp.concatenate([jnp.ravel(g) for g in jax.tree.leaves(gradients)]),

@@ -34,7 +34,14 @@ from experiments.torch_peer.weights import load_ours
 from partoken_jax import ModelConfig, build_model, featurise, load_dataset, neighbour_tables, pack
 from partoken_jax.config import LossConfig
 from partoken_jax.convert import dotted, from_state_dict
-from partoken_jax.training.losses import LossTerms, LossWeights, total_loss
+from partoken_jax.models import GVPOutput
+from partoken_jax.training.objective import (
+    LossTerms,
+    LossWeights,
+    Randomness,
+    evaluate_objective,
+    split_model,
+)
 from partoken_jax.training.report import environment
 from partoken_jax.training.step import ADAM
 
@@ -93,32 +100,24 @@ def exact_step_sizes(steps: int) -> np.ndarray:
 
 def jax_steps(model: nnx.Module, batches, rates: np.ndarray) -> Iterator[Step]:
     """Trains a copy of `model` in float32, with a learning rate for every step."""
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    graphdef, params, codebook = split_model(model)
     moments = ADAM.init(params)
 
     @jax.jit
-    def step(params, rest, moments, graph, uniform, rate):
-        def objective(params):
-            m = nnx.merge(graphdef, params, rest, copy=True)
-            options = {} if uniform is None else {"uniform": uniform, "update_codebook": True}
-            out = m(graph, **options)
-            auxiliary = None if uniform is None else out.losses
-            mask = graph.globals.mask[:-1]
-            losses = total_loss(out.logits, graph.globals.label[:-1], mask, auxiliary, WEIGHTS)
-            clusters = jnp.zeros(0, int) if uniform is None else out.cluster_of_residue
-            return losses.total, (losses, clusters, nnx.split(m, nnx.Param, ...)[2])
-
-        gradients, (losses, clusters, rest) = jax.grad(objective, has_aux=True)(params)
-        updates, moments = ADAM.update(gradients, moments, params)
+    def step(params, codebook, moments, graph, uniform, rate):
+        found = evaluate_objective(
+            graphdef, params, codebook, graph, WEIGHTS, randomness=Randomness(uniform=uniform)
+        )
+        updates, moments = ADAM.update(found.gradients, moments, params)
         updates = jax.tree.map(lambda u: -rate * u, updates)
-        return optax.apply_updates(params, updates), rest, moments, losses, clusters
+        return optax.apply_updates(params, updates), found.codebook, moments, found.losses, found.output
 
     for (graph, uniform), rate in zip(batches, rates.astype(np.float32), strict=True):
-        uniform = uniform if len(rest) else None  # GVP has no state besides its parameters, and no seeds
-        params, rest, moments, losses, clusters = step(params, rest, moments, graph, uniform, rate)
+        params, codebook, moments, losses, output = step(params, codebook, moments, graph, uniform, rate)
         num_residues = int(np.sum(graph.n_node[:-1]))
+        clusters = [] if isinstance(output, GVPOutput) else output.cluster_of_residue[:num_residues]
         terms = {name: float(value) for name, value in losses._asdict().items()}
-        yield Step(terms, np.asarray(clusters)[:num_residues], arrays_of(params))
+        yield Step(terms, np.asarray(clusters, int), arrays_of(params))
 
 
 def torch_steps(config: ModelConfig, start: dict[str, np.ndarray], batches, dtype) -> Iterator[Step]:

@@ -1,7 +1,8 @@
 """The two models, and the record that each returns.
 
-Both read a featurised `jraph.GraphsTuple` (see `partoken_jax.graphs.featurise`) of B proteins and one
-padding graph; outputs cover the B proteins.
+Both read a `FeaturisedGraph` (see `partoken_jax.graphs.featurise`) of B proteins and one padding graph;
+outputs cover the B proteins. A table of neighbours, which is what this package packs, is read in the fast form,
+unless `message_passing` is "general"; a list of edges is read in the general form whatever the setting.
 """
 
 import functools
@@ -10,11 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 from flax import nnx
 
 from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.segments import first_node, graph_index, segment_sum
+from partoken_jax.graphs.types import FeaturisedGraph, NodeFeatures, check_layout, edge_list
 from partoken_jax.nn.attention import ClusterAttention
 from partoken_jax.nn.codebook import VQCodebook, codebook_use
 from partoken_jax.nn.encoder import GVPEncoder
@@ -104,8 +105,12 @@ class GVPClassifier(nnx.Module):
         )
 
     @_in_set_precision
-    def __call__(self, graph: jraph.GraphsTuple, *, key: jax.Array | None = None) -> GVPOutput:
-        """A key turns on dropout; without one the result is deterministic."""
+    def __call__(self, graph: FeaturisedGraph, *, key: jax.Array | None = None) -> GVPOutput:
+        """Classifies a batch. A key turns on dropout; without one the result is deterministic.
+
+        Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
+        """
+        graph = _in_set_layout(graph, self.config)
         keys = _split(key, 2)
         num_graphs = graph.n_node.shape[0]
         with jax.named_scope("encoder"):
@@ -121,11 +126,10 @@ class ParToken(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         width = config.node_hidden[0]
-        dense = config.message_passing == "dense"
         self.config = config
         self.encoder = _encoder(config, rngs)
         self.pool = Pool(config.pooling, width, rngs=rngs)
-        self.partitioner = Partitioner(width, config.partitioner, dense=dense, rngs=rngs)
+        self.partitioner = Partitioner(width, config.partitioner, rngs=rngs)
         self.codebook = VQCodebook(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
         self.attention = ClusterAttention(width, config.attention_heads, dropout=config.dropout, rngs=rngs)
         self.fusion = GatedFusion(width, dropout=config.dropout, rngs=rngs)
@@ -136,7 +140,7 @@ class ParToken(nnx.Module):
     @_in_set_precision
     def __call__(
         self,
-        graph: jraph.GraphsTuple,
+        graph: FeaturisedGraph,
         *,
         key: jax.Array | None = None,
         temperature: jax.Array | float = 1.0,
@@ -156,7 +160,10 @@ class ParToken(nnx.Module):
           update_codebook: move the codebook's averages after quantising; may be traced, so that freezing
             needs no other program.
           bypass_codebook: leave the codebook out (stage 0).
+
+        Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
         """
+        graph = _in_set_layout(graph, self.config)
         keys = _split(key, 6)
         index = graph_index(graph)
         mask = graph.nodes.mask
@@ -297,12 +304,22 @@ def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
         num_layers=config.num_layers,
         dropout=config.dropout,
         residue_types=config.residue_types,
-        dense=config.message_passing == "dense",
         rematerialise=config.rematerialise,
         sender_gradient=config.sender_gradient,
         dtype=jnp.bfloat16 if config.precision == "bfloat16" else None,
         rngs=rngs,
     )
+
+
+def _in_set_layout(graph: FeaturisedGraph, config: ModelConfig) -> FeaturisedGraph:
+    """The graph in the layout that the model is set to read."""
+    if not isinstance(graph.nodes, NodeFeatures):
+        raise TypeError(
+            f"the model reads featurised graphs, but the nodes of this one are {type(graph.nodes).__name__}; "
+            "call partoken_jax.featurise(graph) first"
+        )
+    check_layout(graph)
+    return edge_list(graph) if config.message_passing == "general" else graph
 
 
 def _split(key: jax.Array | None, num: int):

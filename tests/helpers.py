@@ -4,14 +4,20 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 from flax import nnx
 
 from partoken_jax.config import CodebookConfig, ModelConfig, PartitionerConfig
 from partoken_jax.convert import dotted
 from partoken_jax.graphs import neighbour_tables, pack
-from partoken_jax.graphs.types import EdgeFeatures, NodeFeatures, ProteinGlobals
+from partoken_jax.graphs.types import (
+    EdgeFeatures,
+    FeaturisedGraph,
+    NodeFeatures,
+    PackedGraph,
+    ProteinGlobals,
+    edge_list,
+)
 from partoken_jax.proteins import Protein
 
 TINY = ModelConfig(
@@ -55,7 +61,7 @@ def without_atoms(protein: Protein, residues, atom: int = 3) -> Protein:
     return dataclasses.replace(protein, backbone=backbone)
 
 
-def batch(proteins, *, num_nodes=96, batch_size=4, indices=None) -> jraph.GraphsTuple:
+def batch(proteins, *, num_nodes=96, batch_size=4, indices=None) -> PackedGraph:
     """A packed batch with `NEIGHBOURS` neighbours per residue."""
     return pack(
         proteins,
@@ -82,8 +88,8 @@ def random_graph(
     node_dims=(6, 3),
     edge_dims=(32, 1),
     incomplete=(),
-) -> jraph.GraphsTuple:
-    """A featurised batch of random directed graphs in the dense layout, padding graph last.
+) -> FeaturisedGraph:
+    """A featurised batch of random directed graphs as a table of neighbours, padding graph last.
 
     Residues have 0 to k neighbours within their protein; those in `incomplete` have none and are nobody's.
     """
@@ -97,15 +103,14 @@ def random_graph(
         for node in there:
             others = rng.permutation([n for n in there if n != node])[: rng.integers(k + 1)]
             table[node, : len(others)] = others
-    keep = (table >= 0).reshape(-1)
-    receivers = np.repeat(np.arange(num_nodes), k)
-    senders = np.where(keep, table.reshape(-1), receivers)
+    keep = table >= 0
+    senders = np.where(keep, table, np.arange(num_nodes)[:, None])
     n_node = np.append(sizes, num_nodes - sizes.sum())
 
     def normal(*shape):
         return rng.normal(size=shape).astype(np.float32)
 
-    return jraph.GraphsTuple(
+    return FeaturisedGraph(
         nodes=NodeFeatures(
             scalars=normal(num_nodes, node_dims[0]),
             vectors=normal(num_nodes, node_dims[1], 3),
@@ -113,12 +118,12 @@ def random_graph(
             mask=mask,
         ),
         edges=EdgeFeatures(
-            scalars=normal(num_nodes * k, edge_dims[0]),
-            vectors=normal(num_nodes * k, edge_dims[1], 3),
+            scalars=normal(num_nodes, k, edge_dims[0]),
+            vectors=normal(num_nodes, k, edge_dims[1], 3),
             mask=keep,
         ),
         senders=senders.astype(np.int32),
-        receivers=receivers.astype(np.int32),
+        receivers=None,
         n_node=n_node.astype(np.int32),
         n_edge=(n_node * k).astype(np.int32),
         globals=ProteinGlobals(
@@ -129,8 +134,9 @@ def random_graph(
     )
 
 
-def shuffled_edges(graph: jraph.GraphsTuple, rng: np.random.Generator) -> jraph.GraphsTuple:
-    """The real edges alone, in random order: a graph that only the general form can read."""
+def shuffled_edges(graph, rng: np.random.Generator):
+    """The real edges alone, in random order: a list that only the general form can read."""
+    graph = edge_list(graph)
     keep = rng.permutation(np.flatnonzero(graph.edges.mask))
     graph_of_node = np.repeat(np.arange(len(graph.n_node)), graph.n_node)
     receivers = np.asarray(graph.receivers)[keep]
@@ -142,8 +148,9 @@ def shuffled_edges(graph: jraph.GraphsTuple, rng: np.random.Generator) -> jraph.
     )
 
 
-def permuted_nodes(graph: jraph.GraphsTuple, order: np.ndarray) -> jraph.GraphsTuple:
-    """Node `order[i]` becomes node i; proteins must stay together."""
+def permuted_nodes(graph, order: np.ndarray):
+    """The graph as a list of edges in which node `order[i]` became node i; proteins must stay together."""
+    graph = edge_list(graph)
     place = np.argsort(order).astype(np.int32)
     return graph._replace(
         nodes=jax.tree.map(lambda x: np.asarray(x)[order], graph.nodes),
@@ -152,18 +159,18 @@ def permuted_nodes(graph: jraph.GraphsTuple, order: np.ndarray) -> jraph.GraphsT
     )
 
 
-def reordered_neighbours(graph: jraph.GraphsTuple, rng: np.random.Generator) -> jraph.GraphsTuple:
+def reordered_neighbours(graph, rng: np.random.Generator):
     """Every row of the neighbour table in random order, masked slots anywhere."""
-    num_nodes = len(graph.nodes.mask)
-    k = len(graph.senders) // num_nodes
-    order = np.concatenate([row * k + rng.permutation(k) for row in range(num_nodes)])
+    num_nodes, k = graph.senders.shape
+    order = np.stack([rng.permutation(k) for _ in range(num_nodes)])
+    rows = np.arange(num_nodes)[:, None]
     return graph._replace(
-        edges=jax.tree.map(lambda x: np.asarray(x)[order], graph.edges),
-        senders=np.asarray(graph.senders)[order],
+        edges=jax.tree.map(lambda x: np.asarray(x)[rows, order], graph.edges),
+        senders=np.asarray(graph.senders)[rows, order],
     )
 
 
-def rotated_vectors(graph: jraph.GraphsTuple, rotation: np.ndarray) -> jraph.GraphsTuple:
+def rotated_vectors(graph, rotation: np.ndarray):
     """The featurised graph with node and edge vectors rotated."""
     turn = jnp.asarray(rotation.T, jnp.float32)
     precise = jax.lax.Precision.HIGHEST

@@ -55,7 +55,7 @@ def evaluator(model: ParToken):
         m = nnx.merge(graphdef, state)
         hidden = m.encoder.embed(graph)
         for layer in m.encoder.layers:
-            hidden = hidden._replace(nodes=layer(hidden, dense=m.encoder.dense))
+            hidden = hidden._replace(nodes=layer(hidden))
         outputs = {"deterministic": m(graph), "sampled": m(graph, uniform=uniform)}
         return outputs, hidden.nodes[1]
 
@@ -174,7 +174,8 @@ def test_dense_and_general_models_agree(graph, general, plain):
     same_batch(got, plain[0])
 
 
-def test_permuting_nodes_of_the_general_form(graph, general, plain):
+def test_edges_in_any_order_take_the_general_form(graph, dense, plain):
+    """The model is set to the dense form; nodes are permuted and edges shuffled, masked ones gone."""
     rng = np.random.default_rng(0)
     start, end = first_of(LENGTHS), np.cumsum(LENGTHS)
     places = [rng.permutation(n) for n in LENGTHS]
@@ -182,9 +183,9 @@ def test_permuting_nodes_of_the_general_form(graph, general, plain):
         [s + p for s, p in zip(start, places, strict=True)] + [np.arange(end[-1], NUM_NODES)]
     )
     noise = np.asarray(seed_noise(KEY, graph, 3))
-    # Sampling numbers belong to residues, so they move along; edges are shuffled as well, masked ones gone.
+    # Sampling numbers belong to residues, so they move along.
     shuffled = shuffled_edges(permuted_nodes(graph, order), rng)
-    got, _ = general(shuffled, noise[:, order])
+    got, _ = dense(shuffled, noise[:, order])
     for number, length in enumerate(LENGTHS):
         args = number, number, start[number], start[number], length
         same_protein(got, plain[0], *args, places=places[number])
@@ -460,6 +461,13 @@ def test_a_model_without_codebook(graph):
     np.testing.assert_array_equal(out.codes, -1)
     assert out.losses.vq == out.losses.coverage == 0
     assert np.any(out.cluster_mask) and np.isfinite(out.logits).all()
+
+
+def test_a_graph_that_is_not_featurised_is_refused(chains):
+    packed = batch(chains[2:3], num_nodes=13, batch_size=1)
+    for kind in ("gvp", "partoken"):
+        with pytest.raises(TypeError, match=r"call partoken_jax\.featurise"):
+            build_model(tiny(kind=kind, num_layers=1), rngs=nnx.Rngs(0))(packed)
 
 
 def test_models_take_a_packed_batch_without_compilation(chains):

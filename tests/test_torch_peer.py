@@ -26,7 +26,7 @@ from partoken_jax import build_model, featurise
 from partoken_jax.config import PartitionerConfig
 from partoken_jax.convert import from_state_dict
 from partoken_jax.graphs.types import NeighbourEdges
-from partoken_jax.training.losses import LossWeights, total_loss
+from partoken_jax.training.objective import LossWeights, total_loss
 from tests.helpers import assert_close, batch, by_path, crop, scaled_parameters, tiny, without_atoms
 
 GOLDEN = Path(__file__).parent / "golden"

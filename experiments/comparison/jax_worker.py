@@ -4,18 +4,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from experiments.comparison.data import noise, timing_config
 from experiments.comparison.worker import Prepared, Settings
 from partoken_jax.convert import dotted, set_arrays
-from partoken_jax.graphs.features import featurise
-from partoken_jax.models import build_model
+from partoken_jax.models import GVPOutput, build_model
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.programs import Pass, Program, build_program, timing_settings, train_config
-from partoken_jax.training.losses import total_loss
+from partoken_jax.training.objective import Randomness, evaluate_objective, split_model
 from partoken_jax.training.step import initial_state
 
 
@@ -51,38 +49,23 @@ class JaxWorker:
         model = build_model(self.config.model, rngs=nnx.Rngs(0))
         with np.load(weights) as arrays:
             set_arrays(model, dict(arrays))
-        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
-        graph = jax.device_put(self.data.batch)
+        graphdef, params, codebook = split_model(model)
         settings = timing_settings(self.config)
         uniform = noise(self.config.model, len(self.data.batch.nodes.mask))
-        proteins = cast(Any, graph.globals)
 
         @jax.jit
-        def gradient(params):
-            def total(params):
-                model = nnx.merge(graphdef, params, rest, copy=True)
-                if self.config.model.kind == "gvp":
-                    out = model(featurise(graph))
-                    clusters, losses = jnp.zeros(0, jnp.int32), None
-                else:
-                    out = model(
-                        featurise(graph),
-                        temperature=settings.temperature,
-                        uniform=uniform,
-                        update_codebook=True,
-                    )
-                    clusters, losses = out.cluster_of_residue, out.losses
-                terms = total_loss(
-                    out.logits, proteins.label[:-1], proteins.mask[:-1], losses, settings.weights
-                )
-                return terms.total, (terms.total, out.logits, clusters)
+        def objective(params, codebook, graph):
+            return evaluate_objective(
+                graphdef, params, codebook, graph, settings.weights,
+                randomness=Randomness(uniform=uniform), temperature=settings.temperature,
+            )  # fmt: skip
 
-            return jax.grad(total, has_aux=True)(params)
-
-        gradients, (loss, logits, clusters) = gradient(params)
-        found = {"loss": loss, "logits": logits, "clusters": clusters[: self.data.residues]}
-        flat = {f"g.{dotted(path)}": leaf[...] for path, leaf in nnx.to_flat_state(gradients)}
-        return {name: np.asarray(value) for name, value in (found | flat).items()}
+        found = objective(params, codebook, self.data.batch)
+        out = found.output
+        clusters = [] if isinstance(out, GVPOutput) else out.cluster_of_residue[: self.data.residues]
+        compared = {"loss": found.losses.total, "logits": out.logits, "clusters": clusters}
+        flat = {f"g.{dotted(path)}": leaf[...] for path, leaf in nnx.to_flat_state(found.gradients)}
+        return {name: np.asarray(value) for name, value in (compared | flat).items()}
 
     def prepare(self, name: str) -> Prepared:
         """See `worker.Worker`."""

@@ -18,8 +18,17 @@ from partoken_jax.convert import dotted, from_state_dict, set_arrays
 from partoken_jax.graphs.features import featurise
 from partoken_jax.graphs.neighbours import neighbour_table
 from partoken_jax.graphs.packing import pack
-from partoken_jax.graphs.segments import graph_index, segment_softmax
-from partoken_jax.graphs.types import EdgeFeatures, NeighbourEdges, NodeFeatures, ProteinGlobals
+from partoken_jax.graphs.segments import segment_softmax, segment_sum
+from partoken_jax.graphs.types import (
+    EdgeFeatures,
+    FeaturisedGraph,
+    HiddenGraph,
+    HiddenNodes,
+    NeighbourEdges,
+    NodeFeatures,
+    ProteinGlobals,
+    edge_list,
+)
 from partoken_jax.models import GVPClassifier, ParToken, ParTokenOutput, build_model
 from partoken_jax.nn import codebook as vq
 from partoken_jax.nn import kmeans as k_means
@@ -29,9 +38,17 @@ from partoken_jax.nn.gvp import GVP
 from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer
 from partoken_jax.nn.norms import TupleLayerNorm
 from partoken_jax.nn.partitioner import Partition, Partitioner
+from partoken_jax.nn.pooling import Pool
 from partoken_jax.nn.presence import log_absence, presence
 from partoken_jax.proteins.protein import Protein
 from partoken_jax.training.losses import cross_entropy
+from partoken_jax.training.objective import (
+    LossWeights,
+    Objective,
+    Randomness,
+    evaluate_objective,
+    split_model,
+)
 from partoken_jax.training.report import environment as environment
 
 CONV_FORMS = ("general", "dense")
@@ -87,29 +104,26 @@ def conv(
     form: str, weights: Vectors, edge_index, inputs, cotangents, *,
     layer: bool, dims_in, dims_out, edge_dims, num_gvps, aggregate, gate,
 ) -> Result:  # fmt: skip
-    options = {"num_gvps": num_gvps, "vector_gate": gate, "rngs": nnx.Rngs(0)}
+    options = {"vector_gate": gate, "rngs": nnx.Rngs(0)}
     if layer:
         module = GVPConvLayer(dims_in, edge_dims, **options)
     else:
-        module = GVPConv(dims_in, dims_out, edge_dims, aggregate=aggregate, **options)
+        module = GVPConv(dims_in, dims_out, edge_dims, num_gvps=num_gvps, aggregate=aggregate, **options)
     set_arrays(module, from_state_dict(weights.arrays))
-    dense, num_nodes = form == "dense", len(inputs["in_s"])
-    senders, receivers, mask, take = edge_graph(edge_index, num_nodes, dense)
+    num_nodes = len(inputs["in_s"])
+    senders, receivers, mask, take = edge_graph(edge_index, num_nodes, form == "dense")
 
     def run(m, in_s, in_v, edge_s, edge_v):
-        graph = jraph.GraphsTuple(
-            nodes=(in_s, in_v),
+        graph = HiddenGraph(
+            nodes=HiddenNodes(in_s, in_v),
             edges=EdgeFeatures(edge_s[take], edge_v[take], jnp.asarray(mask)),
             senders=jnp.asarray(senders),
-            receivers=jnp.asarray(receivers),
+            receivers=None if receivers is None else jnp.asarray(receivers),
             n_node=jnp.array([num_nodes]),
-            n_edge=jnp.array([len(senders)]),
+            n_edge=jnp.array([senders.size]),
             globals=None,
         )
-        if layer:
-            s, v = m(graph, dense=dense)
-        else:
-            s, v = m.dense(graph) if dense else m(graph)
+        s, v = m(graph)
         return {"out_s": s, "out_v": v}
 
     return pullback(module, run, inputs, cotangents)
@@ -120,7 +134,7 @@ def features(backbone: np.ndarray, sequence: str, k: int) -> Arrays:
     table = neighbour_table(protein.backbone[:, 1], protein.complete, k)
     n = len(sequence)
     packed = pack([protein], [table], num_nodes=n + 1, batch_size=1, indices=[0])
-    graph = jax.jit(featurise)(jax.tree.map(jnp.asarray, packed))
+    graph = edge_list(jax.jit(featurise)(packed))
     real = np.asarray(graph.edges.mask)
     arrays = {
         "edge_index": jnp.stack([graph.senders, graph.receivers])[:, real],
@@ -208,18 +222,18 @@ def partitioner(
     form: str, config: PartitionerConfig, weights: Vectors, inputs, edge_index, batch, *,
     temperature, uniform, cotangents,
 ) -> Result:  # fmt: skip
-    dense, num_graphs = form == "dense", int(batch[-1]) + 1
-    senders, receivers, edge_mask, _ = edge_graph(edge_index, len(batch), dense)
+    num_graphs = int(batch[-1]) + 1
+    senders, receivers, edge_mask, _ = edge_graph(edge_index, len(batch), form == "dense")
     graph = jraph.GraphsTuple(
         nodes=jnp.zeros(len(batch)),
         edges=NeighbourEdges(jnp.asarray(edge_mask)),
         senders=jnp.asarray(senders),
-        receivers=jnp.asarray(receivers),
+        receivers=None if receivers is None else jnp.asarray(receivers),
         n_node=jnp.asarray(np.bincount(batch, minlength=num_graphs)),
         n_edge=jnp.zeros(num_graphs, int),
         globals=None,
     )
-    module = Partitioner(inputs["x"].shape[-1], config, dense=dense, rngs=nnx.Rngs(0))
+    module = Partitioner(inputs["x"].shape[-1], config, rngs=nnx.Rngs(0))
     set_arrays(module, from_state_dict(weights.arrays, "partitioner."))
     noise = jnp.asarray(uniform)
 
@@ -246,22 +260,22 @@ def _partition(out: Partition, num_graphs: int) -> dict[str, jax.Array]:
 
 
 def edge_graph(edge_index: np.ndarray, num_nodes: int, dense: bool):
-    """(senders, receivers, mask, take): an edge list as recorded, or in the dense layout. `take` picks the
-    recorded edge of each slot."""
+    """(senders, receivers, mask, take): a list of edges as recorded, or a table of neighbours without
+    receivers. `take` picks the recorded edge of each slot."""
     senders, receivers = edge_index
     if not dense:
         return senders, receivers, np.ones(len(senders), bool), np.arange(len(senders))
     table, slot = dense_layout(senders, receivers, num_nodes)
-    receivers = np.repeat(np.arange(num_nodes), table.shape[1])
-    return table.reshape(-1), receivers, slot.reshape(-1) >= 0, np.maximum(slot.reshape(-1), 0)
+    return table, None, slot >= 0, np.maximum(slot, 0)
 
 
-def batch_graph(inputs: Vectors, form: str) -> jraph.GraphsTuple:
+def batch_graph(inputs: Vectors, form: str) -> FeaturisedGraph:
     """A recorded batch (`in.*`) as a featurised graph with an empty padding graph."""
     batch, labels = inputs["batch"], inputs["y"]
     num_graphs = len(labels)
     senders, receivers, mask, take = edge_graph(inputs["edge_index"], len(batch), form == "dense")
-    return jraph.GraphsTuple(
+    n_edge = np.bincount(batch[inputs["edge_index"][1]], minlength=num_graphs)
+    return FeaturisedGraph(
         nodes=NodeFeatures(
             jnp.asarray(inputs["node_s"]),
             jnp.asarray(inputs["node_v"]),
@@ -272,9 +286,9 @@ def batch_graph(inputs: Vectors, form: str) -> jraph.GraphsTuple:
             jnp.asarray(inputs["edge_s"][take]), jnp.asarray(inputs["edge_v"][take]), jnp.asarray(mask)
         ),
         senders=jnp.asarray(senders),
-        receivers=jnp.asarray(receivers),
+        receivers=None if receivers is None else jnp.asarray(receivers),
         n_node=jnp.asarray(np.append(np.bincount(batch, minlength=num_graphs), 0)),
-        n_edge=jnp.asarray(np.append(np.bincount(batch[receivers], minlength=num_graphs), 0)),
+        n_edge=jnp.asarray(np.append(n_edge, 0)),
         globals=ProteinGlobals(
             label=jnp.asarray(np.append(labels, -1)),
             protein=jnp.arange(num_graphs + 1),
@@ -297,37 +311,49 @@ def model(
     return built
 
 
-def _classification_loss(logits, graph):
-    return cross_entropy(logits, graph.globals.label[:-1], graph.globals.mask[:-1])
+class PublishedPool(Pool):
+    """The attention pooling of the baseline with the published defect: one softmax over all residues of the
+    batch (REFERENCE.md fault 10)."""
+
+    def __call__(self, x, mask, index, num_graphs):
+        weight = segment_softmax(self.score(x)[:, 0], mask, jnp.zeros_like(index), 1)
+        return segment_sum(x * weight[:, None], index, num_graphs)
 
 
 def baseline(
     form: str, config: ModelConfig, weights: Vectors, inputs: Vectors, first: Vectors, cotangents
 ) -> Result:
     graph, single = batch_graph(inputs, form), batch_graph(first, form)
+    run = jax.jit(lambda m, graph: m(graph).logits)
+    built = model(form, config, weights)
+    outputs = {"single_logits": run(built, single)}
+    if config.pooling == "attention":
+        outputs["logits"] = run(built, graph)
+        pool = PublishedPool("attention", config.node_hidden[0], rngs=nnx.Rngs(0))
+        nnx.update(pool, nnx.state(built.pool))
+        built.pool = pool
+    if cotangents:
+        found = _objective(built, graph, LossWeights(0.0, 0.0, 0.0))
+        mixed, gradients = found.output.logits, flat_state(found.gradients)
+    else:
+        mixed, gradients = run(built, graph), {}
+    ce = cross_entropy(mixed, graph.globals.label[:-1], graph.globals.mask[:-1])
+    outputs = {"logits": mixed, "mixed_logits": mixed, "ce": ce, **outputs}
+    return Result({name: np.asarray(array) for name, array in outputs.items()}, gradients, {})
 
-    def run(m):
-        logits = m(graph).logits
-        # The published attention pooling mixes the proteins of a batch; ours does not.
-        mixed = _published_attention_pooling(m, graph) if config.pooling == "attention" else logits
-        return {
-            "logits": logits,
-            "mixed_logits": mixed,
-            "ce": _classification_loss(mixed, graph),
-            "single_logits": m(single).logits,
-        }
 
-    return pullback(model(form, config, weights), nnx.jit(run) if not cotangents else run, {}, cotangents)
+def _objective(built: GVPClassifier | ParToken, graph, weights: LossWeights, **noise) -> Objective:
+    """Losses and gradients of a whole model, from one compiled program."""
+    graphdef, params, codebook = split_model(built)
 
+    @jax.jit
+    def run(params, codebook, graph):
+        return evaluate_objective(
+            graphdef, params, codebook, graph, weights,
+            randomness=Randomness(uniform=noise.get("uniform")), temperature=noise.get("temperature", 1.0),
+        )  # fmt: skip
 
-def _published_attention_pooling(m: GVPClassifier, graph):
-    """Logits of the baseline with one softmax over all residues of the batch, as the original has it."""
-    out = m(graph)
-    index = graph_index(graph)
-    score = m.pool.score(out.node_features)[:, 0]
-    weight = segment_softmax(score, graph.nodes.mask, jnp.zeros_like(index), 1)
-    pooled = jax.ops.segment_sum(out.node_features * weight[:, None], index, len(graph.n_node))
-    return m.classifier(pooled[:-1])
+    return run(params, codebook, graph)
 
 
 def encoder(form: str, config: ModelConfig, weights: Vectors, inputs: Vectors):
@@ -338,7 +364,7 @@ def encoder(form: str, config: ModelConfig, weights: Vectors, inputs: Vectors):
         hidden = encoder.embed(graph)
         nodes = [hidden.nodes]
         for layer in encoder.layers:
-            nodes.append(layer(hidden._replace(nodes=nodes[-1]), dense=encoder.dense))
+            nodes.append(layer(hidden._replace(nodes=nodes[-1])))
         return nodes, encoder(graph)
 
     return jax.tree.map(np.asarray, stages(model(form, config, weights).encoder))
@@ -366,19 +392,24 @@ def train(
     temperature, uniform, published: bool, cotangents,
 ) -> Result:  # fmt: skip
     graph, noise = batch_graph(inputs, form), jnp.asarray(uniform)
-
-    def run(m):
-        out = m(graph, temperature=temperature, uniform=noise, update_codebook=True)
-        buffers = zip(("embeddings", "ema_counts", "ema_sums"), m.codebook.state, strict=True)
-        return {**_outputs(out, graph), **dict(buffers)}
-
-    return pullback(model(form, config, weights, published), run, {}, cotangents)
+    terms = LossWeights(*(cotangents.get(name, 0.0) for name in LossWeights._fields))
+    assert cotangents["ce"] == 1.0
+    built = model(form, config, weights, published)
+    found = _objective(built, graph, terms, uniform=noise, temperature=temperature)
+    buffers = {name.removeprefix("codebook."): a for name, a in flat_state(found.codebook).items()}
+    outputs = {
+        **_outputs(found.output, graph),
+        "embeddings": buffers["embeddings"],
+        "ema_counts": buffers["counts"],
+        "ema_sums": buffers["sums"],
+    }
+    return Result(jax.tree.map(np.asarray, outputs), flat_state(found.gradients), {})
 
 
 def _outputs(out: ParTokenOutput, graph) -> dict[str, jax.Array]:
     return {
         "logits": out.logits,
-        "ce": _classification_loss(out.logits, graph),
+        "ce": cross_entropy(out.logits, graph.globals.label[:-1], graph.globals.mask[:-1]),
         **out.losses._asdict(),
         "cluster_of_residue": out.cluster_of_residue,
         "cluster_features": out.cluster_features,
@@ -397,27 +428,23 @@ def follow(
     optimiser = optax.adam(**adam)
     # The recorded trajectory has the attention defect.
     built = model(form, config, weights, published_attention=config.kind == "partoken")
-    graphdef, params, buffers = nnx.split(built, nnx.Param, ...)
+    graphdef, params, codebook = split_model(built)
 
     @jax.jit
-    def step(params, buffers, opt_state, uniform):
-        def loss(params):
-            m = nnx.merge(graphdef, params, buffers, copy=True)
-            if config.kind == "gvp":
-                value = _classification_loss(m(graph).logits, graph)
-                record = {"losses": value}
-            else:
-                out = m(graph, temperature=temperature, uniform=uniform, update_codebook=True)
-                record = _outputs(out, graph)
-                value = record["losses"] = record["ce"] + record["vq"]
-            return value, (record, nnx.split(m, nnx.Param, ...)[2])
-
-        gradients, (record, buffers) = jax.grad(loss, has_aux=True)(params)
-        updates, opt_state = optimiser.update(gradients, opt_state, params)
-        return optax.apply_updates(params, updates), buffers, opt_state, record
+    def step(params, codebook, opt_state, uniform):
+        found = evaluate_objective(
+            graphdef, params, codebook, graph, LossWeights(vq=1.0, coverage=0.0, cardinality=0.0),
+            randomness=Randomness(uniform=uniform), temperature=temperature,
+        )  # fmt: skip
+        record = {"losses": found.losses.total}
+        if isinstance(found.output, ParTokenOutput):
+            record |= _outputs(found.output, graph)
+            record["losses"] = found.losses.total
+        updates, opt_state = optimiser.update(found.gradients, opt_state, params)
+        return optax.apply_updates(params, updates), found.codebook, opt_state, record
 
     opt_state, records = optimiser.init(params), []
     for uniform in jnp.asarray(noise):
-        params, buffers, opt_state, record = step(params, buffers, opt_state, uniform)
+        params, codebook, opt_state, record = step(params, codebook, opt_state, uniform)
         records.append(jax.tree.map(np.asarray, record))
-    return records, {**flat_state(params), **flat_state(buffers)}
+    return records, {**flat_state(params), **flat_state(codebook)}

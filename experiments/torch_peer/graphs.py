@@ -2,10 +2,11 @@
 
 from typing import NamedTuple
 
-import jraph
 import numpy as np
 import torch
 from torch import Tensor
+
+from partoken_jax.graphs.types import FeaturisedGraph, PackedGraph, edge_list
 
 
 class ProteinBatch(NamedTuple):
@@ -49,24 +50,28 @@ class ProteinGraph(NamedTuple):
 
 
 def from_packed(
-    graph: jraph.GraphsTuple, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    graph: PackedGraph, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ProteinBatch:
     """A batch packed by `partoken_jax.pack` without its padding: the same proteins, and the same neighbours
     in the same order. `dtype` is that of the coordinates, and so of everything computed."""
+    graph = edge_list(graph)
     return ProteinBatch(**_tensors(graph, {"backbone": graph.nodes.backbone}, {}, device, dtype))
 
 
 def from_featurised(
-    graph: jraph.GraphsTuple, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    graph: FeaturisedGraph, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ProteinGraph:
     """The same of a batch with the features of `partoken_jax.featurise`. The sine of a dihedral near 180°
     loses half of float32's digits, so numbers are compared closely only from the same features."""
+    graph = edge_list(graph)
     nodes = {"node_s": graph.nodes.scalars, "node_v": graph.nodes.vectors}
     edges = {"edge_s": graph.edges.scalars, "edge_v": graph.edges.vectors}
     return ProteinGraph(**_tensors(graph, nodes, edges, device, dtype))
 
 
-def _tensors(graph: jraph.GraphsTuple, nodes: dict, edges: dict, device, dtype) -> dict[str, Tensor]:
+def _tensors(
+    graph: PackedGraph | FeaturisedGraph, nodes: dict, edges: dict, device, dtype
+) -> dict[str, Tensor]:
     """What both records share, and the given arrays by node and by edge. Padding nodes come last and are cut
     off with the edges that are masked."""
     num_proteins = int(np.sum(graph.globals.mask))

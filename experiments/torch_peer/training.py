@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from experiments.torch_peer.features import featurise
 from experiments.torch_peer.graphs import ProteinBatch
 from experiments.torch_peer.models import GVPOutput, ParTokenOutput
-from partoken_jax.training.losses import LossWeights
+from partoken_jax.training.objective import LossWeights
 
 
 class LossTerms(NamedTuple):

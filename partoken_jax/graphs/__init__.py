@@ -6,20 +6,30 @@ from partoken_jax.graphs.neighbours import neighbour_table, neighbour_tables
 from partoken_jax.graphs.packing import pack
 from partoken_jax.graphs.types import (
     EdgeFeatures,
+    FeaturisedGraph,
+    HiddenGraph,
+    HiddenNodes,
     NeighbourEdges,
     NodeFeatures,
+    PackedGraph,
     ProteinGlobals,
     ResidueNodes,
+    edge_list,
 )
 
 __all__ = [
     "BatchLoader",
     "BatchPlan",
     "EdgeFeatures",
+    "FeaturisedGraph",
+    "HiddenGraph",
+    "HiddenNodes",
     "NeighbourEdges",
     "NodeFeatures",
+    "PackedGraph",
     "ProteinGlobals",
     "ResidueNodes",
+    "edge_list",
     "featurise",
     "neighbour_table",
     "neighbour_tables",

@@ -7,10 +7,10 @@ batches from the lengths. So the node counts can be chosen to waste least.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import jraph
 import numpy as np
 
 from partoken_jax.graphs.packing import ROUND_TO, FlatProteins, flatten, pack_flat
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.proteins import DataError, ProteinDataset
 
 
@@ -106,7 +106,7 @@ def evaluation_batches(lengths: np.ndarray, batch_size: int) -> list[np.ndarray]
 
 
 class BatchLoader:
-    """Packs one dataset into the batches of a plan: NumPy `jraph.GraphsTuple`s as in graphs/types.py."""
+    """Packs one dataset into the batches of a plan: NumPy `PackedGraph`s as in graphs/types.py."""
 
     def __init__(self, dataset: ProteinDataset, tables: Sequence[np.ndarray], plan: BatchPlan):
         """Copies the residues into flat arrays.
@@ -121,17 +121,17 @@ class BatchLoader:
         """Batches per epoch, and per evaluation."""
         return -(-len(self.flat.length) // self.plan.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[jraph.GraphsTuple]:
+    def epoch(self, epoch: int) -> Iterator[PackedGraph]:
         """The training batches of an epoch, counted from 0 over all stages."""
         yield from self._pack(
             training_batches(len(self.flat.length), self.plan.batch_size, self.plan.seed, epoch)
         )
 
-    def evaluation(self) -> Iterator[jraph.GraphsTuple]:
+    def evaluation(self) -> Iterator[PackedGraph]:
         """All proteins once, in an order that never changes; `globals.protein` tells which is where."""
         yield from self._pack(evaluation_batches(self.flat.length, self.plan.batch_size))
 
-    def _pack(self, batches: list[np.ndarray]) -> Iterator[jraph.GraphsTuple]:
+    def _pack(self, batches: list[np.ndarray]) -> Iterator[PackedGraph]:
         for indices in batches:
             num_nodes = self.plan.node_count(int(self.flat.length[indices].sum()))
             yield pack_flat(self.flat, indices, num_nodes=num_nodes, batch_size=self.plan.batch_size)

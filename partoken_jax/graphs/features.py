@@ -1,16 +1,15 @@
 """Geometric features of residues and edges, computed on the device from coordinates.
 
 The features of Jing et al. 2021 as ParToken uses them: dihedrals, directions along the chain and to the
-side chain; distance Gaussians and sequence-offset waves on edges. N residues, E edges, Å throughout.
+side chain; distance Gaussians and sequence-offset waves on edges. N residues, K neighbours, E edges, in Å.
 """
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 
 from partoken_jax.graphs.segments import graph_index
-from partoken_jax.graphs.types import EdgeFeatures, NodeFeatures
+from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, NodeFeatures, PackedGraph, check_layout
 
 NUM_GAUSSIANS = 16
 MAX_DISTANCE = 20.0
@@ -22,27 +21,35 @@ _EXPONENTS = np.arange(0, NUM_WAVES, 2, dtype=np.float32) * np.float32(-np.log(1
 FREQUENCIES = np.exp(_EXPONENTS.astype(np.float64)).astype(np.float32)
 
 
-def featurise(graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
-    """A packed batch → the same graph with `NodeFeatures` and `EdgeFeatures`.
+def featurise(graph: PackedGraph) -> FeaturisedGraph:
+    """A packed batch → the same graph with geometric features, in the same layout.
 
     Nothing is NaN: an angle or a vector that touches an incomplete residue is 0 (cos 1, sin 0), and
     masked edges carry zeros. Scalars do not change when a protein is rotated or moved; vectors rotate.
+
+    Raises ValueError for a graph that is neither a table of neighbours nor a list of edges.
     """
-    graph = jax.tree.map(jnp.asarray, graph)  # packed batches are NumPy arrays
-    nodes = graph.nodes
-    mask = nodes.mask
-    backbone = jnp.where(mask[:, None, None], nodes.backbone, 0.0)
+    check_layout(graph)
+    mask, edge_mask = jnp.asarray(graph.nodes.mask), jnp.asarray(graph.edges.mask)  # NumPy as packed
+    senders = jnp.asarray(graph.senders)
+    receivers = None if graph.receivers is None else jnp.asarray(graph.receivers)
+    backbone = jnp.where(mask[:, None, None], graph.nodes.backbone, 0.0)
     protein = graph_index(graph)
     # linked[i]: residues i and i + 1 are complete and of the same protein.
     linked = mask[:-1] & mask[1:] & (protein[:-1] == protein[1:])
-    return graph._replace(
+    return FeaturisedGraph(
         nodes=NodeFeatures(
             scalars=dihedral_features(backbone, linked),
             vectors=direction_features(backbone, linked, mask),
-            residue_type=nodes.residue_type,
+            residue_type=jnp.asarray(graph.nodes.residue_type),
             mask=mask,
         ),
-        edges=edge_features(backbone[:, 1], graph.senders, graph.receivers, graph.edges.mask),
+        edges=edge_features(backbone[:, 1], senders, receivers, edge_mask),
+        globals=jax.tree.map(jnp.asarray, graph.globals),
+        senders=senders,
+        receivers=receivers,
+        n_node=jnp.asarray(graph.n_node),
+        n_edge=jnp.asarray(graph.n_edge),
     )
 
 
@@ -93,20 +100,25 @@ def direction_features(
 
 def edge_features(
     ca: jax.Array,  # [N, 3]
-    senders: jax.Array,  # [E]
-    receivers: jax.Array,  # [E]
-    mask: jax.Array,  # bool [E]
+    senders: jax.Array,  # [N, K] or [E]
+    receivers: jax.Array | None,  # None or [E]
+    mask: jax.Array,  # bool [N, K] or [E]
 ) -> EdgeFeatures:
-    """Scalars [E, 32]: 16 Gaussians of the CA distance, then 8 cosines and 8 sines of the sequence
-    offset; vectors [E, 1, 3]: unit(CA_sender - CA_receiver)."""
-    difference = ca[senders] - ca[receivers]
+    """Scalars [..., 32]: 16 Gaussians of the CA distance, then 8 cosines and 8 sines of the sequence
+    offset; vectors [..., 1, 3]: unit(CA_sender - CA_receiver)."""
+    if receivers is None:  # row i of a table belongs to receiver i
+        offset = senders - jnp.arange(ca.shape[0], dtype=senders.dtype)[:, None]
+        difference = ca[senders] - ca[:, None]
+    else:
+        offset = senders - receivers
+        difference = ca[senders] - ca[receivers]
     distance = safe_norm(difference)
     gaussians = jnp.exp(-jnp.square((distance - CENTRES) / (MAX_DISTANCE / NUM_GAUSSIANS)))
-    phase = (senders - receivers).astype(jnp.float32)[:, None] * FREQUENCIES
+    phase = offset.astype(jnp.float32)[..., None] * FREQUENCIES
     scalars = jnp.concatenate([gaussians, jnp.cos(phase), jnp.sin(phase)], axis=-1)
     return EdgeFeatures(
-        scalars=jnp.where(mask[:, None], scalars, 0.0),
-        vectors=jnp.where(mask[:, None], unit(difference), 0.0)[:, None],
+        scalars=jnp.where(mask[..., None], scalars, 0.0),
+        vectors=jnp.where(mask[..., None], unit(difference), 0.0)[..., None, :],
         mask=mask,
     )
 

@@ -1,12 +1,11 @@
 """Packs proteins into one padded `jraph.GraphsTuple` of NumPy arrays (layout: graphs/types.py)."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jraph
 import numpy as np
 
-from partoken_jax.graphs.types import NeighbourEdges, ProteinGlobals, ResidueNodes
+from partoken_jax.graphs.types import NeighbourEdges, PackedGraph, ProteinGlobals, ResidueNodes
 from partoken_jax.proteins import DataError, Protein, ProteinDataset
 
 ROUND_TO = 64
@@ -73,9 +72,7 @@ def flatten(
     )
 
 
-def pack_flat(
-    flat: FlatProteins, indices: np.ndarray, *, num_nodes: int, batch_size: int
-) -> jraph.GraphsTuple:
+def pack_flat(flat: FlatProteins, indices: np.ndarray, *, num_nodes: int, batch_size: int) -> PackedGraph:
     """A batch of the proteins at the given places: `batch_size` slots and the padding graph.
 
     Args:
@@ -83,7 +80,8 @@ def pack_flat(
       num_nodes: N; at least one more than the batch has residues, because jraph's last graph is padding.
 
     Returns:
-      Graph of N nodes, N * K edges and batch_size + 1 graphs, fields as in graphs/types.py; NumPy arrays.
+      Graph of N nodes, a table of N * K edges and batch_size + 1 graphs, fields as in graphs/types.py; NumPy
+      arrays.
 
     Raises DataError if the proteins do not fit.
     """
@@ -107,8 +105,6 @@ def pack_flat(
 
     offset = np.zeros((num_nodes, width), np.int32)
     np.take(flat.neighbour_offset, rows, axis=0, out=offset[:total], mode="clip")
-    receivers = np.repeat(np.arange(num_nodes, dtype=np.int32), width)
-
     n_node = np.zeros(batch_size + 1, np.int32)
     n_node[:count] = lengths
     n_node[-1] = num_nodes - total
@@ -117,21 +113,14 @@ def pack_flat(
     index = np.full(batch_size + 1, -1, np.int32)
     index[:count] = flat.number[indices]
 
-    # The fields are typed as the jax.Arrays that they become on the device.
-    nodes: Any = (backbone, residue_type, complete)
-    edges: Any = (offset.reshape(-1) != 0,)
-    slots: Any = (label, index, np.arange(batch_size + 1) < count)
-    senders: Any = receivers + offset.reshape(-1)
-    ends: Any = receivers
-    sizes: Any = (n_node, n_node * np.int32(width))
-    return jraph.GraphsTuple(
-        nodes=ResidueNodes(*nodes),
-        edges=NeighbourEdges(*edges),
-        globals=ProteinGlobals(*slots),
-        senders=senders,
-        receivers=ends,
-        n_node=sizes[0],
-        n_edge=sizes[1],
+    return PackedGraph(
+        nodes=ResidueNodes(backbone, residue_type, complete),
+        edges=NeighbourEdges(offset != 0),
+        globals=ProteinGlobals(label, index, np.arange(batch_size + 1) < count),
+        senders=np.arange(num_nodes, dtype=np.int32)[:, None] + offset,
+        receivers=None,  # told by the row of the table, so they need not travel
+        n_node=n_node,
+        n_edge=n_node * np.int32(width),
     )
 
 
@@ -142,7 +131,7 @@ def pack(
     num_nodes: int | None = None,
     batch_size: int | None = None,
     indices: Sequence[int] | None = None,
-) -> jraph.GraphsTuple:
+) -> PackedGraph:
     """A batch of a few proteins; for many batches of one dataset see `batching.BatchLoader`.
 
     Args:

@@ -2,15 +2,15 @@
 
 import jax
 import jax.numpy as jnp
-import jraph
 from flax import nnx
 from jax.typing import DTypeLike
 
-from partoken_jax.graphs.types import EdgeFeatures
+from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, HiddenGraph, HiddenNodes
 from partoken_jax.nn.gather import reverse_neighbours
-from partoken_jax.nn.gvp import GVP, Dims, Features
+from partoken_jax.nn.gvp import GVP, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
 from partoken_jax.nn.norms import TupleLayerNorm
+from partoken_jax.nn.platform import target_platform
 
 CHUNK = 128
 """Receivers whose messages are computed at a time. At K = 30 and the published widths an edge array of a
@@ -30,15 +30,13 @@ class GVPEncoder(nnx.Module):
         num_layers: int,
         dropout: float,
         residue_types: bool,
-        dense: bool,
         rematerialise: str = "auto",
         sender_gradient: str = "auto",
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        """`dense`, `rematerialise`, `sender_gradient`: as in `partoken_jax.config.ModelConfig`. `dtype`: of
-        products, by default float32; the node features between layers, norms and sums are float32."""
-        self.dense = dense
+        """`rematerialise`, `sender_gradient`: as in `partoken_jax.config.ModelConfig`. `dtype`: of products, by
+        default float32; the node features between layers, norms and sums are float32."""
         self.rematerialise = rematerialise
         self.sender_gradient = sender_gradient
         self.residue_embedding = (
@@ -61,17 +59,25 @@ class GVPEncoder(nnx.Module):
         self.output_norm = TupleLayerNorm(node_hidden, rngs=rngs)
         self.output_gvp = GVP(node_hidden, (node_hidden[0], 0), dtype=dtype, rngs=rngs)
 
-    def embed(self, graph: jraph.GraphsTuple) -> jraph.GraphsTuple:
-        """A featurised graph → hidden nodes (s, v) and hidden edges, before the first layer."""
+    def embed(self, graph: FeaturisedGraph) -> HiddenGraph:
+        """Hidden nodes and edges of a featurised graph, before the first layer."""
         nodes, edges = graph.nodes, graph.edges
         scalars = nodes.scalars
         if self.residue_embedding is not None:
             scalars = jnp.concatenate([scalars, self.residue_embedding(nodes.residue_type)], axis=-1)
         hidden = jax.tree.map(_float32, self.node_gvp(*self.node_norm(scalars, nodes.vectors)))
         edge_s, edge_v = self.edge_gvp(*self.edge_norm(edges.scalars, edges.vectors))
-        return graph._replace(nodes=hidden, edges=EdgeFeatures(edge_s, edge_v, edges.mask))
+        return HiddenGraph(
+            nodes=HiddenNodes(*hidden),
+            edges=EdgeFeatures(edge_s, edge_v, edges.mask),
+            globals=graph.globals,
+            senders=graph.senders,
+            receivers=graph.receivers,
+            n_node=graph.n_node,
+            n_edge=graph.n_edge,
+        )
 
-    def __call__(self, graph: jraph.GraphsTuple, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, graph: FeaturisedGraph, *, key: jax.Array | None = None) -> jax.Array:
         """Node features [N, D] of a featurised graph."""
         with jax.named_scope("embedding"):
             hidden = self.embed(graph)
@@ -80,30 +86,29 @@ class GVPEncoder(nnx.Module):
         with jax.named_scope("output_projection"):
             return _float32(self.output_gvp(*self.output_norm(*nodes))[0])
 
-    def _run_layers(self, graph: jraph.GraphsTuple, key: jax.Array | None) -> Features:
+    def _run_layers(self, graph: HiddenGraph, key: jax.Array | None) -> HiddenNodes:
         """All layers as one scan over stacked weights: compiled once, and with rematerialisation the
         backward pass keeps only the node features between layers."""
         splits = [nnx.split(layer) for layer in self.layers]
         graphdef = splits[0][0]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in splits])
         keys = None if key is None else jax.random.split(key, len(self.layers))
-        on_cpu = jax.default_backend() == "cpu"
+        on_cpu = target_platform() == "cpu"
+        table = graph.receivers is None
         choice = self.rematerialise
         if choice == "auto":
-            choice = "none" if not self.dense else "chunk" if on_cpu else "layer"
-        num_nodes = graph.nodes[0].shape[0]
-        chunk = chunk_size(num_nodes) if choice == "chunk" else None
+            choice = "none" if not table else "chunk" if on_cpu else "layer"
+        chunk = chunk_size(graph.nodes.scalars.shape[0]) if table and choice == "chunk" else None
         read = self.sender_gradient == "gather" or (self.sender_gradient == "auto" and not on_cpu)
         reverse = None
-        if self.dense and chunk is None and read:
-            table = graph.senders.reshape(num_nodes, -1)
-            reverse = reverse_neighbours(table, graph.edges.mask.reshape(table.shape))
+        if table and chunk is None and read:
+            reverse = reverse_neighbours(graph.senders, graph.edges.mask)
 
-        def body(nodes: Features, weights_and_key):
+        def body(nodes: HiddenNodes, weights_and_key):
             weights, layer_key = weights_and_key
             layer = nnx.merge(graphdef, weights)
             here = graph._replace(nodes=nodes)
-            return layer(here, key=layer_key, dense=self.dense, chunk=chunk, reverse=reverse), None
+            return layer(here, key=layer_key, chunk=chunk, reverse=reverse), None
 
         step = jax.checkpoint(body) if choice == "layer" else body
         nodes, _ = jax.lax.scan(step, graph.nodes, (stacked, keys))

@@ -1,27 +1,22 @@
-"""GVP message passing over a `jraph.GraphsTuple`, in two forms with the same parameters.
+"""GVP message passing over a graph, in its plain form, and the layer around it.
 
-A graph here has `nodes` = (s [N, D], v [N, C, 3]) and `edges` = `EdgeFeatures`. The general form works
-on any edge list. The dense form expects the layout of `partoken_jax.graphs.types` (edge e belongs to
-receiver e // K) and applies two exact rewritings: at the published widths 22.1 k instead of 57.6 k
-multiply-adds per edge and layer.
+The plain form works on any list of edges with segment operations; over a table of neighbours the same conv takes
+the fast form of `message_passing_dense`. Both have the same parameters and give the same numbers.
 """
 
 import itertools
-from functools import partial
-from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
-import jraph
 from flax import nnx
 from jax.typing import DTypeLike
 
+from partoken_jax.graphs.types import HiddenGraph, HiddenNodes
 from partoken_jax.nn.dropout import tuple_dropout
-from partoken_jax.nn.gather import ReverseNeighbours, gather_senders
+from partoken_jax.nn.gather import ReverseNeighbours
 from partoken_jax.nn.gvp import GVP, Dims, Features
-from partoken_jax.nn.linear import affine, kernel, product
-from partoken_jax.nn.norms import TupleLayerNorm, vector_norm
+from partoken_jax.nn.message_passing_dense import aggregated_messages
+from partoken_jax.nn.norms import TupleLayerNorm
 
 
 class GVPConv(nnx.Module):
@@ -39,8 +34,13 @@ class GVPConv(nnx.Module):
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        """`num_gvps` message GVPs; all but the last are activated. `aggregate`: "mean" or "sum", in float32
-        whatever the `dtype` of the messages."""
+        """A conv with `num_gvps` message GVPs, of which all but the last are activated.
+
+        The published models have 3 of them, take the mean and have no `vector_gate`; the original's layer offers
+        the other choices, and its recorded numbers (golden case 1: `conv_n1`, `conv_add_gate`) hold them.
+
+        `aggregate`: "mean" or "sum", in float32 whatever the `dtype` of the messages.
+        """
         if aggregate not in ("mean", "sum"):
             raise ValueError(f"aggregate is {aggregate!r}, but must be 'mean' or 'sum'")
         first = (2 * dims_in[0] + edge_dims[0], 2 * dims_in[1] + edge_dims[1])
@@ -60,8 +60,17 @@ class GVPConv(nnx.Module):
             ]
         )
 
-    def __call__(self, graph: jraph.GraphsTuple) -> Features:
-        """General form. Returns (s [N, D'], v [N, C', 3]); a node without edges gets zeros."""
+    def __call__(
+        self, graph: HiddenGraph, *, chunk: int | None = None, reverse: ReverseNeighbours | None = None
+    ) -> Features:
+        """The messages that arrive at every node, (s [N, D'], v [N, C', 3]); 0 for a node without edges.
+
+        A table of neighbours takes the fast form, for which `chunk` and `reverse` are (see
+        `message_passing_dense.aggregated_messages`); a list of edges takes the plain form.
+        """
+        mean = self.aggregate == "mean"
+        if graph.receivers is None:
+            return aggregated_messages(self.message, graph, mean=mean, chunk=chunk, reverse=reverse)
         (s, v), edges = graph.nodes, graph.edges
         senders, receivers, num_nodes = graph.senders, graph.receivers, s.shape[0]
         message_s = jnp.concatenate([s[senders], edges.scalars, s[receivers]], axis=-1)
@@ -69,132 +78,12 @@ class GVPConv(nnx.Module):
         for gvp in self.message:
             message_s, message_v = gvp(message_s, message_v)
         weight = edges.mask.astype(jnp.float32)
-        if self.aggregate == "mean":
+        if mean:
             count = jax.ops.segment_sum(weight, receivers, num_nodes)
             weight = weight / jnp.maximum(count, 1.0)[receivers]
         out_s = jax.ops.segment_sum(message_s * weight[:, None], receivers, num_nodes)
         out_v = jax.ops.segment_sum(message_v * weight[:, None, None], receivers, num_nodes)
         return out_s, out_v
-
-    def dense(
-        self,
-        graph: jraph.GraphsTuple,
-        *,
-        chunk: int | None = None,
-        reverse: ReverseNeighbours | None = None,
-    ) -> Features:
-        """Dense form, for graphs in the packed layout. Returns the same as the general form.
-
-        Split: the first GVP is linear in its three inputs before its norm, so sender and receiver
-        parts are projected once per node and gathered. Tail: without activation the last GVP commutes
-        with the sum over neighbours, so its W_s, b and W_v run once per node.
-
-        With `chunk`, the messages of so many receivers at a time are computed, and computed again in the
-        backward pass: what belongs to an edge never exists for all edges at once and stays in the cache.
-        With `reverse` (not in chunks) the senders' gradient is read through it instead of scattered.
-        """
-        (s, v), edges = graph.nodes, graph.edges
-        num_nodes = s.shape[0]
-        chex.assert_is_divisible(graph.senders.shape[0], num_nodes)  # K edges per receiver
-        neighbours = graph.senders.reshape(num_nodes, -1)
-        mask = edges.mask.reshape(neighbours.shape)
-        weight = mask.astype(jnp.float32)
-        if self.aggregate == "mean":
-            weight = weight / jnp.maximum(jnp.sum(weight, axis=1), 1.0)[:, None]
-
-        first = self.message[0]
-        sender, receiver = _project_nodes(first, s, jnp.swapaxes(v, -1, -2))
-        rows = _Receivers(
-            *receiver,
-            edge_s=edges.scalars.reshape(*neighbours.shape, -1),
-            edge_v=jnp.swapaxes(edges.vectors, -1, -2).reshape(*neighbours.shape, 3, -1),
-            neighbours=neighbours,
-            weight=weight,
-        )
-
-        def summed(row: _Receivers) -> Features:
-            """Σ_k weight_k of what the tail needs, for one receiver."""
-            sent = jax.tree.map(lambda x: _gather(x, row.neighbours, reverse), sender)
-            message_s, message_v = first.activate(*_first_of_edges(first, sent, row))
-            for gvp in self.message[1:-1]:
-                message_s, message_v = gvp.columns(message_s, message_v)
-            if self._has_tail:
-                message_v = self.message[-1].wh(message_v)  # type: ignore[misc]
-                message_s = jnp.concatenate([message_s, vector_norm(message_v, axis=-2)], axis=-1)
-            elif len(self.message) > 1:
-                message_s, message_v = self.message[-1].columns(message_s, message_v)
-            return _neighbour_sum(row.weight, message_s), _neighbour_sum(row.weight, message_v)
-
-        if chunk is None:
-            out_s, out_v = summed(rows)
-        else:
-            out_s, out_v = jax.lax.map(jax.checkpoint(summed), rows, batch_size=chunk)
-        if self._has_tail:
-            last = self.message[-1]
-            ws, bias = affine(last.ws)
-            total = jnp.sum(weight, axis=1)  # 1 for a mean with edges, 0 without
-            out_s = product(out_s, ws) + total[:, None] * bias
-            out_v = last.wv(out_v) if last.wv is not None else out_v[..., :0]
-        return out_s, jnp.swapaxes(out_v, -1, -2)
-
-    @property
-    def _has_tail(self) -> bool:
-        last = self.message[-1]
-        return len(self.message) > 1 and last.wg is None and last.wh is not None
-
-
-class _Receivers(NamedTuple):
-    """What the messages of R receivers read besides their senders."""
-
-    s: jax.Array  # [R, so]: receiver part of s' and the bias
-    vh: jax.Array  # [R, 3, hidden]: receiver part of vh
-    edge_s: jax.Array  # [R, K, De]
-    edge_v: jax.Array  # [R, K, 3, Ce]
-    neighbours: jax.Array  # [R, K]
-    weight: jax.Array  # [R, K]
-
-
-def _project_nodes(gvp: GVP, s: jax.Array, v: jax.Array) -> tuple[Features, Features]:
-    """Sender and receiver parts of the first GVP's s' [N, so] and vh [N, 3, hidden].
-
-    From s [N, D] and v [N, 3, C]; the bias is in the receiver part.
-    """
-    ws, bias = affine(gvp.ws)
-    ns, nv = s.shape[-1], v.shape[-1]
-    norms = gvp.hidden
-    sender_s = product(s, ws[:ns])
-    receiver_s = product(s, ws[ws.shape[0] - norms - ns : ws.shape[0] - norms]) + bias
-    if gvp.wh is None:
-        none = jnp.zeros((s.shape[0], 3, 0), sender_s.dtype)
-        return (sender_s, none), (receiver_s, none)
-    wh = kernel(gvp.wh)
-    return (sender_s, product(v, wh[:nv])), (receiver_s, product(v, wh[wh.shape[0] - nv :]))
-
-
-def _gather(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours | None) -> jax.Array:
-    """Rows [R, K, ...] of x [N, ...]."""
-    return x[neighbours] if reverse is None else gather_senders(x, neighbours, reverse)
-
-
-def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
-    """s' before activation [R, K, so] and vh [R, K, 3, hidden] of a GVP over [sender, edge, receiver]. `sent`
-    [R, K, ...] are the sender's parts."""
-    ws, _ = affine(gvp.ws)
-    es, ev = row.edge_s.shape[-1], row.edge_v.shape[-1]
-    ns = (ws.shape[0] - es - gvp.hidden) // 2
-    pre = sent[0] + product(row.edge_s, ws[ns : ns + es]) + row.s[..., None, :]
-    if gvp.wh is None:
-        return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
-    wh = kernel(gvp.wh)
-    nv = (wh.shape[0] - ev) // 2
-    vh = sent[1] + product(row.edge_v, wh[nv : nv + ev]) + row.vh[..., None, :, :]
-    return pre + product(vector_norm(vh, axis=-2), ws[ws.shape[0] - gvp.hidden :]), vh
-
-
-def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """Σ_k weight[..., k] x[..., k, ...]: the neighbours are the last axis of `weight`."""
-    shape = weight.shape + (1,) * (x.ndim - weight.ndim)
-    return jnp.sum(weight.reshape(shape) * x, axis=weight.ndim - 1)
 
 
 class GVPConvLayer(nnx.Module):
@@ -206,19 +95,18 @@ class GVPConvLayer(nnx.Module):
         edge_dims: Dims,
         *,
         dropout: float = 0.1,
-        num_gvps: int = 3,
         vector_gate: bool = False,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        """`dtype`: of products, by default that of the inputs; norms and sums are float32."""
+        """`vector_gate`: no published model has it, but golden case 1 (`layer_gate`) holds a layer with it.
+        `dtype`: of products, by default that of the inputs; norms and sums are float32."""
         wide = (4 * node_dims[0], 2 * node_dims[1])
         self.rate = dropout
         self.conv = GVPConv(
             node_dims,
             node_dims,
             edge_dims,
-            num_gvps=num_gvps,
             vector_gate=vector_gate,
             dtype=dtype,
             rngs=rngs,
@@ -240,28 +128,25 @@ class GVPConvLayer(nnx.Module):
 
     def __call__(
         self,
-        graph: jraph.GraphsTuple,
+        graph: HiddenGraph,
         *,
         key: jax.Array | None = None,
-        dense: bool = True,
         chunk: int | None = None,
         reverse: ReverseNeighbours | None = None,
-    ) -> Features:
-        """Updated (s [N, D], v [N, C, 3]). Dropout acts only when a key is given; `chunk` and `reverse` as in
-        `GVPConv.dense`."""
+    ) -> HiddenNodes:
+        """The updated nodes. Dropout acts only when a key is given; `chunk` and `reverse` as in `GVPConv`."""
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         with jax.named_scope("conv"):
-            conv = partial(self.conv.dense, chunk=chunk, reverse=reverse) if dense else self.conv
-            message = conv(graph)
+            message = self.conv(graph, chunk=chunk, reverse=reverse)
         with jax.named_scope("residual_norm"):
             x = _residual(self.norms[0], graph.nodes, tuple_dropout(*message, self.rate, keys[0]))
         with jax.named_scope("feed_forward"):
-            update = x
+            update: Features = x
             for gvp in self.feed_forward:
                 update = gvp(*update)
         with jax.named_scope("residual_norm"):
             return _residual(self.norms[1], x, tuple_dropout(*update, self.rate, keys[1]))
 
 
-def _residual(norm: TupleLayerNorm, x: Features, update: Features) -> Features:
-    return norm(x[0] + update[0], x[1] + update[1])  # type: ignore[return-value]
+def _residual(norm: TupleLayerNorm, x: HiddenNodes, update: Features) -> HiddenNodes:
+    return HiddenNodes(*norm(x.scalars + update[0], x.vectors + update[1]))

@@ -1,5 +1,7 @@
 """Norms of vectors, and the layer norm of scalars and vectors (docs/REFERENCE.md, section 3)."""
 
+from typing import overload
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -24,7 +26,12 @@ class TupleLayerNorm(nnx.Module):
     def __init__(self, dims: tuple[int, int], *, rngs: nnx.Rngs):
         self.scalar_norm = nnx.LayerNorm(dims[0], epsilon=1e-5, use_fast_variance=False, rngs=rngs)
 
-    def __call__(self, s: jax.Array, v: jax.Array | None = None) -> tuple[jax.Array, jax.Array | None]:
+    @overload
+    def __call__(self, s: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]: ...
+    @overload
+    def __call__(self, s: jax.Array, v: None = None) -> tuple[jax.Array, None]: ...
+
+    def __call__(self, s, v=None):
         """s [..., D], v [..., C, 3] or None → the same shapes."""
         s = self.scalar_norm(s)
         if v is None or v.shape[-2] == 0:

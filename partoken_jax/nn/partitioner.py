@@ -71,9 +71,9 @@ class _State(NamedTuple):
 class _Graph(NamedTuple):
     """The parts of the graph that every round reads."""
 
-    senders: jax.Array  # [E]
-    receivers: jax.Array  # [E]
-    edge: jax.Array  # bool [E]
+    senders: jax.Array  # [N, K] or [E]
+    receivers: jax.Array | None  # None or [E]
+    edge: jax.Array  # bool [N, K] or [E]
     protein: jax.Array  # [N] number of the graph
     degree: jax.Array  # [N] edges out of a node
     size: jax.Array  # [G] real residues
@@ -83,10 +83,9 @@ class _Graph(NamedTuple):
 class Partitioner(nnx.Module):
     """Cuts every protein of a batch into at most S clusters."""
 
-    def __init__(self, width: int, config: PartitionerConfig, *, dense: bool = True, rngs: nnx.Rngs):
-        """`width`: D of the node features. `dense`: the graph has the packed [N, K] layout."""
+    def __init__(self, width: int, config: PartitionerConfig, *, rngs: nnx.Rngs):
+        """`width`: D of the node features."""
         self.config = config
-        self.dense = dense
         hidden = config.hidden
         self.context = linear(width, hidden, rngs=rngs)
         self.seed_selector = MLP((width + hidden, hidden, 1), dropout=SEED_DROPOUT, rngs=rngs)
@@ -112,7 +111,7 @@ class Partitioner(nnx.Module):
         num_graphs = graph.n_node.shape[0]
         index = graph_index(graph)
         edge = graph.edges.mask
-        degree = jax.ops.segment_sum(edge.astype(x.dtype), graph.senders, x.shape[0])
+        degree = jax.ops.segment_sum(edge.astype(x.dtype).reshape(-1), graph.senders.reshape(-1), x.shape[0])
         size = segment_sum(mask.astype(x.dtype), index, num_graphs)
         data = _Graph(graph.senders, graph.receivers, edge, index, degree, size, first_node(graph))
 
@@ -241,18 +240,17 @@ class Partitioner(nnx.Module):
     def _links_to_seed(self, is_seed, exists, row, data: _Graph):
         """[N]: edges from a node into its protein's seed."""
         num_nodes = is_seed.shape[0]
-        if not self.dense:
+        if data.receivers is not None:
             into_seed = is_seed[data.receivers] & data.edge
             return jax.ops.segment_sum(into_seed.astype(jnp.float32), data.senders, num_nodes)
-        senders, edge = data.senders.reshape(num_nodes, -1), data.edge.reshape(num_nodes, -1)
-        into_seed = (edge[row] & exists[:, None]).astype(jnp.float32)
-        return jnp.zeros(num_nodes).at[senders[row]].add(into_seed)
+        into_seed = (data.edge[row] & exists[:, None]).astype(jnp.float32)
+        return jnp.zeros(num_nodes).at[data.senders[row]].add(into_seed)
 
     def _incoming(self, flag, data: _Graph):
         """[N]: number of flagged edges [E] that end in each node."""
         num_nodes = data.protein.shape[0]
-        if self.dense:
-            return jnp.sum(flag.reshape(num_nodes, -1), axis=1, dtype=jnp.float32)
+        if data.receivers is None:
+            return jnp.sum(flag, axis=1, dtype=jnp.float32)
         return jax.ops.segment_sum(flag.astype(jnp.float32), data.receivers, num_nodes)
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any, TypedDict
 
 import jax.numpy as jnp
-import jraph
 import numpy as np
 from flax import nnx
 
 from partoken_jax.config import ModelConfig, TrainConfig
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.models import build_model
 from partoken_jax.nn.attention import Attended
 from partoken_jax.nn.linear import MLP
@@ -68,7 +68,7 @@ def ablation(
     baseline: Program,
     whole: Program,
     config: TrainConfig,
-    graph: jraph.GraphsTuple,
+    graph: PackedGraph,
     *,
     repeats: int,
     progress: Callable[[], Any] = lambda: None,

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-import jraph
 import numpy as np
 
 from partoken_jax.config import TimingConfig
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.proteins import ProteinDataset, load_dataset
 from partoken_jax.proteins.tasks import EC_CLASSES
 from partoken_jax.timing.synthetic import synthetic_protein
@@ -20,7 +20,7 @@ SYNTHETIC_BATCHES = 8
 class TimingData(NamedTuple):
     dataset: ProteinDataset
     loader: BatchLoader
-    batch: jraph.GraphsTuple
+    batch: PackedGraph
     """The batch of the first epoch whose number of residues is the median."""
     residues: int
     """Real residues in `batch`."""

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jraph
 import numpy as np
 from flax import nnx
 
 from partoken_jax.config import LossConfig, StageConfig, TimingConfig, TrainConfig
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.timing.batches import TimingData
 from partoken_jax.timing.measure import Compiled, compile_program
 from partoken_jax.training.schedules import StepSettings, epoch_settings
@@ -50,7 +50,7 @@ class Program(NamedTuple):
     """Runs it once; a training step goes on from where the last one ended."""
 
 
-def build_program(config: TrainConfig, graph: jraph.GraphsTuple, name: Pass) -> Program:
+def build_program(config: TrainConfig, graph: PackedGraph, name: Pass) -> Program:
     """Compiles one pass for a batch."""
     graph = jax.device_put(graph)
     graphdef, state = initial_state(config)
@@ -70,7 +70,7 @@ def build_program(config: TrainConfig, graph: jraph.GraphsTuple, name: Pass) -> 
 def train_step_program(
     graphdef: nnx.GraphDef,
     state: TrainState,
-    graph: jraph.GraphsTuple,
+    graph: PackedGraph,
     settings: StepSettings,
     *,
     bypass_codebook: bool = False,

@@ -9,6 +9,7 @@ import numpy as np
 
 from partoken_jax.config import ModelConfig
 from partoken_jax.models import matmul_precision
+from partoken_jax.nn.platform import target_platform
 
 FLOAT = 4
 MESSAGE_GVPS = 3
@@ -46,7 +47,7 @@ class Roofline(TypedDict):
 
 def measure_ceilings(config: ModelConfig, repeats: int = 5) -> Ceilings:
     """Times a large matrix product, in the precision of the model, and a large copy on the default device."""
-    on_cpu = jax.default_backend() == "cpu"
+    on_cpu = target_platform() == "cpu"
     size, length = (2048, 1 << 25) if on_cpu else (8192, 1 << 28)
     matrix = jnp.ones((size, size), jnp.bfloat16 if config.precision == "bfloat16" else jnp.float32)
     array = jnp.ones(length, jnp.float32)

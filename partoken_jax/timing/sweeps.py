@@ -10,6 +10,7 @@ import jax
 from tqdm import tqdm
 
 from partoken_jax.config import TimingConfig
+from partoken_jax.nn.platform import target_platform
 from partoken_jax.timing.batches import TimingData, timing_data
 from partoken_jax.timing.measure import interleave, ratio
 from partoken_jax.timing.programs import STAGE, Program, build_program, train_config
@@ -204,7 +205,7 @@ def _fitting_program(point: Point, data: TimingData) -> Program | None:
 def free_memory() -> float:
     """Bytes that the CPU's programs may still use; infinite for other devices and where it cannot be read."""
     memory = Path("/proc/meminfo")
-    if jax.default_backend() != "cpu" or not memory.is_file():
+    if target_platform() != "cpu" or not memory.is_file():
         return float("inf")
     available = re.search(r"MemAvailable:\s+(\d+) kB", memory.read_text())
     return 1024.0 * int(available[1]) if available else float("inf")

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import jax
-import jraph
 import numpy as np
 from tqdm import tqdm
 
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.training.metrics import Classification, Clustering, classification, clustering
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.step import EvalStep, StepMetrics, TrainState, TrainStep
@@ -54,7 +54,7 @@ class TrainEpoch(NamedTuple):
 def train_epoch(
     step: TrainStep,
     state: TrainState,
-    batches: Iterable[jraph.GraphsTuple],
+    batches: Iterable[PackedGraph],
     settings: Sequence[StepSettings],
     *,
     num_proteins: int,
@@ -112,7 +112,7 @@ def train_epoch(
     return TrainEpoch(state, scores, step_losses, seconds, sum(waits), step_seconds)
 
 
-def _timed(batches: Iterable[jraph.GraphsTuple], waits: list[float]) -> Iterator[jraph.GraphsTuple]:
+def _timed(batches: Iterable[PackedGraph], waits: list[float]) -> Iterator[PackedGraph]:
     """The batches; notes the seconds that each was waited for."""
     iterator = iter(batches)
     while True:
@@ -141,7 +141,7 @@ class Predictions(NamedTuple):
 
 
 def predict(
-    step: EvalStep, params: Any, codebook: Any, batches: Iterable[jraph.GraphsTuple], temperature: float
+    step: EvalStep, params: Any, codebook: Any, batches: Iterable[PackedGraph], temperature: float
 ) -> Predictions:
     """Runs the model, without dropout or sampling, over batches that hold every protein once."""
     outputs, slots = [], []

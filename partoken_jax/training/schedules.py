@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from partoken_jax.config import LossConfig, StageConfig, TrainConfig
-from partoken_jax.training.losses import LossWeights
+from partoken_jax.training.objective import LossWeights
 
 Stage = Literal[0, 1]
 

@@ -5,11 +5,11 @@ from itertools import islice
 
 import jax
 import jax.numpy as jnp
-import jraph
 import numpy as np
 from flax import nnx
 
 from partoken_jax.config import TrainConfig
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.nn.codebook import Codebook, reseed_dead
 from partoken_jax.nn.kmeans import codebook_from_samples
 from partoken_jax.training.epochs import TrainingError
@@ -35,7 +35,7 @@ def begin_stage(state: TrainState) -> TrainState:
 def cluster_samples(
     eval_step: EvalStep,
     state: TrainState,
-    batches: Iterable[jraph.GraphsTuple],
+    batches: Iterable[PackedGraph],
     *,
     temperature: float,
     max_batches: int,

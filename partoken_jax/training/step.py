@@ -12,15 +12,22 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import jraph
 import optax
 from flax import nnx
 
 from partoken_jax.config import TrainConfig
-from partoken_jax.graphs.features import featurise
-from partoken_jax.models import GVPClassifier, GVPOutput, ParTokenOutput, build_model
-from partoken_jax.nn.codebook import Codebook
-from partoken_jax.training.losses import LossTerms, cross_entropy, total_loss
+from partoken_jax.graphs.types import PackedGraph
+from partoken_jax.models import GVPOutput, build_model
+from partoken_jax.training.losses import cross_entropy
+from partoken_jax.training.objective import (
+    LossTerms,
+    Objective,
+    Output,
+    Randomness,
+    evaluate_objective,
+    forward,
+    split_model,
+)
 from partoken_jax.training.schedules import StepSettings
 
 ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
@@ -71,19 +78,9 @@ class EvalOutput(NamedTuple):
     """int32 [B, S]: -1 where there is none."""
 
 
-class Gradients(NamedTuple):
-    """What the backward pass leaves for the update."""
-
-    params: nnx.State
-    """Gradient of the total loss by every parameter."""
-    codebook: nnx.State
-    """The codebook after its moving averages have moved."""
-    metrics: StepMetrics
-
-
-GradientStep = Callable[[TrainState, jraph.GraphsTuple, StepSettings], Gradients]
-TrainStep = Callable[[TrainState, jraph.GraphsTuple, StepSettings], tuple[TrainState, StepMetrics]]
-EvalStep = Callable[[nnx.State, nnx.State, jraph.GraphsTuple, Any], EvalOutput]
+GradientStep = Callable[[TrainState, PackedGraph, StepSettings], Objective]
+TrainStep = Callable[[TrainState, PackedGraph, StepSettings], tuple[TrainState, StepMetrics]]
+EvalStep = Callable[[nnx.State, nnx.State, PackedGraph, Any], EvalOutput]
 
 
 class RunKeys(NamedTuple):
@@ -128,7 +125,7 @@ def _builder(
     def build(seed: int) -> TrainState:
         keys = run_keys(seed)
         model = make_model(config.model, rngs=nnx.Rngs(keys.model))
-        graphdef, params, codebook = nnx.split(model, nnx.Param, Codebook)  # type: ignore[misc]
+        graphdef, params, codebook = split_model(model)
         graphdefs.append(graphdef)
         return TrainState(params, codebook, ADAM.init(params), keys.step, jnp.int32(0))
 
@@ -136,37 +133,23 @@ def _builder(
 
 
 def make_gradient_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> GradientStep:
-    """`(state, graph, settings) -> Gradients`, not compiled: forward and backward pass of training.
+    """`(state, graph, settings) -> Objective`, not compiled: forward and backward pass of training.
 
     `graph` is a packed batch; features are computed inside. `bypass_codebook` makes the step of stage 0.
     """
 
-    def gradient_step(state: TrainState, graph: jraph.GraphsTuple, settings: StepSettings) -> Gradients:
-        key = jax.random.fold_in(state.key, state.step)
-        proteins: Any = graph.globals
-        labels, mask = proteins.label[:-1], proteins.mask[:-1]
-
-        def objective(params):
-            model = nnx.merge(graphdef, params, state.codebook, copy=True)
-            out = _apply(
-                model, graph, key, settings.temperature, bypass_codebook, jnp.logical_not(settings.frozen)
-            )
-            auxiliary = None if isinstance(out, GVPOutput) else out.losses
-            with jax.named_scope("losses"):
-                losses = total_loss(out.logits, labels, mask, auxiliary, settings.weights)
-            return losses.total, (losses, out, nnx.state(model, Codebook))
-
-        gradients, (losses, out, codebook) = jax.grad(objective, has_aux=True)(state.params)
-        with jax.named_scope("metrics"):
-            metrics = StepMetrics(
-                losses=losses,
-                correct=jnp.sum((jnp.argmax(out.logits, axis=-1) == labels) & mask),
-                proteins=jnp.sum(mask),
-                assigned=jnp.sum(_cluster_sizes(out)),
-                residues=_num_residues(graph),
-                perplexity=jnp.float32(0.0) if isinstance(out, GVPOutput) else out.perplexity,
-            )
-        return Gradients(gradients, codebook, metrics)
+    def gradient_step(state: TrainState, graph: PackedGraph, settings: StepSettings) -> Objective:
+        return evaluate_objective(
+            graphdef,
+            state.params,
+            state.codebook,
+            graph,
+            settings.weights,
+            randomness=Randomness(key=jax.random.fold_in(state.key, state.step)),
+            temperature=settings.temperature,
+            update_codebook=jnp.logical_not(settings.frozen),
+            bypass_codebook=bypass_codebook,
+        )
 
     return gradient_step
 
@@ -179,14 +162,15 @@ def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> TrainSt
     """
     gradient_step = make_gradient_step(graphdef, bypass_codebook=bypass_codebook)
 
-    def train_step(state: TrainState, graph: jraph.GraphsTuple, settings: StepSettings):
-        gradients = gradient_step(state, graph, settings)
+    def train_step(state: TrainState, graph: PackedGraph, settings: StepSettings):
+        found = gradient_step(state, graph, settings)
+        with jax.named_scope("metrics"):
+            metrics = _metrics(found.losses, found.output, graph)
         with jax.named_scope("optimiser"):
-            updates, moments = ADAM.update(gradients.params, state.moments, state.params)
+            updates, moments = ADAM.update(found.gradients, state.moments, state.params)
             updates = jax.tree.map(lambda u: -settings.learning_rate * u, updates)
             params = optax.apply_updates(state.params, updates)
-        new = TrainState(params, gradients.codebook, moments, state.key, state.step + 1)  # type: ignore
-        return new, gradients.metrics
+        return TrainState(params, found.codebook, moments, state.key, state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0)
 
@@ -196,13 +180,13 @@ def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> EvalStep
 
     def eval_step(params, codebook, graph, temperature):
         model = nnx.merge(graphdef, params, codebook, copy=True)
-        out = _apply(model, graph, None, temperature, bypass_codebook)
+        out = forward(model, graph, temperature=temperature, bypass_codebook=bypass_codebook)
         sizes = _cluster_sizes(out)
-        proteins: Any = graph.globals
+        proteins = graph.globals
         return EvalOutput(
             logits=out.logits,
             cross_entropy=cross_entropy(out.logits, proteins.label[:-1], proteins.mask[:-1]),
-            residues=_num_residues(graph),
+            residues=jnp.sum(graph.nodes.mask),
             cluster_sizes=sizes,
             cluster_features=jnp.zeros((*sizes.shape, 0))
             if isinstance(out, GVPOutput)
@@ -218,26 +202,17 @@ def compilations(step: Callable) -> int:
     return step._cache_size()  # type: ignore[attr-defined]
 
 
-def _apply(
-    model, graph, key, temperature, bypass_codebook: bool, update_codebook: bool | jax.Array = False
-) -> GVPOutput | ParTokenOutput:
-    with jax.named_scope("features"):
-        features = featurise(graph)
-    if isinstance(model, GVPClassifier):
-        return model(features, key=key)
-    return model(
-        features,
-        key=key,
-        temperature=temperature,
-        update_codebook=update_codebook,
-        bypass_codebook=bypass_codebook,
+def _metrics(losses: LossTerms, output: Output, graph: PackedGraph) -> StepMetrics:
+    labels, mask = graph.globals.label[:-1], graph.globals.mask[:-1]
+    return StepMetrics(
+        losses=losses,
+        correct=jnp.sum((jnp.argmax(output.logits, axis=-1) == labels) & mask),
+        proteins=jnp.sum(mask),
+        assigned=jnp.sum(_cluster_sizes(output)),
+        residues=jnp.sum(graph.nodes.mask),
+        perplexity=jnp.float32(0.0) if isinstance(output, GVPOutput) else output.perplexity,
     )
 
 
-def _num_residues(graph: jraph.GraphsTuple) -> jax.Array:
-    nodes: Any = graph.nodes
-    return jnp.sum(nodes.mask)
-
-
-def _cluster_sizes(out: GVPOutput | ParTokenOutput) -> jax.Array:
+def _cluster_sizes(out: Output) -> jax.Array:
     return jnp.zeros((out.logits.shape[0], 0), jnp.int32) if isinstance(out, GVPOutput) else out.cluster_sizes

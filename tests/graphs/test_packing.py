@@ -3,7 +3,8 @@ import jraph
 import numpy as np
 import pytest
 
-from partoken_jax.graphs import neighbour_tables, pack
+from partoken_jax.graphs import edge_list, featurise, neighbour_tables, pack
+from partoken_jax.graphs.types import NeighbourEdges, PackedGraph
 from partoken_jax.proteins import DataError, Protein
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"
@@ -38,26 +39,24 @@ def test_shapes_types_and_padding():
         array = getattr(graph.nodes, name)
         assert (type(array), array.shape, array.dtype) == (np.ndarray, shape, kind)
     for array, shape in (
-        (graph.senders, (240,)),
-        (graph.receivers, (240,)),
+        (graph.senders, (40, 6)),
         (graph.n_node, (7,)),
         (graph.n_edge, (7,)),
         (graph.globals.label, (7,)),
         (graph.globals.protein, (7,)),
     ):
         assert (type(array), array.shape, array.dtype) == (np.ndarray, shape, np.int32)
-    assert graph.edges.mask.shape == (240,)
+    assert graph.edges.mask.shape == (40, 6) and graph.receivers is None
     assert graph.nodes.mask.tolist() == [True] * 22 + [False] + [True] * 2 + [False] * 15
     assert np.isnan(graph.nodes.backbone[25:]).all()
-    assert not graph.edges.mask[25 * 6 :].any()
+    assert not graph.edges.mask[25:].any()
 
 
 def test_every_protein_is_found_whole_in_its_slot():
     proteins = [*proteins_of(7, 1, 12), protein_of(9, missing=[0, 4], label=3)]
     tables = neighbour_tables(proteins, 5)
     graph = pack(proteins, tables)
-    senders = graph.senders.reshape(-1, 5)
-    masks = graph.edges.mask.reshape(-1, 5)
+    senders, masks = graph.senders, graph.edges.mask
     start = 0
     for protein, table in zip(proteins, tables, strict=True):
         rows = slice(start, start + len(protein))
@@ -69,18 +68,51 @@ def test_every_protein_is_found_whole_in_its_slot():
         start += len(protein)
 
 
-def test_edges_belong_to_receivers_in_rows_and_masked_ones_point_to_themselves():
+def test_masked_edges_point_to_their_receiver():
     proteins = proteins_of(4, 9)
     graph = pack(proteins, neighbour_tables(proteins, 6))
-    np.testing.assert_array_equal(graph.receivers, np.arange(len(graph.receivers)) // 6)
-    np.testing.assert_array_equal(graph.senders == graph.receivers, ~graph.edges.mask)
+    own = np.arange(len(graph.senders))[:, None]
+    np.testing.assert_array_equal(graph.senders == own, ~graph.edges.mask)
+
+
+def test_what_travels_is_203_bytes_per_residue_at_30_neighbours():
+    proteins = proteins_of(40, 80)
+    graph = pack(proteins, neighbour_tables(proteins, 30))
+    per_residue = [x.nbytes for x in jax.tree.leaves(graph) if len(x) == len(graph.nodes.mask)]
+    assert sum(per_residue) == 203 * len(graph.nodes.mask)
+
+
+def test_the_list_of_edges_of_a_table():
+    proteins = proteins_of(4, 9)
+    graph = pack(proteins, neighbour_tables(proteins, 6))
+    edges = edge_list(graph)
+    assert type(edges) is PackedGraph and edge_list(edges) is edges
+    rows = np.flatnonzero(edges.edges.mask)
+    want = [(i, k) for i, row in enumerate(graph.edges.mask) for k, real in enumerate(row) if real]
+    np.testing.assert_array_equal(edges.receivers[rows], [i for i, _ in want])
+    np.testing.assert_array_equal(edges.senders[rows], [graph.senders[i, k] for i, k in want])
+
+
+def test_graphs_of_no_known_layout_are_refused():
+    """A list without receivers, a table with them, a mask of another shape: never read as something else."""
+    proteins = proteins_of(4, 9)
+    graph = pack(proteins, neighbour_tables(proteins, 6))
+    flat = edge_list(graph)
+    for wrong in (
+        flat._replace(receivers=None),
+        graph._replace(receivers=np.asarray(flat.receivers)),
+        graph._replace(edges=flat.edges),
+        graph._replace(senders=graph.senders[:5], edges=NeighbourEdges(graph.edges.mask[:5])),
+    ):
+        with pytest.raises(ValueError, match="table of neighbours"):
+            featurise(wrong)
 
 
 def test_edges_never_leave_their_protein():
     proteins = proteins_of(4, 40, 2, 17)
     graph = pack(proteins, neighbour_tables(proteins, 30), batch_size=7)
     slot = np.repeat(np.arange(8), graph.n_node)
-    np.testing.assert_array_equal(slot[graph.senders], slot[graph.receivers])
+    np.testing.assert_array_equal(slot[graph.senders], np.broadcast_to(slot[:, None], graph.senders.shape))
 
 
 def test_the_order_of_the_proteins_changes_nothing_but_their_place():
@@ -92,8 +124,8 @@ def test_the_order_of_the_proteins_changes_nothing_but_their_place():
         for array, moved in zip(one.nodes, other.nodes, strict=True):
             np.testing.assert_array_equal(array[start : start + length], moved[place : place + length])
         np.testing.assert_array_equal(
-            one.senders[5 * start : 5 * (start + length)] - start,
-            other.senders[5 * place : 5 * (place + length)] - place,
+            one.senders[start : start + length] - start,
+            other.senders[place : place + length] - place,
         )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from partoken_jax.config import PartitionerConfig
+from partoken_jax.graphs.types import edge_list
 
 
 @dataclass
@@ -46,6 +47,7 @@ class Round:
 
 def split(graph) -> list[ProteinGraph]:
     """The proteins of a batch, padding graph left out."""
+    graph = edge_list(graph)
     first = np.cumsum(graph.n_node) - graph.n_node
     proteins = []
     for start, size in list(zip(first, graph.n_node, strict=True))[:-1]:

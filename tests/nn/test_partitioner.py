@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from partoken_jax.config import PartitionerConfig
+from partoken_jax.graphs.types import edge_list
 from partoken_jax.nn.partitioner import Partitioner, seed_noise
 from tests.helpers import by_path, random_graph, scaled_parameters
 from tests.nn.partition_oracle import partition as oracle
@@ -32,21 +33,22 @@ def data(seed: int):
 
 def shuffled(graph, seed: int):
     """All edges, masked ones too, in an order that the dense form could not read."""
+    graph = edge_list(graph)
     order = np.random.default_rng(seed).permutation(len(graph.senders))
     edges = jax.tree.map(lambda a: np.asarray(a)[order], graph.edges)
     return graph._replace(edges=edges, senders=graph.senders[order], receivers=graph.receivers[order])
 
 
-def new_partitioner(config=CONFIG, dense=True) -> Partitioner:
-    partitioner = Partitioner(WIDTH, config, dense=dense, rngs=nnx.Rngs(0))
+def new_partitioner(config=CONFIG) -> Partitioner:
+    partitioner = Partitioner(WIDTH, config, rngs=nnx.Rngs(0))
     scaled_parameters(partitioner, 2.0)
     return partitioner
 
 
 @functools.cache
-def compiled(k_hop: int, dense: bool):
+def compiled(k_hop: int):
     """f(graph, x, uniform, τ) → (sampled partition, deterministic partition); and its weights."""
-    partitioner = new_partitioner(dataclasses.replace(CONFIG, k_hop=k_hop), dense)
+    partitioner = new_partitioner(dataclasses.replace(CONFIG, k_hop=k_hop))
     graphdef, state = nnx.split(partitioner)
 
     @jax.jit
@@ -67,7 +69,7 @@ def members_of(partition, node_graph, protein, number):
 @pytest.mark.parametrize("k_hop", [1, 2, 3])
 @pytest.mark.parametrize("dense", [True, False], ids=["dense", "general"])
 def test_against_plain_loops(k_hop, dense):
-    run, weights = compiled(k_hop, dense)
+    run, weights = compiled(k_hop)
     weights = {name: array.astype(np.float64) for name, array in weights.items()}
     config = dataclasses.replace(CONFIG, k_hop=k_hop)
     seen = {"trimmed": 0, "stopped": 0, "alone": 0, "grown": 0}
@@ -117,7 +119,7 @@ def _compare(got, graph, x, weights, config, tau, noise, seen):
 @pytest.mark.parametrize("k_hop", [1, 2, 3])
 def test_what_holds_of_every_partition(k_hop):
     """No residue twice (one number each), seeds inside, size limit, k hops, masked residues nowhere."""
-    run, _ = compiled(k_hop, True)
+    run, _ = compiled(k_hop)
     far = 0
     for number in range(8):
         graph, x, uniform = data(100 + number)
@@ -146,8 +148,8 @@ def test_what_holds_of_every_partition(k_hop):
 # Corner cases. A threshold head whose last bias is -100 takes every candidate with p exactly 1.
 
 
-def greedy(config, dense=True, seeds_by_position=False) -> Partitioner:
-    partitioner = new_partitioner(config, dense)
+def greedy(config, seeds_by_position=False) -> Partitioner:
+    partitioner = new_partitioner(config)
     last = partitioner.threshold.layers[-1]
     last.bias[...] = jnp.full_like(last.bias[...], -100.0)
     if seeds_by_position:  # every seed logit is the same
@@ -163,7 +165,7 @@ def complete_graph(sizes, num_nodes):
     table = np.tile(np.arange(num_nodes), (num_nodes, 1))
     real = (index[:, None] == index) & (table != np.arange(num_nodes)[:, None]) & graph.nodes.mask[:, None]
     senders = np.where(real, table, np.arange(num_nodes)[:, None]).astype(np.int32)
-    return graph._replace(senders=senders.reshape(-1), edges=graph.edges._replace(mask=real.reshape(-1)))
+    return graph._replace(senders=senders, edges=graph.edges._replace(mask=real))
 
 
 def apply(partitioner, graph, x, **options):
@@ -180,7 +182,8 @@ def test_exact_ties_are_trimmed_by_position(dense):
     """At low τ many p are exactly 1: the size limit holds, and lower positions win."""
     config = dataclasses.replace(CONFIG, cluster_size_max=3, termination_threshold=1.0, max_clusters=3)
     graph = complete_graph((7, 4), 13)
-    got = apply(greedy(config, dense, seeds_by_position=True), graph, features(13))
+    graph = graph if dense else edge_list(graph)
+    got = apply(greedy(config, seeds_by_position=True), graph, features(13))
     np.testing.assert_array_equal(got.cluster_of_residue, [0, 0, 0, 1, 1, 1, 2, 0, 0, 0, 1, -1, -1])
     np.testing.assert_array_equal(np.asarray(got.rounds.seed)[:, :2], [[0, 7], [3, 10], [6, -1]])
     np.testing.assert_array_equal(np.asarray(got.rounds.trimmed)[:, :2], [[1, 1], [1, 0], [0, 0]])
@@ -238,7 +241,7 @@ def test_a_batch_that_finishes_early():
 def test_short_and_incomplete_proteins():
     """One residue, two residues, and a protein with no complete residue (no cluster at all)."""
     graph, x, uniform = data(3)
-    for got in compiled(1, True)[0](graph, x, uniform, 1.0):
+    for got in compiled(1)[0](graph, x, uniform, 1.0):
         assert got.cluster_of_residue[0] == 0
         np.testing.assert_array_equal(got.mask[0], [True, False, False, False])
         np.testing.assert_allclose(got.features[0, 0], x[0], atol=1e-6)
@@ -251,7 +254,7 @@ def test_short_and_incomplete_proteins():
 def test_incomplete_residues_neither_seed_nor_join():
     """REFERENCE fault 11, however attractive their features are."""
     graph, x, uniform = data(4)
-    run, _ = compiled(1, True)
+    run, _ = compiled(1)
     attractive, loud = x.copy(), uniform.copy()
     attractive[list(INCOMPLETE)] = 100.0
     loud[:, list(INCOMPLETE)] = 1 - 1e-7

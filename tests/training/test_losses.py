@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from partoken_jax.training.losses import LossWeights, cross_entropy, total_loss
+from partoken_jax.training.losses import cross_entropy
+from partoken_jax.training.objective import LossWeights, total_loss
 
 
 class Auxiliary(NamedTuple):

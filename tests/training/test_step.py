@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.training.losses import LossWeights
+from partoken_jax.training.objective import LossWeights
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.stages import cluster_samples, initialise_codebook
 from partoken_jax.training.step import (

@@ -1,0 +1,138 @@
+"""The messages of a conv over a table of neighbours: the fast form of `message_passing.GVPConv`.
+
+Two exact rewritings make it fast: at the published widths 22.1 k instead of 57.6 k multiply-adds per edge and
+layer.
+
+Split: the first message GVP is linear in its three inputs before its norm, so the sender and receiver parts
+are projected once per node and gathered. Tail: without an activation the last message GVP commutes with the sum
+over neighbours, so its W_s, b and W_v run once per node.
+
+Legend: N nodes, K neighbours, R receivers (all nodes, or those of a chunk), D scalars, C vectors.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from partoken_jax.graphs.types import HiddenGraph
+from partoken_jax.nn.gather import ReverseNeighbours, gather_senders
+from partoken_jax.nn.gvp import GVP, Features
+from partoken_jax.nn.linear import affine, kernel, product
+from partoken_jax.nn.norms import vector_norm
+
+
+def aggregated_messages(
+    gvps: Sequence[GVP],
+    graph: HiddenGraph,
+    *,
+    mean: bool = True,
+    chunk: int | None = None,
+    reverse: ReverseNeighbours | None = None,
+) -> Features:
+    """Σ or mean over each node's neighbours of the messages that `gvps` compute.
+
+    Args:
+      gvps: the message GVPs over [s_j, e_ij, s_i] and [V_j, E_ij, V_i].
+      graph: a table of neighbours.
+      mean: the mean instead of the sum; 0 for a node without edges.
+      chunk: the messages of so many receivers at a time are computed, and computed again in the backward
+        pass: what belongs to an edge never exists for all edges at once and stays in the cache.
+      reverse: the senders' gradient is read through it instead of scattered (not in chunks).
+
+    Returns:
+      (s [N, D'], v [N, C', 3]).
+    """
+    (s, v), edges, neighbours = graph.nodes, graph.edges, graph.senders
+    weight = edges.mask.astype(jnp.float32)
+    if mean:
+        weight = weight / jnp.maximum(jnp.sum(weight, axis=1), 1.0)[:, None]
+    first, last = gvps[0], gvps[-1]
+    has_tail = len(gvps) > 1 and last.wg is None and last.wh is not None
+    sender, receiver = _project_nodes(first, s, jnp.swapaxes(v, -1, -2))
+    rows = _Receivers(
+        *receiver,
+        edge_s=edges.scalars,
+        edge_v=jnp.swapaxes(edges.vectors, -1, -2),
+        neighbours=neighbours,
+        weight=weight,
+    )
+
+    def summed(row: _Receivers) -> Features:
+        """Σ_k weight_k of what the tail needs, for one receiver."""
+        sent = jax.tree.map(lambda x: _gather(x, row.neighbours, reverse), sender)
+        message_s, message_v = first.activate(*_first_of_edges(first, sent, row))
+        for gvp in gvps[1:-1]:
+            message_s, message_v = gvp.columns(message_s, message_v)
+        if has_tail:
+            message_v = last.wh(message_v)  # type: ignore[misc]
+            message_s = jnp.concatenate([message_s, vector_norm(message_v, axis=-2)], axis=-1)
+        elif len(gvps) > 1:
+            message_s, message_v = last.columns(message_s, message_v)
+        return _neighbour_sum(row.weight, message_s), _neighbour_sum(row.weight, message_v)
+
+    if chunk is None:
+        out_s, out_v = summed(rows)
+    else:
+        out_s, out_v = jax.lax.map(jax.checkpoint(summed), rows, batch_size=chunk)
+    if has_tail:
+        ws, bias = affine(last.ws)
+        total = jnp.sum(weight, axis=1)  # 1 for a mean with edges, 0 without
+        out_s = product(out_s, ws) + total[:, None] * bias
+        out_v = last.wv(out_v) if last.wv is not None else out_v[..., :0]
+    return out_s, jnp.swapaxes(out_v, -1, -2)
+
+
+class _Receivers(NamedTuple):
+    """What the messages of R receivers read besides their senders."""
+
+    s: jax.Array  # [R, so]: receiver part of s' and the bias
+    vh: jax.Array  # [R, 3, hidden]: receiver part of vh
+    edge_s: jax.Array  # [R, K, De]
+    edge_v: jax.Array  # [R, K, 3, Ce]
+    neighbours: jax.Array  # [R, K]
+    weight: jax.Array  # [R, K]
+
+
+def _project_nodes(gvp: GVP, s: jax.Array, v: jax.Array) -> tuple[Features, Features]:
+    """Sender and receiver parts of the first GVP's s' [N, so] and vh [N, 3, hidden].
+
+    From s [N, D] and v [N, 3, C]; the bias is in the receiver part.
+    """
+    ws, bias = affine(gvp.ws)
+    ns, nv = s.shape[-1], v.shape[-1]
+    norms = gvp.hidden
+    sender_s = product(s, ws[:ns])
+    receiver_s = product(s, ws[ws.shape[0] - norms - ns : ws.shape[0] - norms]) + bias
+    if gvp.wh is None:
+        none = jnp.zeros((s.shape[0], 3, 0), sender_s.dtype)
+        return (sender_s, none), (receiver_s, none)
+    wh = kernel(gvp.wh)
+    return (sender_s, product(v, wh[:nv])), (receiver_s, product(v, wh[wh.shape[0] - nv :]))
+
+
+def _gather(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours | None) -> jax.Array:
+    """Rows [R, K, ...] of x [N, ...]."""
+    return x[neighbours] if reverse is None else gather_senders(x, neighbours, reverse)
+
+
+def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
+    """s' before activation [R, K, so] and vh [R, K, 3, hidden] of a GVP over [sender, edge, receiver]. `sent`
+    [R, K, ...] are the sender's parts."""
+    ws, _ = affine(gvp.ws)
+    es, ev = row.edge_s.shape[-1], row.edge_v.shape[-1]
+    ns = (ws.shape[0] - es - gvp.hidden) // 2
+    pre = sent[0] + product(row.edge_s, ws[ns : ns + es]) + row.s[..., None, :]
+    if gvp.wh is None:
+        return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
+    wh = kernel(gvp.wh)
+    nv = (wh.shape[0] - ev) // 2
+    vh = sent[1] + product(row.edge_v, wh[nv : nv + ev]) + row.vh[..., None, :, :]
+    return pre + product(vector_norm(vh, axis=-2), ws[ws.shape[0] - gvp.hidden :]), vh
+
+
+def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
+    """Σ_k weight[..., k] x[..., k, ...]: the neighbours are the last axis of `weight`."""
+    shape = weight.shape + (1,) * (x.ndim - weight.ndim)
+    return jnp.sum(weight.reshape(shape) * x, axis=weight.ndim - 1)

@@ -1,0 +1,159 @@
+"""The training objective, from a batch to gradients: features → model → losses → gradients.
+
+Everything that needs the loss of a model goes through here: the training step, evaluation, the timing
+programs, the parity check and the comparisons with PyTorch. To train on something else, change `total_loss`.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from partoken_jax.graphs.features import featurise
+from partoken_jax.graphs.types import FeaturisedGraph, PackedGraph
+from partoken_jax.models import AuxiliaryLosses, GVPClassifier, GVPOutput, ParToken, ParTokenOutput
+from partoken_jax.nn.codebook import Codebook
+from partoken_jax.training.losses import cross_entropy
+
+Scalar = jax.Array | np.floating | float
+Model = GVPClassifier | ParToken
+Output = GVPOutput | ParTokenOutput
+
+
+class LossWeights(NamedTuple):
+    """What each auxiliary term is multiplied by, once. Scalars, traced by the compiled step."""
+
+    vq: Scalar
+    coverage: Scalar
+    cardinality: Scalar
+
+
+class LossTerms(NamedTuple):
+    """The objective and its terms, before weighting. All scalars."""
+
+    total: jax.Array
+    """cross_entropy + w_vq vq + w_coverage coverage + w_cardinality cardinality"""
+    cross_entropy: jax.Array
+    vq: jax.Array
+    coverage: jax.Array
+    cardinality: jax.Array
+
+
+class Randomness(NamedTuple):
+    """Where the randomness of a training step comes from. Without any of both, nothing is random."""
+
+    key: jax.Array | None = None
+    """Turns on dropout and, unless `uniform` is given, the sampling of seeds."""
+    uniform: jax.Array | None = None
+    """[S, N] uniform numbers for the sampling of seeds, such as recorded ones."""
+
+
+class Objective(NamedTuple):
+    """What one forward and backward pass gives."""
+
+    gradients: nnx.State
+    """Of the total loss by every parameter."""
+    codebook: nnx.State
+    """The codebook after its moving averages have moved."""
+    losses: LossTerms
+    output: Output
+
+
+def total_loss(
+    logits: jax.Array,  # [B, C]
+    labels: jax.Array,  # int32 [B], -1 where there is none
+    mask: jax.Array,  # bool [B]
+    auxiliary: AuxiliaryLosses | None,
+    weights: LossWeights,
+) -> LossTerms:
+    """L = CE + λ_vq L_vq + λ_psc L_psc + λ_card L_card; the GVP baseline (None) has CE alone.
+
+    REFERENCE.md section 5, total loss.
+    """
+    ce = cross_entropy(logits, labels, mask)
+    if auxiliary is None:
+        zero = jnp.zeros_like(ce)
+        return LossTerms(ce, ce, zero, zero, zero)
+    total = (
+        ce
+        + weights.vq * auxiliary.vq
+        + weights.coverage * auxiliary.coverage
+        + weights.cardinality * auxiliary.cardinality
+    )
+    return LossTerms(total, ce, auxiliary.vq, auxiliary.coverage, auxiliary.cardinality)
+
+
+def forward(
+    model: Model,
+    graph: PackedGraph | FeaturisedGraph,
+    *,
+    randomness: Randomness = Randomness(),  # noqa: B008, a constant
+    temperature: Scalar = 1.0,
+    update_codebook: bool | jax.Array | np.bool_ = False,
+    bypass_codebook: bool = False,
+) -> Output:
+    """What a model says of a batch, packed or featurised; the baseline takes of the options what it has."""
+    if isinstance(graph, PackedGraph):
+        with jax.named_scope("features"):
+            graph = featurise(graph)
+    if isinstance(model, GVPClassifier):
+        return model(graph, key=randomness.key)
+    return model(
+        graph,
+        key=randomness.key,
+        uniform=randomness.uniform,
+        temperature=temperature,
+        update_codebook=update_codebook,
+        bypass_codebook=bypass_codebook,
+    )
+
+
+def evaluate_objective(
+    graphdef: nnx.GraphDef,
+    params: nnx.State,
+    codebook: nnx.State,
+    graph: PackedGraph | FeaturisedGraph,
+    weights: LossWeights,
+    *,
+    randomness: Randomness,
+    temperature: Scalar = 1.0,
+    update_codebook: bool | jax.Array | np.bool_ = True,
+    bypass_codebook: bool = False,
+) -> Objective:
+    """Losses, gradients and the moved codebook of one batch; a pure function, to be compiled by the caller.
+
+    Args:
+      graphdef, params, codebook: a model, split by `split_model`.
+      graph: a packed batch, or a featurised one.
+      weights: of the auxiliary losses.
+      randomness: a key, as in training, or given noise, as in a comparison.
+      temperature: τ of the partitioner.
+      update_codebook: the codebook's averages move; may be traced.
+      bypass_codebook: leave the codebook out (stage 0).
+    """
+
+    def objective(params: nnx.State):
+        model = nnx.merge(graphdef, params, codebook, copy=True)
+        output = forward(
+            model,
+            graph,
+            randomness=randomness,
+            temperature=temperature,
+            update_codebook=update_codebook,
+            bypass_codebook=bypass_codebook,
+        )
+        labels, mask = jnp.asarray(graph.globals.label[:-1]), jnp.asarray(graph.globals.mask[:-1])
+        auxiliary = None if isinstance(output, GVPOutput) else output.losses
+        with jax.named_scope("losses"):
+            losses = total_loss(output.logits, labels, mask, auxiliary, weights)
+        return losses.total, (nnx.state(model, Codebook), losses, output)
+
+    gradients, (moved, losses, output) = jax.grad(objective, has_aux=True)(params)
+    return Objective(gradients, moved, losses, output)
+
+
+def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """Structure, parameters and codebook of a model; `nnx.merge` puts them together again."""
+    return nnx.split(model, nnx.Param, Codebook)  # type: ignore[return-value]
