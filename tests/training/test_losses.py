@@ -1,6 +1,4 @@
-"""The objective: each term once, real proteins only."""
-
-from typing import NamedTuple
+"""The classification loss: real proteins only."""
 
 import chex
 import jax
@@ -9,17 +7,8 @@ import numpy as np
 import pytest
 
 from partoken_jax.training.losses import cross_entropy
-from partoken_jax.training.objective import LossWeights, total_loss
-
-
-class Auxiliary(NamedTuple):
-    vq: jax.Array
-    coverage: jax.Array
-    cardinality: jax.Array
-
 
 LOGITS = jnp.array([[2.0, 0.0, -1.0], [0.0, 0.0, 0.0], [9.0, 9.0, -9.0]])
-AUXILIARY = Auxiliary(jnp.float32(2.0), jnp.float32(-0.5), jnp.float32(8.0))
 
 
 def test_cross_entropy_is_the_mean_over_real_proteins():
@@ -37,26 +26,3 @@ def test_padding_has_no_influence_and_no_gradient():
 
 def test_a_batch_without_proteins_costs_nothing():
     assert cross_entropy(LOGITS, jnp.full(3, -1), jnp.zeros(3, bool)) == 0
-
-
-def test_total_counts_every_term_once():
-    weights = LossWeights(vq=0.1, coverage=3.0, cardinality=0.005)
-    terms = total_loss(LOGITS[:2], jnp.array([0, 2]), jnp.ones(2, bool), AUXILIARY, weights)
-    assert terms.total == pytest.approx(terms.cross_entropy + 0.1 * 2 - 3 * 0.5 + 0.005 * 8)
-    assert (terms.vq, terms.coverage, terms.cardinality) == (2.0, -0.5, 8.0)
-
-
-@pytest.mark.parametrize("term", Auxiliary._fields)
-def test_weight_of_a_term_is_its_gradient(term):
-    weights = LossWeights(vq=0.1, coverage=3.0, cardinality=0.005)
-
-    def total(auxiliary):
-        return total_loss(LOGITS[:2], jnp.array([0, 2]), jnp.ones(2, bool), auxiliary, weights).total
-
-    assert getattr(jax.grad(total)(AUXILIARY), term) == pytest.approx(getattr(weights, term))
-
-
-def test_without_auxiliary_terms_the_total_is_the_cross_entropy():
-    terms = total_loss(LOGITS[:2], jnp.array([0, 2]), jnp.ones(2, bool), None, LossWeights(1.0, 1.0, 1.0))
-    assert terms.total == terms.cross_entropy > 0
-    assert terms.vq == terms.coverage == terms.cardinality == 0
