@@ -66,7 +66,7 @@ class CodebookConfig:
     does not use these settings."""
 
     enabled: Flag = True
-    """Whether the model has a codebook. Switch it off to measure what the codebook contributes."""
+    """Whether the model has a codebook. Switch it off to see what the codebook contributes."""
     size: AtLeast1 = 512
     """K, the number of codes. Lower it when many codes stay unused."""
     beta: NonNegative = 0.25
@@ -83,7 +83,7 @@ class CodebookConfig:
     feature should count. The loss, the output and the moving averages always use the vectors as they are."""
     keep_unused: Flag = True
     """Whether a code that no cluster chose keeps its value. Switch it off for the published rule, which moves
-    unused codes to zero (REFERENCE.md, fault 9)."""
+    unused codes to zero (docs/REFERENCE.md, fault 9)."""
     presence_temperature: Positive = 0.3
     """Temperature of the soft assignment to codes in the coverage loss. Lower it to make the assignment
     harder."""
@@ -97,9 +97,11 @@ class ModelConfig:
     """The model, and how it is computed."""
 
     kind: Kind = "partoken"
-    """The GVP-GNN baseline ("gvp") or ParToken ("partoken")."""
+    """Which model: ParToken ("partoken"), or its baseline, the GVP-GNN without clusters and codes ("gvp").
+    Choose the baseline to see what clusters and codes contribute."""
     num_classes: AtLeast2 = 7
-    """Number of classes. Training takes it from the data; it counts where a model is built without data."""
+    """Number of classes that the model tells apart. Set it only when you build a model yourself: training
+    takes it from the data, and conversion from the weights."""
     node_in: Channels = (6, 3)
     """Numbers of scalars and vectors that describe a residue. Change them only with features of your own."""
     edge_in: Channels = (32, 1)
@@ -120,8 +122,8 @@ class ModelConfig:
     """Whether the model also sees which amino acid each residue is. Switch it on when the sequence may be
     used; published models see the backbone alone."""
     attention_heads: AtLeast1 = 4
-    """Number of heads with which ParToken's clusters attend to each other. It must divide the number of
-    hidden scalars of a residue."""
+    """Number of heads with which ParToken's clusters attend to each other. Change it with the width of the
+    model, because it must divide the number of hidden scalars of a residue."""
     message_passing: Literal["dense", "general"] = "dense"
     """Two forms of the same layers with the same numbers. "dense" is fast and needs the table of neighbours
     that batches carry. Choose "general", the plain form, to read the code or for graphs without that
@@ -167,10 +169,11 @@ class DataConfig:
 
     path: FilePath | None = None
     """File with proteins (.npz, as experiments/data/README.md describes it). Without it, the proteins that
-    come with the package are used."""
+    come with the package are used. Set it to train on proteins of your own."""
     task: Task = "ec-class"
-    """What to predict: the enzyme class, the CATH class, or the CATH architecture. Proteins without a label
-    for the task are left out."""
+    """What to predict: the enzyme class ("ec-class"), the CATH class ("cath-class") or the CATH architecture
+    ("cath-architecture"). Change it to train for another question. Proteins without a label for it are left
+    out."""
     split_scheme: Literal["identity", "superfamily"] = "identity"
     """How proteins are split into training, validation and test. "identity": proteins of two splits share at
     most 30% of their sequence. Choose "superfamily" for the harder question, where they also come from
@@ -187,7 +190,7 @@ class DataConfig:
     """Largest number of residues that a protein may have. Lower it to save memory."""
     too_long: Literal["refuse", "crop"] = "refuse"
     """What to do with a longer protein: refuse the data and name the protein ("refuse"), or keep its first
-    max_length residues ("crop")."""
+    max_length residues ("crop"). Choose "crop" where the rest of a long protein may be lost."""
     max_train: AtLeast1 | None = None
     """Use only this many training proteins, drawn at random; without it, all. Set it for a quick trial."""
     max_eval: AtLeast1 | None = None
@@ -200,7 +203,8 @@ class StageConfig:
     """A stage of training: Adam with a learning rate that warms up and then falls to zero as a cosine."""
 
     epochs: AtLeast0 = 0
-    """Number of passes over the training proteins. With 0 the stage is left out."""
+    """Number of passes over the training proteins; with 0 the stage is left out. Lower it for a quick
+    trial."""
     learning_rate: Positive = 1e-3
     """Highest learning rate of the stage. Lower it when the loss jumps or stops being a number."""
     warmup_epochs: NonNegative = 5
@@ -213,7 +217,8 @@ class LossConfig:
     """Weights of ParToken's losses beside the cross entropy. The GVP baseline does not use these settings."""
 
     vq: NonNegative = 1.0
-    """Weight of the VQ loss, which draws cluster features towards their codes."""
+    """Weight of the VQ loss, which draws cluster features towards their codes. Raise it when they stay far
+    apart."""
     coverage: NonNegative = 1e-2
     """Weight of the coverage loss, which rewards the use of many codes. Raise it when few codes are in
     use."""
@@ -227,8 +232,8 @@ class LossConfig:
 
 @settings
 class TemperatureConfig:
-    """Temperature of ParToken's choice of residues: the larger of `final` and initial * decay ** epoch. The
-    GVP baseline does not use these settings."""
+    """Temperature of ParToken's choice of residues, which falls from epoch to epoch: it is initial * decay **
+    epoch, and never less than `final`. The GVP baseline does not use these settings."""
 
     initial: Positive = 1.0
     """Temperature in the first epoch. Raise it for softer choices at the start."""
@@ -266,14 +271,15 @@ class TrainConfig:
     are many."""
     freeze_codebook_epochs: AtLeast0 = 5
     """The codes stand still in this many last epochs of stage 1, so that the classifier can settle on them.
-    It must be less than the number of epochs of stage 1; 0 lets the codes move to the end."""
+    Lower it when stage 1 is short: it must be less than stage1.epochs. With 0 the codes move to the end."""
     reseed_dead_codes: Flag = False
-    """Whether codes that no cluster has chosen are moved onto cluster features after each epoch of stage 1.
+    """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1.
     Switch it on when few codes are in use."""
     overwrite: Flag = False
-    """Whether an earlier run in the same directory is replaced."""
+    """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""
     resume: Flag = False
-    """Whether to go on after the last finished epoch of the run in the directory, with its settings."""
+    """Whether to go on after the last finished epoch of the run in the directory, with its settings. Switch
+    it on after an interruption."""
 
     def __post_init__(self) -> None:
         freezes = self.model.kind == "partoken" and self.model.codebook.enabled
@@ -301,20 +307,21 @@ class TimingConfig:
     batch_size: AtLeast1 = 16
     """B, the number of proteins in a step. Set it to that of the run in question; 64 is the published one."""
     residues: AtLeast1 | None = None
-    """Length of synthetic proteins, which are then timed in place of real ones. Set it to compare lengths, or
-    with other code; real proteins have the padding of a training run."""
+    """Length of synthetic proteins, which are then timed in place of real ones. Set it to time one length, or
+    to compare with other code. Real proteins are packed as a training run packs them."""
     path: FilePath | None = None
     """File with the real proteins (.npz, as experiments/data/README.md describes it). Without it, the
-    proteins that come with the package are used."""
+    proteins that come with the package are used. Set it to time the proteins of a run of yours."""
     task: Task = "ec-class"
-    """The task whose training proteins are used, which also decides the number of classes."""
+    """The task whose training proteins are used, and whose classes the models tell apart. Set it to that of
+    the run in question."""
     neighbours: AtLeast1 = 30
     """K, the number of nearest CA atoms that send messages to a residue. Set it to that of the run in
     question."""
     repeats: AtLeast1 = 10
     """Number of timed runs of every program. Raise it when the quartiles lie far apart."""
     epoch_batches: AtLeast1 | None = None
-    """Number of batches to which the pass "epoch" is cut; without it, a whole epoch. Set it to save time."""
+    """The pass "epoch" ends after this many batches; without it, after all. Set it to save time."""
     gap: Flag = True
     """Whether to time also models that grow from the baseline to ParToken part by part, which says what each
     part adds to the training step. Switch it off to save the compilation of six more programs."""

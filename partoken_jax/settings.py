@@ -81,6 +81,18 @@ def settings(cls: type[T]) -> type[T]:
     return made
 
 
+def is_settings(cls: Any) -> bool:
+    """Whether `settings` made this class."""
+    return isinstance(cls, type) and pydantic.dataclasses.is_pydantic_dataclass(cls)
+
+
+def help_texts(cls: Any) -> dict[str, str]:
+    """By name, the text under every field of a settings class, or under the class that a field holds."""
+    fields = cls.__pydantic_fields__.items()
+    texts = {name: field.description or inspect.getdoc(field.annotation) or "" for name, field in fields}
+    return {name: " ".join(text.split()) for name, text in texts.items()}
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain dictionaries, lists and numbers (what YAML and checkpoints store)."""
     return TypeAdapter(type(config)).dump_python(config, mode="json")
@@ -144,7 +156,7 @@ def _sentence(error: ValidationError, cls: Any, values: Any, prefix: str) -> str
             value = value[path[0]] if isinstance(value, dict) else getattr(value, str(path[0]))
             name, where, group = f"{where}{path[0]}", f"{where}{path[0]}.", field
             path.pop(0)
-        if path and dataclasses.is_dataclass(group) and isinstance(value, dict):
+        if path and is_settings(group) and isinstance(value, dict):
             unknown.setdefault(where, (group, []))[1].append(repr(path[0]))
         elif fault["type"] == "value_error":
             said[f"{where}{fault['ctx']['error']}"] = None
@@ -158,12 +170,12 @@ def _sentence(error: ValidationError, cls: Any, values: Any, prefix: str) -> str
 
 def _fields(cls: Any) -> dict[Any, Any]:
     """The types of the fields of a settings class by name; none for the type of a value."""
-    return typing.get_type_hints(cls, include_extras=True) if dataclasses.is_dataclass(cls) else {}
+    return typing.get_type_hints(cls, include_extras=True) if is_settings(cls) else {}
 
 
 def _allowed(hint: Any, value: Any) -> str:
     """What a field of this type may hold, in words; they follow 'must be'."""
-    if dataclasses.is_dataclass(hint):
+    if is_settings(hint):
         return f"a group of settings such as {next(iter(_fields(hint)))}"
     words = _words(TypeAdapter(hint).json_schema())
     infinite = isinstance(value, float) and not math.isfinite(value)
