@@ -207,7 +207,7 @@ class StageConfig:
     trial."""
     learning_rate: Positive = 1e-3
     """Highest learning rate of the stage. Lower it when the loss jumps or stops being a number."""
-    warmup_epochs: NonNegative = 5
+    warmup_epochs: NonNegative = 5.0
     """Number of epochs, or a fraction of one, over which the learning rate rises; at most half of the stage.
     Shorten it in short stages."""
 
