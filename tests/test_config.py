@@ -27,9 +27,7 @@ from partoken_jax.config import (
 )
 from partoken_jax.settings import help_texts, is_settings
 
-CLASSES = sorted(
-    (thing for thing in vars(all_settings).values() if is_settings(thing)), key=lambda c: c.__name__
-)
+CLASSES = [thing for thing in vars(all_settings).values() if is_settings(thing)]
 PARTITIONER = PartitionerConfig(
     max_clusters=2, hidden=7, k_hop=3, cluster_size_max=1, termination_threshold=1
 )
@@ -60,8 +58,8 @@ UNUSUAL = [
     TEMPERATURE,
     TrainConfig(
         run_dir="some where", seed=2**40, model=MODEL, data=DATA, stage0=STAGE, stage1=StageConfig(0, 1, 0),
-        loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0, reseed_dead_codes=True,
-        overwrite=True, resume=True,
+        loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
+        reseed_dead_codes=True, overwrite=True, resume=True,
     ),
     TimingConfig(
         models=("partoken",), passes=("epoch", "forward"), batch_size=1, path="yes", task="cath-architecture",
@@ -118,11 +116,11 @@ def test_what_yaml_reads_as_text_or_as_a_list_is_accepted(tmp_path):
 WRONG = [
     ("sead: 1", "there is no setting called 'sead', only run_dir, seed, model,"),
     ("{sead: 1, 2: 3}", "there is no setting called 'sead' or 2, only"),
-    ("model: {partitioner: {rounds: 3}}", "model.partitioner has no setting called 'rounds', only max_clusters,"),
+    ("model: {partitioner: {rounds: 3}}", "model.partitioner has no setting called 'rounds', only max_"),
     ("model: {kind: transformer}", "model.kind is 'transformer', but must be 'gvp' or 'partoken'"),
     ("model: {dropout: 1.0}", "model.dropout is 1.0, but must be a number of at least 0 and less than 1"),
     ("model: {node_hidden: [100]}", "model.node_hidden is [100], but must be 2 whole numbers of at least 1"),
-    ("model: {node_hidden: [9, 0]}", "model.node_hidden is [9, 0], but must be 2 whole numbers of at least 1"),
+    ("model: {node_in: [9, 0]}", "model.node_in is [9, 0], but must be 2 whole numbers of at least 1"),
     ("model: 3", "model is 3, but must be a group of settings such as kind"),
     ("model:", "model is None, but must be a group of settings such as kind"),
     ("data: {batch_size: 0}", "data.batch_size is 0, but must be a whole number of at least 1"),
@@ -139,7 +137,7 @@ WRONG = [
     ("stage1: {warmup_epochs: true}", "stage1.warmup_epochs is True, but must be a number of at least 0"),
     ("loss: {vq: .inf}", "loss.vq is inf, but must be a finite number of at least 0"),
     ("temperature: {final: .nan}", "temperature.final is nan, but must be a finite number greater than 0"),
-    ("temperature: {decay: inf}", "temperature.decay is 'inf', but must be a number greater than 0 and at most 1"),
+    ("temperature: {decay: inf}", "temperature.decay is 'inf', but must be a number greater than 0 and at"),
     (
         "model: {partitioner: {termination_threshold: 0}}",
         "model.partitioner.termination_threshold is 0, but must be a number greater than 0 and at most 1",
@@ -147,9 +145,9 @@ WRONG = [
     ("model: {attention_heads: 3}", "model.attention_heads is 3, but must divide"),
     (
         "model: {message_passing: general, rematerialise: chunk}",
-        "model.rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where model.message_passing is",
+        "model.rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where model.message_",
     ),
-    ("model: {sender_gradient: gather}", "model.sender_gradient is 'gather', but must be 'auto' or 'scatter' unless"),
+    ("model: {sender_gradient: gather}", "model.sender_gradient is 'gather', but must be 'auto' or 'scatter'"),
     (
         "{seed: -1, model: {codebook: {size: 0}}, stage1: {epochs: -1}}",
         "seed is -1, but must be a whole number of at least 0; "
@@ -178,14 +176,14 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (lambda: ModelConfig(num_layers=0), "ModelConfig.num_layers is 0, but must be a whole number of at least 1"),
-        (lambda: ModelConfig(layers=3), "ModelConfig has no setting called 'layers', only kind, num_classes,"),
-        (lambda: StageConfig(-1, 0), "StageConfig.epochs is -1, .*; StageConfig.learning_rate is 0, but must be"),
+        (lambda: ModelConfig(num_layers=0), "ModelConfig.num_layers is 0, but must be a whole number of"),
+        (lambda: ModelConfig(layers=3), "ModelConfig has no setting called 'layers', only kind, num_"),
+        (lambda: StageConfig(-1, 0), "StageConfig.epochs is -1, .*; StageConfig.learning_rate is 0, but"),
         (lambda: dataclasses.replace(DataConfig(), batch_size=0), "DataConfig.batch_size is 0, but must be"),
         (lambda: dataclasses.replace(TrainConfig(), seed=-1), "TrainConfig.seed is -1, but must be"),
         (lambda: ModelConfig(attention_heads=7), "ModelConfig.attention_heads is 7, but must divide"),
         (lambda: TrainConfig(model={"num_layers": 0}), "TrainConfig.model.num_layers is 0, but must be"),
-        (lambda: TrainConfig(model=DataConfig()), "TrainConfig.model is DataConfig.*, but must be a group of settings"),
+        (lambda: TrainConfig(model=DataConfig()), "TrainConfig.model is DataConfig.*, but must be a group of"),
     ],
 )  # fmt: skip
 def test_the_same_holds_for_configs_built_in_python(build, complaint):

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BUILD = "import sys; from setuptools import build_meta as b; b.build_wheel(sys.argv[1]); b.build_editable(sys.argv[2])"
+BUILD = """
+import sys
+from setuptools import build_meta
+_, wheel, editable = sys.argv
+build_meta.build_wheel(wheel)
+build_meta.build_editable(editable)
+"""
 
 
 @pytest.fixture(scope="module")
