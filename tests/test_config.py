@@ -147,7 +147,7 @@ WRONG = [
         "model: {message_passing: general, rematerialise: chunk}",
         "model.rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where model.message_",
     ),
-    ("model: {sender_gradient: gather}", "model.sender_gradient is 'gather', but must be 'auto' or 'scatter'"),
+    ("model: {sender_gradient: gather}", "model.sender_gradient is 'gather', but must be 'auto' or 'scat"),
     (
         "{seed: -1, model: {codebook: {size: 0}}, stage1: {epochs: -1}}",
         "seed is -1, but must be a whole number of at least 0; "
@@ -183,7 +183,7 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: dataclasses.replace(TrainConfig(), seed=-1), "TrainConfig.seed is -1, but must be"),
         (lambda: ModelConfig(attention_heads=7), "ModelConfig.attention_heads is 7, but must divide"),
         (lambda: TrainConfig(model={"num_layers": 0}), "TrainConfig.model.num_layers is 0, but must be"),
-        (lambda: TrainConfig(model=DataConfig()), "TrainConfig.model is DataConfig.*, but must be a group of"),
+        (lambda: TrainConfig(model=DataConfig()), "TrainConfig.model is DataConfig.*, but must be a group"),
     ],
 )  # fmt: skip
 def test_the_same_holds_for_configs_built_in_python(build, complaint):
