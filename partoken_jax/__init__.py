@@ -6,29 +6,35 @@ The public names, nothing else. A model and its batch in four lines::
     tables = neighbour_tables(proteins.proteins[:8], 30)
     graph = featurise(pack(proteins.proteins[:8], tables))
     output = build_model(ModelConfig(num_classes=4), rngs=flax.nnx.Rngs(0))(graph)
+
+A name is loaded when it is first used, so that importing this package does not import JAX.
 """
 
-from partoken_jax.config import (
-    CodebookConfig,
-    ConfigError,
-    DataConfig,
-    LossConfig,
-    ModelConfig,
-    PartitionerConfig,
-    StageConfig,
-    TemperatureConfig,
-    TrainConfig,
-)
-from partoken_jax.graphs import BatchLoader, featurise, neighbour_tables, pack, plan_batches
-from partoken_jax.models import (
-    GVPClassifier,
-    GVPOutput,
-    ParToken,
-    ParTokenOutput,
-    build_model,
-    parameter_table,
-)
-from partoken_jax.proteins import DataError, Protein, ProteinDataset, load_dataset
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from partoken_jax.config import (
+        CodebookConfig,
+        ConfigError,
+        DataConfig,
+        LossConfig,
+        ModelConfig,
+        PartitionerConfig,
+        StageConfig,
+        TemperatureConfig,
+        TrainConfig,
+    )
+    from partoken_jax.graphs import BatchLoader, featurise, neighbour_tables, pack, plan_batches
+    from partoken_jax.models import (
+        GVPClassifier,
+        GVPOutput,
+        ParToken,
+        ParTokenOutput,
+        build_model,
+        parameter_table,
+    )
+    from partoken_jax.proteins import DataError, Protein, ProteinDataset, load_dataset
 
 __version__ = "0.1.0"
 
@@ -58,3 +64,29 @@ __all__ = [
     "parameter_table",
     "plan_batches",
 ]
+
+_ROOMS = {
+    "graphs": ("BatchLoader", "featurise", "neighbour_tables", "pack", "plan_batches"),
+    "models": (
+        "GVPClassifier",
+        "GVPOutput",
+        "ParToken",
+        "ParTokenOutput",
+        "build_model",
+        "parameter_table",
+    ),
+    "proteins": ("DataError", "Protein", "ProteinDataset", "load_dataset"),
+}
+"""Where a name is, if not in config."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'partoken_jax' has no attribute {name!r}")
+    room = next((room for room, names in _ROOMS.items() if name in names), "config")
+    value = globals()[name] = getattr(importlib.import_module(f"partoken_jax.{room}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,451 +1,341 @@
-"""What a run is made of: frozen dataclasses, their checks, and YAML in and out.
+"""What a run is made of: every setting, its default, the values it may have, and when to change it.
 
-The defaults are the published ParToken configuration (arXiv 2510.01632).
+The defaults are the published ParToken configuration (arXiv 2510.01632). The text under a field is also its
+help on the command line. How settings are checked, and read from YAML, is in `settings.py`.
 """
 
-import dataclasses
-import types
 import typing
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from dataclasses import field
+from typing import Annotated, Literal
 
-import yaml
+from pydantic import Field
 
-T = TypeVar("T")
+from partoken_jax.settings import (
+    AtLeast0,
+    AtLeast1,
+    AtLeast2,
+    BelowOne,
+    FilePath,
+    Flag,
+    NonNegative,
+    Positive,
+    Share,
+    settings,
+)
+from partoken_jax.settings import ConfigError as ConfigError
+from partoken_jax.settings import from_dict as from_dict
+from partoken_jax.settings import load_yaml as load_yaml
+from partoken_jax.settings import save_yaml as save_yaml
+from partoken_jax.settings import to_dict as to_dict
 
+Kind = Literal["gvp", "partoken"]
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 Task = Literal["ec-class", "cath-class", "cath-architecture"]
+Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]
+SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)
+"""What `partoken time` can vary."""
+
+Channels = tuple[AtLeast1, AtLeast1]
+"""Numbers of scalars and of vectors."""
 
 
-class ConfigError(ValueError):
-    """A setting that cannot be used; the message names it and says what is allowed."""
-
-
-@dataclass(frozen=True)
+@settings
 class PartitionerConfig:
-    """How a protein is cut into clusters of residues."""
+    """How ParToken cuts a protein into clusters of residues. The GVP baseline does not use these settings."""
 
-    max_clusters: int = 5
-    """S: rounds of the partitioner, at most one cluster each."""
-    hidden: int = 50
-    """Width of the seed selector and of the context vector."""
-    k_hop: int = 1
-    """A cluster lies within this many steps of its seed."""
-    cluster_size_max: int = 25
-    """Residues per cluster, the seed included."""
-    termination_threshold: float = 0.95
-    """A protein is done when this share of its residues is assigned."""
-
-    def __post_init__(self):
-        _require(self.max_clusters >= 1, "partitioner.max_clusters", self.max_clusters, "at least 1")
-        _require(self.hidden >= 1, "partitioner.hidden", self.hidden, "at least 1")
-        _require(self.k_hop >= 1, "partitioner.k_hop", self.k_hop, "at least 1")
-        _require(
-            self.cluster_size_max >= 1, "partitioner.cluster_size_max", self.cluster_size_max, "at least 1"
-        )
-        _require(
-            0 < self.termination_threshold <= 1,
-            "partitioner.termination_threshold",
-            self.termination_threshold,
-            "in (0, 1]",
-        )
+    max_clusters: AtLeast1 = 5
+    """S, the number of rounds, each of which finds at most one cluster. More rounds cover more residues of
+    long proteins and take more time."""
+    hidden: AtLeast1 = 50
+    """Hidden width of the network that chooses seeds, and width of the vector that sums up the protein for
+    it. Change it together with the width of the encoder."""
+    k_hop: AtLeast1 = 1
+    """A cluster reaches at most this many steps along edges from its seed. Raise it for clusters that spread
+    farther from their seed."""
+    cluster_size_max: AtLeast1 = 25
+    """Largest number of residues in a cluster, the seed included. Raise it for larger clusters."""
+    termination_threshold: Share = 0.95
+    """A protein needs no further cluster once this share of its residues is in one. Lower it to leave more
+    residues out of clusters."""
 
 
-@dataclass(frozen=True)
+@settings
 class CodebookConfig:
-    """The VQ codebook: K codes of the width of a cluster feature."""
+    """The codes (tokens) that clusters are named by, learned by vector quantisation (VQ). The GVP baseline
+    does not use these settings."""
 
-    enabled: bool = True
-    """False builds the model without a codebook."""
-    size: int = 512
-    """K: number of codes."""
-    beta: float = 0.25
-    """Weight of the commitment loss."""
-    decay: float = 0.99
-    """Decay of the moving averages."""
-    epsilon: float = 1e-5
+    enabled: Flag = True
+    """Whether the model has a codebook. Switch it off to see what the codebook contributes."""
+    size: AtLeast1 = 512
+    """K, the number of codes. Lower it when many codes stay unused."""
+    beta: NonNegative = 0.25
+    """Weight of the commitment loss within the VQ loss. Raise it when cluster features drift away from their
+    codes."""
+    decay: BelowOne = 0.99
+    """How much of the moving averages that make the codes is kept at every step. Lower it when there are few
+    steps, so that the codes follow sooner."""
+    epsilon: Positive = 1e-5
+    """Smooths the moving averages of how often codes are used, so that none is divided by zero. There is no
+    reason to change it but to match other code."""
     metric: Literal["l2", "cosine"] = "l2"
-    """Distance that chooses the code; loss, output and averages always use raw vectors."""
-    keep_unused: bool = True
-    """A code that no cluster chose keeps its value. False is the published rule, which
-    moves unused codes to zero (REFERENCE.md fault 9)."""
-    presence_temperature: float = 0.3
-    classify_quantised: bool = False
-    """True puts the codebook in the path: the classifier reads quantised clusters."""
-
-    def __post_init__(self):
-        _require(self.size >= 1, "codebook.size", self.size, "at least 1")
-        _require(0 <= self.decay < 1, "codebook.decay", self.decay, "in [0, 1)")
-        _require(self.metric in ("l2", "cosine"), "codebook.metric", self.metric, "'l2' or 'cosine'")
-        _require(
-            self.presence_temperature > 0,
-            "codebook.presence_temperature",
-            self.presence_temperature,
-            "greater than 0",
-        )
+    """Distance by which the nearest code is chosen. Choose "cosine" when only the direction of a cluster
+    feature should count. The loss, the output and the moving averages always use the vectors as they are."""
+    keep_unused: Flag = True
+    """Whether a code that no cluster chose keeps its value. Switch it off for the published rule, which moves
+    unused codes to zero (docs/REFERENCE.md, fault 9)."""
+    presence_temperature: Positive = 0.3
+    """Temperature of the soft assignment to codes in the coverage loss. Lower it to make the assignment
+    harder."""
+    classify_quantised: Flag = False
+    """Whether the classifier reads the codes instead of the cluster features. Switch it on when a prediction
+    should depend on tokens alone; published models leave it off."""
 
 
-@dataclass(frozen=True)
+@settings
 class ModelConfig:
-    """A GVP-GNN classifier ("gvp") or ParToken ("partoken")."""
+    """The model, and how it is computed."""
 
-    kind: Literal["gvp", "partoken"] = "partoken"
-    num_classes: int = 7
-    node_in: tuple[int, int] = (6, 3)
-    """Scalar and vector channels of a residue as featurised."""
-    edge_in: tuple[int, int] = (32, 1)
-    node_hidden: tuple[int, int] = (100, 16)
-    edge_hidden: tuple[int, int] = (32, 1)
-    num_layers: int = 3
-    dropout: float = 0.1
+    kind: Kind = "partoken"
+    """Which model: ParToken ("partoken"), or its baseline, the GVP-GNN without clusters and codes ("gvp").
+    Choose the baseline to see what clusters and codes contribute."""
+    num_classes: AtLeast2 = 7
+    """Number of classes that the model tells apart. Set it only when you build a model yourself: training
+    takes it from the data, and conversion from the weights."""
+    node_in: Channels = (6, 3)
+    """Numbers of scalars and vectors that describe a residue. Change them only with features of your own."""
+    edge_in: Channels = (32, 1)
+    """Numbers of scalars and vectors that describe an edge. Change them only with features of your own."""
+    node_hidden: Channels = (100, 16)
+    """Numbers of hidden scalars and vectors of a residue, the width of the model. Lower them for a smaller
+    and faster model."""
+    edge_hidden: Channels = (32, 1)
+    """Numbers of hidden scalars and vectors of an edge. Change them together with node_hidden."""
+    num_layers: AtLeast1 = 3
+    """Number of message passing layers. More layers let residues see farther and take more time."""
+    dropout: BelowOne = 0.1
+    """Share of channels that training sets to zero at random. Raise it when the model overfits."""
     pooling: Pooling = "sum"
-    residue_types: bool = False
-    """Append a learned embedding of the amino acid to the node scalars."""
-    attention_heads: int = 4
+    """How the residues of a protein become one vector. Choose "mean" or "max" if the length of a protein
+    should count less; "attention" learns the weight of every residue."""
+    residue_types: Flag = False
+    """Whether the model also sees which amino acid each residue is. Switch it on when the sequence may be
+    used; published models see the backbone alone."""
+    attention_heads: AtLeast1 = 4
+    """Number of heads with which ParToken's clusters attend to each other. Change it with the width of the
+    model, because it must divide the number of hidden scalars of a residue."""
     message_passing: Literal["dense", "general"] = "dense"
-    """The switch between the fast and the plain form; same parameters, same numbers. "dense" uses the [N, K]
-    neighbour table and all that makes it fast; "general" is the readable reference, segment operations over
-    any GraphsTuple."""
+    """Two forms of the same layers with the same numbers. "dense" is fast and needs the table of neighbours
+    that batches carry. Choose "general", the plain form, to read the code or for graphs without that
+    table."""
     rematerialise: Literal["auto", "none", "layer", "chunk"] = "auto"
-    """What the forward pass does not keep for the backward pass, which computes it again. "layer":
-    everything but the node features between layers. "chunk" (dense form): what belongs to edges, which
-    exists for a few residues at a time only; least memory, and fastest on a CPU, whose cache it fits.
-    "auto": "chunk" on a CPU, "layer" elsewhere, "none" for the general form."""
+    """What the forward pass forgets and the backward pass computes again, to save memory. "none" forgets
+    nothing; "layer" keeps only the residues between layers; "chunk" also computes edges a few residues at a
+    time, which needs least memory and is fastest on a CPU. "auto" takes "chunk" on a CPU, "layer" elsewhere,
+    and "none" for the general form. Change it when memory runs out, or to measure."""
     sender_gradient: Literal["auto", "scatter", "gather"] = "auto"
-    """How the gradients of the edges with one sender are summed (dense form): by a scatter-add, or read
-    through a reverse-neighbour table. "auto": "scatter" on a CPU, "gather" elsewhere. In chunks it is always
-    "scatter"."""
+    """How the dense form sums the gradients of the edges that leave a residue: by adding in place ("scatter")
+    or by reading through a reversed table ("gather"). "auto" takes the faster one, "scatter" on a CPU or in
+    chunks and "gather" elsewhere. Change it only to measure."""
     precision: Precision = "float32"
-    """Of products. "tensorfloat32": 10 bits of mantissa where the device has it (NVIDIA GPUs from 2020; a CPU
-    computes in float32). "bfloat16": the encoder computes in bfloat16. Parameters, norms, sums, features
-    between layers, and all after the encoder are float32. What each costs: docs/TIMING.md."""
+    """Precision of matrix products. "tensorfloat32" is faster on NVIDIA GPUs from 2020 on and the same as
+    float32 on a CPU; "bfloat16" computes the whole encoder in bfloat16. Parameters, norms, sums and
+    everything after the encoder stay in float32. Change it for speed; docs/TIMING.md says what that costs."""
     partitioner: PartitionerConfig = field(default_factory=PartitionerConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
 
-    def __post_init__(self):
-        _require(self.kind in ("gvp", "partoken"), "model.kind", self.kind, "'gvp' or 'partoken'")
-        _require(self.num_classes >= 2, "model.num_classes", self.num_classes, "at least 2")
-        _require(self.num_layers >= 1, "model.num_layers", self.num_layers, "at least 1")
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "in [0, 1)")
-        _require(
-            self.pooling in typing.get_args(Pooling),
-            "model.pooling",
-            self.pooling,
-            f"one of {typing.get_args(Pooling)}",
-        )
-        _require(
-            self.message_passing in ("dense", "general"),
-            "model.message_passing",
-            self.message_passing,
-            "'dense' or 'general'",
-        )
-        _require(
-            self.rematerialise in ("auto", "none", "layer", "chunk"),
-            "model.rematerialise",
-            self.rematerialise,
-            "'auto', 'none', 'layer' or 'chunk'",
-        )
-        _require(
-            self.rematerialise != "chunk" or self.message_passing == "dense",
-            "model.rematerialise",
-            self.rematerialise,
-            "'auto', 'none' or 'layer' where model.message_passing is 'general'",
-        )
-        _require(
-            self.sender_gradient in ("auto", "scatter", "gather"),
-            "model.sender_gradient",
-            self.sender_gradient,
-            "'auto', 'scatter' or 'gather'",
-        )
-        _require(
-            self.sender_gradient != "gather"
-            or (self.message_passing == "dense" and self.rematerialise in ("none", "layer")),
-            "model.sender_gradient",
-            self.sender_gradient,
-            "'auto' or 'scatter' ('gather' needs model.rematerialise 'none' or 'layer' and the dense form)",
-        )
-        _require(
-            self.precision in typing.get_args(Precision),
-            "model.precision",
-            self.precision,
-            "'float32', 'tensorfloat32' or 'bfloat16'",
-        )
-        if self.kind == "partoken":
-            _require(
-                self.attention_heads >= 1 and self.node_hidden[0] % self.attention_heads == 0,
-                "model.attention_heads",
-                self.attention_heads,
-                f"a divisor of node_hidden[0] = {self.node_hidden[0]}",
+    def __post_init__(self) -> None:
+        dense = self.message_passing == "dense"
+        if self.rematerialise == "chunk" and not dense:
+            raise ValueError(
+                "rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where "
+                "model.message_passing is 'general'"
+            )
+        if self.sender_gradient == "gather" and not (dense and self.rematerialise in ("none", "layer")):
+            raise ValueError(
+                "sender_gradient is 'gather', but must be 'auto' or 'scatter' unless "
+                "model.message_passing is 'dense' and model.rematerialise is 'none' or 'layer'"
+            )
+        if self.kind == "partoken" and self.node_hidden[0] % self.attention_heads:
+            raise ValueError(
+                f"attention_heads is {self.attention_heads}, but must divide the number of hidden scalars "
+                f"of a residue, model.node_hidden[0] = {self.node_hidden[0]}"
             )
 
 
-@dataclass(frozen=True)
+@settings
 class DataConfig:
-    """Which proteins, and how they are packed."""
+    """Which proteins there are, and how they become batches."""
 
-    path: str | None = None
-    """A .npz in the format of experiments/data/README.md; none means the embedded set."""
+    path: FilePath | None = None
+    """File with proteins (.npz, as experiments/data/README.md describes it). Without it, the proteins that
+    come with the package are used. Set it to train on proteins of your own."""
     task: Task = "ec-class"
+    """What to predict: the enzyme class ("ec-class"), the CATH class ("cath-class") or the CATH architecture
+    ("cath-architecture"). Change it to train for another question. Proteins without a label for it are left
+    out."""
     split_scheme: Literal["identity", "superfamily"] = "identity"
-    """"identity": no two splits share > 30% sequence identity; "superfamily": no CATH superfamily."""
-    neighbours: int = 30
-    """K: nearest CA atoms per residue."""
-    batch_size: int = 64
-    """B: proteins per step."""
-    max_shapes: int = 4
-    """At most this many padded node counts (and so compilations) in a run."""
-    max_length: int = 2000
-    """Longest protein accepted, in residues."""
+    """How proteins are split into training, validation and test. "identity": proteins of two splits share at
+    most 30% of their sequence. Choose "superfamily" for the harder question, where they also come from
+    different CATH superfamilies."""
+    neighbours: AtLeast1 = 30
+    """K, the number of nearest CA atoms that send messages to a residue. Lower it for speed."""
+    batch_size: AtLeast1 = 64
+    """B, the number of proteins in a training step. Lower it when memory runs out or when there are few
+    proteins."""
+    max_shapes: AtLeast1 = 4
+    """Batches are padded to at most this many sizes, and each size is compiled once. Lower it to compile less
+    often; raise it to compute less on padding."""
+    max_length: AtLeast1 = 2000
+    """Largest number of residues that a protein may have. Lower it to save memory."""
     too_long: Literal["refuse", "crop"] = "refuse"
-    """What happens to a longer one: an error that names it, or its first max_length residues."""
-    max_train: int | None = None
-    """Use only this many training proteins (chosen by the seed); none means all."""
-    max_eval: int | None = None
-    """The same for validation and test."""
-
-    def __post_init__(self):
-        _require(self.neighbours >= 1, "data.neighbours", self.neighbours, "at least 1")
-        _require(self.batch_size >= 1, "data.batch_size", self.batch_size, "at least 1")
-        _require(self.max_shapes >= 1, "data.max_shapes", self.max_shapes, "at least 1")
-        _require(self.max_length >= 1, "data.max_length", self.max_length, "at least 1")
-        _require(self.too_long in ("refuse", "crop"), "data.too_long", self.too_long, "'refuse' or 'crop'")
-        _require(
-            self.split_scheme in ("identity", "superfamily"),
-            "data.split_scheme",
-            self.split_scheme,
-            "'identity' or 'superfamily'",
-        )
-        _require(
-            self.task in typing.get_args(Task), "data.task", self.task, f"one of {typing.get_args(Task)}"
-        )
+    """What to do with a longer protein: refuse the data and name the protein ("refuse"), or keep its first
+    max_length residues ("crop"). Choose "crop" where the rest of a long protein may be lost."""
+    max_train: AtLeast1 | None = None
+    """Use only this many training proteins, drawn at random; without it, all. Set it for a quick trial."""
+    max_eval: AtLeast1 | None = None
+    """Use only this many proteins of validation and of test, drawn at random; without it, all. Set it for a
+    quick trial."""
 
 
-@dataclass(frozen=True)
+@settings
 class StageConfig:
-    """One training stage: Adam, warm-up, cosine decay to zero."""
+    """A stage of training: Adam with a learning rate that warms up and then falls to zero as a cosine."""
 
-    epochs: int = 0
-    learning_rate: float = 1e-3
-    warmup_epochs: float = 5
+    epochs: AtLeast0 = 0
+    """Number of passes over the training proteins; with 0 the stage is left out. Lower it for a quick
+    trial."""
+    learning_rate: Positive = 1e-3
+    """Highest learning rate of the stage. Lower it when the loss jumps or stops being a number."""
+    warmup_epochs: NonNegative = 5.0
+    """Number of epochs, or a fraction of one, over which the learning rate rises; at most half of the stage.
+    Shorten it in short stages."""
 
-    def __post_init__(self):
-        _require(self.epochs >= 0, "stage.epochs", self.epochs, "at least 0")
-        _require(self.learning_rate > 0, "stage.learning_rate", self.learning_rate, "greater than 0")
-        _require(self.warmup_epochs >= 0, "stage.warmup_epochs", self.warmup_epochs, "at least 0")
 
-
-@dataclass(frozen=True)
+@settings
 class LossConfig:
-    """Full-strength weights of the four loss terms, and the ramp that reaches them."""
+    """Weights of ParToken's losses beside the cross entropy. The GVP baseline does not use these settings."""
 
-    vq: float = 1.0
-    coverage: float = 1e-2
-    cardinality: float = 5e-3
-    ramp_epochs: int = 5
-    """Stage 1: vq and coverage grow linearly from 0 to full strength over so many epochs."""
+    vq: NonNegative = 1.0
+    """Weight of the VQ loss, which draws cluster features towards their codes. Raise it when they stay far
+    apart."""
+    coverage: NonNegative = 1e-2
+    """Weight of the coverage loss, which rewards the use of many codes. Raise it when few codes are in
+    use."""
+    cardinality: NonNegative = 5e-3
+    """Weight of the cardinality loss, which holds the expected size of clusters near its target. Raise it
+    when clusters become too large or too small."""
+    ramp_epochs: AtLeast0 = 5
+    """Number of epochs at the start of stage 1 over which the weights vq and coverage grow from 0. Shorten it
+    in a short stage."""
 
-    def __post_init__(self):
-        for name in ("vq", "coverage", "cardinality"):
-            weight = getattr(self, name)
-            _require(0 <= weight < float("inf"), f"loss.{name}", weight, "a number of at least 0")
-        _require(self.ramp_epochs >= 0, "loss.ramp_epochs", self.ramp_epochs, "at least 0")
 
-
-@dataclass(frozen=True)
+@settings
 class TemperatureConfig:
-    """Partitioner temperature: tau(epoch) = max(final, initial * decay ** epoch)."""
+    """Temperature of ParToken's choice of residues, which falls from epoch to epoch: it is initial * decay **
+    epoch, and never less than `final`. The GVP baseline does not use these settings."""
 
-    initial: float = 1.0
-    decay: float = 0.95
-    final: float = 0.1
-
-    def __post_init__(self):
-        _require(self.final > 0, "temperature.final", self.final, "greater than 0")
-        _require(self.initial > 0, "temperature.initial", self.initial, "greater than 0")
-        _require(0 < self.decay <= 1, "temperature.decay", self.decay, "in (0, 1]")
+    initial: Positive = 1.0
+    """Temperature in the first epoch. Raise it for softer choices at the start."""
+    decay: Share = 0.95
+    """What the temperature is multiplied by after every epoch. Lower it in a short run, so that the
+    temperature still reaches its end."""
+    final: Positive = 0.1
+    """Lowest temperature. Lower it for harder choices at the end."""
 
     def at(self, epoch: int) -> float:
         """Temperature in an epoch, counted from 0 across both stages."""
         return max(self.final, self.initial * self.decay**epoch)
 
 
-@dataclass(frozen=True)
+@settings
 class TrainConfig:
     """A whole run. The GVP baseline has no codebook, but keeps both stages: the learning rate warms up and
     decays twice, and Adam starts anew, so that the two models train alike."""
 
-    run_dir: str = "runs/train"
-    seed: int = 0
+    run_dir: FilePath = "runs/train"
+    """Directory for the settings, checkpoints and results. Give every run one of its own."""
+    seed: AtLeast0 = 0
+    """Seed of the weights, the order of the proteins, dropout and noise. Change it to repeat a run
+    independently."""
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     stage0: StageConfig = field(default_factory=lambda: StageConfig(epochs=120, learning_rate=1e-3))
-    """Without the codebook."""
+    """The first stage of training, without the codebook."""
     stage1: StageConfig = field(default_factory=lambda: StageConfig(epochs=30, learning_rate=5e-4))
-    """Jointly, after k-means initialisation of the codebook."""
+    """The second stage, everything together. It starts with codes from k-means on cluster features."""
     loss: LossConfig = field(default_factory=LossConfig)
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
-    kmeans_batches: int = 50
-    """Batches whose cluster features initialise the codebook."""
-    freeze_codebook_epochs: int = 5
-    """The codebook stops moving in the last epochs of stage 1."""
-    reseed_dead_codes: bool = False
-    """After each epoch of stage 1, move codes that were never chosen onto cluster features."""
-    overwrite: bool = False
-    """Replace an existing run directory."""
-    resume: bool = False
-    """Go on from the last checkpoint of the run directory."""
+    kmeans_batches: AtLeast1 = 50
+    """Number of batches whose cluster features start the codebook. Raise it when batches are small and codes
+    are many."""
+    freeze_codebook_epochs: AtLeast0 = 5
+    """The codes stand still in this many last epochs of stage 1, so that the classifier can settle on them.
+    Lower it when stage 1 is short: it must be less than stage1.epochs. With 0 the codes move to the end."""
+    reseed_dead_codes: Flag = False
+    """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1.
+    Switch it on when few codes are in use."""
+    overwrite: Flag = False
+    """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""
+    resume: Flag = False
+    """Whether to go on after the last finished epoch of the run in the directory, with its settings. Switch
+    it on after an interruption."""
 
-    def __post_init__(self):
-        _require(self.kmeans_batches >= 1, "kmeans_batches", self.kmeans_batches, "at least 1")
-        _require(
-            self.freeze_codebook_epochs >= 0,
-            "freeze_codebook_epochs",
-            self.freeze_codebook_epochs,
-            "at least 0",
-        )
+    def __post_init__(self) -> None:
+        freezes = self.model.kind == "partoken" and self.model.codebook.enabled
+        epochs, frozen = self.stage1.epochs, self.freeze_codebook_epochs
+        if freezes and 0 < epochs <= frozen:
+            most = f"a number from 0 to {epochs - 1}" if epochs > 1 else "0"
+            raise ValueError(
+                f"freeze_codebook_epochs is {frozen}, but stage1.epochs is {epochs}, so that the codebook "
+                f"would stand still from the start of stage 1; set freeze_codebook_epochs to {most}, or "
+                "stage1.epochs to a larger number"
+            )
 
 
-SWEEPS = ("batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain")
-"""What `partoken time` can vary."""
-
-
-@dataclass(frozen=True)
+@settings
 class TimingConfig:
-    """What `partoken time` measures. The model is the published one but for what is named here."""
+    """What `partoken time` measures, and on which proteins."""
 
-    models: tuple[str, ...] = ("gvp", "partoken")
-    passes: tuple[str, ...] = ("forward", "forward_backward", "train_step")
-    """Any of forward, forward_backward, train_step and epoch."""
-    batch_size: int = 16
-    residues: int | None = None
-    """Length of synthetic proteins; none means real ones, in the batches of a training run."""
-    path: str | None = None
-    """A .npz with the real proteins; none means the embedded set."""
+    models: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("gvp", "partoken")
+    """Models to time. Name one to save time; what ParToken adds to the baseline takes both."""
+    passes: Annotated[
+        tuple[Literal["forward", "forward_backward", "train_step", "epoch"], ...], Field(min_length=1)
+    ] = ("forward", "forward_backward", "train_step")
+    """What to time: inference ("forward"), the gradients ("forward_backward"), the whole training step
+    ("train_step"), or the training loop with its input pipeline ("epoch")."""
+    batch_size: AtLeast1 = 16
+    """B, the number of proteins in a step. Set it to that of the run in question; 64 is the published one."""
+    residues: AtLeast1 | None = None
+    """Length of synthetic proteins, which are then timed in place of real ones. Set it to time one length, or
+    to compare with other code. Real proteins are packed as a training run packs them."""
+    path: FilePath | None = None
+    """File with the real proteins (.npz, as experiments/data/README.md describes it). Without it, the
+    proteins that come with the package are used. Set it to time the proteins of a run of yours."""
     task: Task = "ec-class"
-    neighbours: int = 30
-    repeats: int = 10
-    """Timed runs of every program."""
-    epoch_batches: int | None = None
-    """The epoch pass is cut to so many batches; none means all."""
-    gap: bool = True
-    """Also measure what each part of ParToken adds to the training step: six more programs to compile."""
-    sweeps: tuple[str, ...] = ()
-    """Any of SWEEPS: how the training step scales, and what each setting costs."""
+    """The task whose training proteins are used, and whose classes the models tell apart. Set it to that of
+    the run in question."""
+    neighbours: AtLeast1 = 30
+    """K, the number of nearest CA atoms that send messages to a residue. Set it to that of the run in
+    question."""
+    repeats: AtLeast1 = 10
+    """Number of timed runs of every program. Raise it when the quartiles lie far apart."""
+    epoch_batches: AtLeast1 | None = None
+    """The pass "epoch" ends after this many batches; without it, after all. Set it to save time."""
+    gap: Flag = True
+    """Whether to time also models that grow from the baseline to ParToken part by part, which says what each
+    part adds to the training step. Switch it off to save the compilation of six more programs."""
+    sweeps: tuple[Sweep, ...] = ()
+    """Settings to vary one by one: "batch", "length" and "clusters" show how the training step scales;
+    "rematerialisation", "backward", "precision" and "plain" show what each way to compute it costs."""
     model: ModelConfig = field(default_factory=ModelConfig)
-    seed: int = 0
+    """The models that are timed, by default those of the published size."""
+    seed: AtLeast0 = 0
+    """Seed of the weights and of the choice of batches. Change it to see how much depends on the batch."""
 
-    def __post_init__(self):
-        for name, values, allowed in (
-            ("models", self.models, ("gvp", "partoken")),
-            ("passes", self.passes, ("forward", "forward_backward", "train_step", "epoch")),
-            ("sweeps", self.sweeps, SWEEPS),
-        ):
-            good = set(values) <= set(allowed) and (bool(values) or name == "sweeps")
-            _require(good, name, ",".join(values), f"one or more of {', '.join(allowed)} with commas between")
-        for name in ("batch_size", "neighbours", "repeats"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
-        _require(self.seed >= 0, "seed", self.seed, "at least 0")
-        _require(
-            self.path is None or self.residues is None,
-            "residues",
-            self.residues,
-            "left out where a file of real proteins is given",
-        )
-        for name in ("residues", "epoch_batches"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "at least 1")
-
-
-def to_dict(config: Any) -> dict:
-    """A config as plain dictionaries, lists and numbers (what YAML and checkpoints store)."""
-    plain = dataclasses.asdict(config)
-    return {k: _listed(v) for k, v in plain.items()}
-
-
-def from_dict(cls: type[T], values: dict, where: str = "") -> T:
-    """The inverse of `to_dict`; missing settings keep the default of `cls()`.
-
-    Raises ConfigError for a setting that does not exist or has the wrong type.
-    """
-    return _updated(cls(), values, where)
-
-
-def _updated(default: T, values: dict, where: str) -> T:
-    cls = type(default)
-    hints = typing.get_type_hints(cls)
-    unknown = sorted(set(values) - set(hints), key=str)
-    if unknown:
-        raise ConfigError(
-            f"{where or cls.__name__}: no setting called {', '.join(map(repr, unknown))}; "
-            f"there are {', '.join(hints)}"
-        )
-    parsed = {
-        name: _parse(hints[name], value, f"{where}{name}", getattr(default, name))
-        for name, value in values.items()
-    }
-    return dataclasses.replace(default, **parsed)  # type: ignore[type-var]
-
-
-def load_yaml(cls: type[T], path: str | Path) -> T:
-    """Reads a config file. Raises ConfigError that names the file and the setting."""
-    path = Path(path)
-    try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({error})") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: expected settings as 'name: value' lines")
-    try:
-        return from_dict(cls, values)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-
-
-def save_yaml(config: Any, path: str | Path) -> None:
-    """Writes a config so that `load_yaml` gives an equal one."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
-
-
-def _require(condition: bool, name: str, value: Any, allowed: str) -> None:
-    if not condition:
-        raise ConfigError(f"{name} is {value!r}, but must be {allowed}")
-
-
-def _listed(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _listed(v) for k, v in value.items()}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _parse(hint: Any, value: Any, where: str, default: Any = None) -> Any:
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, dict):
-            raise ConfigError(f"{where} must hold settings of its own, got {value!r}")
-        return _updated(default, value, f"{where}.")
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _parse(next(a for a in args if a is not type(None)), value, where)
-    if origin is Literal:
-        if value not in args:
-            raise ConfigError(f"{where} is {value!r}, but must be one of {', '.join(map(repr, args))}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or len(value) != len(args):
-            raise ConfigError(f"{where} must be {len(args)} values, got {value!r}")
-        return tuple(_parse(a, v, where) for a, v in zip(args, value, strict=True))
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is float and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise ConfigError(f"{where} is {value!r}, but must be of type {hint.__name__}")
-    return value
+    def __post_init__(self) -> None:
+        if self.path is not None and self.residues is not None:
+            raise ValueError(
+                f"residues is {self.residues}, but must be left out where a file of real proteins is given "
+                f"(path is {self.path!r})"
+            )

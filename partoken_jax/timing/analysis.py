@@ -87,8 +87,8 @@ def _time_batch(result: dict[str, Any], config: TimingConfig, data: TimingData, 
     total = (len(config.models) * len(compiled) + ablate * (len(PARTS) + 1)) * config.repeats
     with tqdm(total=total, desc="timing", unit=" runs", leave=False, disable=quiet or None) as bar:
         tick: Callable[[], Any] = lambda: bar.update()  # noqa: E731
-        programs = {
-            (kind, name): build_program(train_config(config, data, kind), data.batch, name)  # type: ignore[arg-type]
+        programs: dict[tuple[str, str], Program] = {
+            (kind, name): build_program(train_config(config, data, kind), data.batch, name)
             for kind in config.models
             for name in compiled
         }

@@ -239,13 +239,13 @@ def test_synthetic_proteins_are_chains(length):
 @pytest.mark.parametrize(
     "settings, message",
     (
-        ({"models": ("gnn",)}, "models is 'gnn', but must be one or more of gvp, partoken"),
-        ({"passes": ()}, "passes is ''"),
+        ({"models": ("gnn",)}, r"models is \('gnn',\), but must be one or more of 'gvp' and 'partoken'"),
+        ({"passes": ()}, r"passes is \(\), but must be one or more of 'forward',"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"residues": 0}, "residues is 0"),
         ({"seed": -1}, "seed is -1"),
         ({"residues": 50, "path": "chains.npz"}, "residues is 50, but must be left out"),
-        ({"sweeps": ("everything",)}, "sweeps is 'everything', but must be one or more of batch, length"),
+        ({"sweeps": ("everything",)}, r"sweeps is \('everything',\), but must be any of 'batch', 'length'"),
     ),
 )
 def test_settings_that_cannot_be_timed(settings, message):

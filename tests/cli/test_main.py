@@ -1,8 +1,5 @@
 """The command line: settings reach the library, and mistakes are answered in one sentence."""
 
-import subprocess
-import sys
-
 import pytest
 
 from partoken_jax.cli import main, parse
@@ -62,9 +59,24 @@ def test_resuming_starts_from_the_settings_of_the_run(tmp_path):
 
 def test_wrong_settings(capsys):
     assert "model.dropout is 3.0" in complaint(capsys, "train", "--model.dropout", "3")
-    assert "data.batch_size is 0" in complaint(capsys, "train", "--data.batch-size", "0")
+    both = complaint(capsys, "train", "--data.batch-size", "0", "--stage1.epochs=-1")
+    assert "data.batch_size is 0" in both and "stage1.epochs is -1" in both
+    assert "stage0.learning_rate is nan" in complaint(capsys, "train", "--stage0.learning-rate", "nan")
     with pytest.raises(ConfigError):
         parse(["train", "--model.num-layers", "0"])
+
+
+@pytest.mark.parametrize("verb", ["train", "time"])
+def test_a_negative_seed_is_refused(verb, capsys):
+    assert complaint(capsys, verb, "--seed", "-1") == (
+        "error: seed is -1, but must be a whole number of at least 0\n"
+    )
+
+
+def test_a_codebook_frozen_from_the_start_is_refused(capsys):
+    said = complaint(capsys, "train", "--stage1.epochs", "4")
+    assert "freeze_codebook_epochs is 5, but stage1.epochs is 4" in said and "from 0 to 3" in said
+    assert settings("--stage1.epochs", "4", "--freeze-codebook-epochs", "3").freeze_codebook_epochs == 3
 
 
 def test_wrong_files(capsys, tmp_path):
@@ -117,15 +129,3 @@ def test_params_prints_both_models(capsys):
     assert "514,267" in output and "705,409" in output
     assert main(["params", "--num-classes", "7"]) == 0
     assert "514,772" in capsys.readouterr().out
-
-
-def test_help_does_not_load_what_only_training_needs():
-    code = (
-        "import sys, partoken_jax.cli as c\n"
-        "try: c.main(['train', '--help'])\n"
-        "except SystemExit: pass\n"
-        "assert not {'orbax.checkpoint', 'matplotlib', 'partoken_jax.training.loop'} & set(sys.modules)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    assert "--model {None,gvp,partoken}" in result.stdout and "--config" in result.stdout

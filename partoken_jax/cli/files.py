@@ -1,0 +1,22 @@
+"""Where a command writes its results."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from partoken_jax.config import ConfigError
+
+
+def check_output_files(*paths: Path | None) -> None:
+    """Raises ConfigError for a file that cannot be written; a mistake must not cost the measurement."""
+    for path in paths:
+        if path is not None and not path.parent.is_dir():
+            raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
+        if path is not None and path.is_dir():
+            raise ConfigError(f"{path}: is a directory; name a file in it")
+
+
+def save_json(path: Path | None, result: dict[str, Any]) -> None:
+    """Writes a result, if there is a file for it."""
+    if path is not None:
+        path.write_text(json.dumps(result, indent=1) + "\n")
