@@ -201,9 +201,10 @@ class DataConfig:
     too_long: Literal["refuse", "crop"] = "refuse"
     """What happens to a longer one: an error that names it, or its first max_length residues."""
     max_train: int | None = None
-    """Use only this many training proteins (chosen by the seed); none means all."""
+    """Use only this many training proteins, drawn by the run's seed; none means all."""
     max_eval: int | None = None
-    """The same for validation and test."""
+    """Use only this many validation proteins and this many test proteins, the same ones whatever the seed, so
+    that runs with different seeds are scored alike; none means all."""
 
     def __post_init__(self):
         _require(self.neighbours >= 1, "data.neighbours", self.neighbours, "at least 1")

@@ -168,7 +168,8 @@ def fusion(weights: Vectors, inputs, cotangents) -> Result:
 
 
 def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents) -> Result:
-    state, mask = vq.CodebookState(*map(jnp.asarray, state)), jnp.asarray(mask)
+    uses = jnp.zeros(len(state[0]), jnp.int32)  # not recorded: the original does not count them
+    state, mask = vq.CodebookState(*map(jnp.asarray, state), uses), jnp.asarray(mask)
 
     def run(z):
         out = vq.quantise(state, z, mask, beta=setting.beta, metric=metric)
@@ -183,7 +184,7 @@ def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents
             "indices": out.codes,
             "zq": out.features,
             "vq_loss": out.loss,
-            **dict(zip(("embeddings", "ema_counts", "ema_sums"), after, strict=True)),
+            **dict(zip(("embeddings", "ema_counts", "ema_sums"), after[:3], strict=True)),
             "usage_probs": use.usage,
             "perplexity": use.perplexity,
             "entropy_loss": use.entropy_loss,
@@ -369,7 +370,7 @@ def train(
 
     def run(m):
         out = m(graph, temperature=temperature, uniform=noise, update_codebook=True)
-        buffers = zip(("embeddings", "ema_counts", "ema_sums"), m.codebook.state, strict=True)
+        buffers = zip(("embeddings", "ema_counts", "ema_sums"), m.codebook.state[:3], strict=True)
         return {**_outputs(out, graph), **dict(buffers)}
 
     return pullback(model(form, config, weights, published), run, {}, cotangents)

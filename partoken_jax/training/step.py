@@ -45,6 +45,9 @@ class StepMetrics(NamedTuple):
 
     losses: LossTerms
     correct: jax.Array
+    """Proteins given the class that their label says."""
+    labelled: jax.Array
+    """Proteins with a label: those that cross entropy and `correct` are about."""
     proteins: jax.Array
     assigned: jax.Array
     """Residues in a cluster; 0 for the GVP baseline."""
@@ -60,7 +63,7 @@ class EvalOutput(NamedTuple):
     logits: jax.Array
     """[B, C]"""
     cross_entropy: jax.Array
-    """[]: mean over the proteins of the batch."""
+    """[]: mean over the proteins of the batch that have a label."""
     residues: jax.Array
     """[]: real residues with all four atoms."""
     cluster_sizes: jax.Array
@@ -161,6 +164,7 @@ def make_gradient_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> Grad
             metrics = StepMetrics(
                 losses=losses,
                 correct=jnp.sum((jnp.argmax(out.logits, axis=-1) == labels) & mask),
+                labelled=jnp.sum(mask & (labels >= 0)),
                 proteins=jnp.sum(mask),
                 assigned=jnp.sum(_cluster_sizes(out)),
                 residues=_num_residues(graph),
