@@ -115,10 +115,8 @@ def test_splits_are_read_together_and_are_those_read_alone(write, monkeypatch):
 @pytest.mark.parametrize("label", [3, 7, -2])
 def test_a_label_outside_the_classes_is_refused_by_name(write, label):
     first, second = load_dataset(write()).proteins
-    with pytest.raises(
-        DataError,
-        match=rf"some.npz: 4GHI_C has label {label}, but task 'mine' has 3 classes; .*0 to 2, or -1",
-    ):
+    message = rf"some.npz: 4GHI_C has label {label}, but task 'mine' has 3 classes; .*0 to 2, or -1"
+    with pytest.raises(DataError, match=message):
         ProteinDataset((first, replace(second, label=label)), ("a", "b", "c"), "mine", "train", "some.npz")
     unlabelled = replace(second, label=-1)
     dataset = ProteinDataset((first, unlabelled), ("a", "b", "c"), "mine", "train", "some.npz")

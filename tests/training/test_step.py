@@ -104,9 +104,8 @@ def test_freezing_stops_the_codebook_and_nothing_else(run):
 def test_a_frozen_codebook_leaves_the_gradients_of_cross_entropy_and_vq_alone(run):
     """Both read the codes as they are before the averages move; coverage reads them afterwards."""
     weights = NONE._replace(vq=np.float32(1))
-    (frozen, frozen_metrics), (moved, moved_metrics) = (
-        run(settings(weights, frozen=f)) for f in (True, False)
-    )
+    frozen, frozen_metrics = run(settings(weights, frozen=True))
+    moved, moved_metrics = run(settings(weights, frozen=False))
     assert frozen_metrics.losses.total == moved_metrics.losses.total
     np.testing.assert_array_equal(gradient(frozen), gradient(moved))
     assert np.abs(gradient(frozen) - gradient(run(settings(NONE, frozen=True))[0])).max() > 0  # vq is live
@@ -169,9 +168,8 @@ def test_a_protein_without_a_label_is_no_protein_of_class_0(run):
     _, none = of_labels(-1, -1)
     assert none.losses.cross_entropy == 0 == int(none.labelled) == int(none.correct)
     assert none.losses.vq == both.losses.vq > 0
-    assert float(none.losses.total) == pytest.approx(
-        float(both.losses.total - both.losses.cross_entropy), rel=1e-5
-    )
+    rest = both.losses.total - both.losses.cross_entropy
+    assert float(none.losses.total) == pytest.approx(float(rest), rel=1e-5)
 
 
 def test_kmeans_codes_are_means_of_clusters(run):
