@@ -7,7 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-from partoken_jax import load_dataset, plan_batches
+from partoken_jax import plan_batches
+from partoken_jax.proteins import load_splits
 
 DATA = Path(__file__).parent / "data" / "pdb_chains.npz"
 
@@ -21,10 +22,9 @@ def main() -> None:
     flags.add_argument("--shapes", type=int, nargs="+", default=(1, 2, 4))
     flags.add_argument("--json", type=Path)
     args = flags.parse_args()
-    lengths = {
-        name: load_dataset(args.data, task=args.task, split=split).lengths
-        for name, split in (("train", "train"), ("validation", "val"), ("test", "test"))
-    }
+    names = {"train": "train", "val": "validation", "test": "test"}
+    datasets = load_splits(args.data, task=args.task)
+    lengths = {names[split]: dataset.lengths for split, dataset in datasets.items()}
     rows = []
     for batch_size in args.batch_sizes:
         for shapes in args.shapes:

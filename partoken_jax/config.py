@@ -122,8 +122,8 @@ class ModelConfig:
     """Whether the model also sees which amino acid each residue is. Switch it on when the sequence may be
     used; published models see the backbone alone."""
     attention_heads: AtLeast1 = 4
-    """Number of heads with which ParToken's clusters attend to each other. Change it with the width of the
-    model, because it must divide the number of hidden scalars of a residue."""
+    """Number of heads with which ParToken attends from the whole protein to its clusters. Change it with the
+    width of the model, because it must divide the number of hidden scalars of a residue."""
     message_passing: Literal["dense", "general"] = "dense"
     """Two forms of the same layers with the same numbers. "dense" is fast and needs the table of neighbours
     that batches carry. Choose "general", the plain form, to read the code or for graphs without that
@@ -192,10 +192,11 @@ class DataConfig:
     """What to do with a longer protein: refuse the data and name the protein ("refuse"), or keep its first
     max_length residues ("crop"). Choose "crop" where the rest of a long protein may be lost."""
     max_train: AtLeast1 | None = None
-    """Use only this many training proteins, drawn at random; without it, all. Set it for a quick trial."""
+    """Use only this many training proteins, drawn by the seed of the run; without it, all. Set it for a quick
+    trial."""
     max_eval: AtLeast1 | None = None
-    """Use only this many proteins of validation and of test, drawn at random; without it, all. Set it for a
-    quick trial."""
+    """Use only this many proteins of validation and of test, the same ones whatever the seed, so that runs
+    with different seeds are scored alike; without it, all. Set it for a quick trial."""
 
 
 @settings

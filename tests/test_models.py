@@ -446,7 +446,7 @@ def test_published_parameter_counts(kind, classes, total):
             assert sum(size for path, size in sizes.items() if path[0] == part) == want
         assert model.codebook.embeddings[...].shape == (512, 100)
         assert not nnx.to_flat_state(nnx.state(model.codebook, nnx.Param))
-        assert len(nnx.to_flat_state(nnx.state(model, Codebook))) == 3
+        assert len(nnx.to_flat_state(nnx.state(model, Codebook))) == 4
 
 
 def _flat(state):

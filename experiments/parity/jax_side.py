@@ -187,7 +187,8 @@ def _fusion(m, _, g, c_star):
 
 
 def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents) -> Result:
-    state, mask = vq.CodebookState(*map(jnp.asarray, state)), jnp.asarray(mask)
+    uses = jnp.zeros(len(state[0]), jnp.int32)  # not recorded: the original does not count them
+    state, mask = vq.CodebookState(*map(jnp.asarray, state), uses), jnp.asarray(mask)
 
     def run(z):
         out = vq.quantise(state, z, mask, beta=setting.beta, metric=metric)
@@ -202,7 +203,7 @@ def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents
             "indices": out.codes,
             "zq": out.features,
             "vq_loss": out.loss,
-            **dict(zip(("embeddings", "ema_counts", "ema_sums"), after, strict=True)),
+            **dict(zip(("embeddings", "ema_counts", "ema_sums"), after[:3], strict=True)),
             "usage_probs": use.usage,
             "perplexity": use.perplexity,
             "entropy_loss": use.entropy_loss,

@@ -17,6 +17,9 @@ EPOCH = "partitioner.epoch"
 # Built by the original, but never part of what the model computes.
 _UNUSED = re.compile(r"(^|\.)dummy_param$|^partitioner\.epoch$|^cluster_attention\.")
 
+OURS_ALONE = ("codebook.uses",)
+"""Our buffers that the original lacks: imports start them at 0, exports leave them out."""
+
 _MLP = {"0": "layers.0", "2": "layers.1", "3": "layers.1", "6": "layers.2"}
 _RULES: list[tuple[str, Any]] = [
     (r"^(?:node_encoder|W_v)\.0\.", "encoder.node_norm."),
@@ -97,12 +100,15 @@ def to_state_dict(
 
 
 def set_arrays(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
-    """Sets every parameter and buffer of a module from arrays by dotted path.
+    """Sets every parameter and buffer of a module from arrays by dotted path; a buffer of `OURS_ALONE` may
+    be missing and is then 0.
 
     Raises ValueError that lists missing, unknown and misshapen names.
     """
     state = nnx.state(module)
     targets = {dotted(path): variable for path, variable in nnx.to_flat_state(state)}
+    zeros = {name: np.zeros(targets[name][...].shape) for name in OURS_ALONE if name in targets}
+    arrays = {**zeros, **arrays}
     missing = sorted(set(targets) - set(arrays))
     unknown = sorted(set(arrays) - set(targets))
     misshapen = [

@@ -14,7 +14,7 @@ from flax import nnx
 
 from partoken_jax.config import ConfigError, DataConfig, TrainConfig, save_yaml, to_dict
 from partoken_jax.convert.files import ConvertError, Weights, check_suffix, read_weights, write_weights
-from partoken_jax.convert.names import EPOCH, dotted, from_state_dict, our_path, to_state_dict
+from partoken_jax.convert.names import EPOCH, OURS_ALONE, dotted, from_state_dict, our_path, to_state_dict
 from partoken_jax.convert.original import ENCODER_NAMES, RESIDUE_EMBEDDING, state_dict_shapes
 from partoken_jax.convert.settings import (
     combine,
@@ -267,13 +267,15 @@ def _state(config: TrainConfig, used: Arrays) -> TrainState:
     """Where training would begin, with these weights."""
     ours = from_state_dict(used)
 
+    def values(name: str, variable: nnx.Variable) -> np.ndarray:
+        if name in OURS_ALONE:
+            return np.zeros(variable.shape, variable.dtype)
+        return np.asarray(ours[name], variable.dtype)
+
     def filled(part: nnx.State) -> nnx.State:
         flat = nnx.to_flat_state(part)
         return nnx.from_flat_state(
-            [
-                (path, variable.replace(np.asarray(ours[dotted(path)], variable.dtype)))
-                for path, variable in flat
-            ]
+            [(path, variable.replace(values(dotted(path), variable))) for path, variable in flat]
         )
 
     # Without `initial_state`, which compiles a program to make weights that nobody needs.

@@ -38,12 +38,17 @@ def flatten(
 ) -> FlatProteins:
     """Concatenates P proteins and their tables (int32 [L, K] each), numbered by `indices` or from 0.
 
-    Raises DataError, naming the protein, for tables that do not belong to the proteins.
+    Raises DataError for tables that do not belong to the proteins (naming the first), or a number of indices
+    that is not theirs.
     """
     if len(proteins) != len(tables) or len(proteins) == 0:
         raise DataError(
             f"{len(tables)} neighbour tables for {len(proteins)} proteins; "
             "give at least one protein and a table for each"
+        )
+    if indices is not None and np.shape(indices) != (len(proteins),):
+        raise DataError(
+            f"indices has shape {np.shape(indices)} for {len(proteins)} proteins; give one index for each"
         )
     chains = [proteins[i] for i in range(len(proteins))]
     width = tables[0].shape[1]
@@ -140,7 +145,7 @@ def pack(
       batch_size: protein slots; by default as many as proteins.
       indices: what `globals.protein` shall say of each protein; by default 0, 1, 2 ...
 
-    Raises DataError if tables do not belong to the proteins, or the proteins do not fit.
+    Raises DataError if tables or indices do not belong to the proteins, or the proteins do not fit.
     """
     flat = flatten(proteins, tables, indices)
     return pack_flat(

@@ -25,6 +25,8 @@ class CodebookState(NamedTuple):
     """[K]: moving average of how many clusters chose the code."""
     sums: jax.Array
     """[K, D]: moving average of the sum of those clusters."""
+    uses: jax.Array
+    """int32 [K]: clusters that chose the code since k-means or the last re-seeding."""
 
 
 class Quantised(NamedTuple):
@@ -93,6 +95,7 @@ def ema_update(
     keep_unused: bool,
 ) -> CodebookState:
     """Moving averages of counts and sums; code = sum / (count + ε). Nothing moves without valid clusters.
+    Uses are counted, without decay.
 
     With `keep_unused` a code that no cluster chose keeps its value (the published rule divides its
     decayed sum by a count of about 0 and so sends it to the origin).
@@ -108,7 +111,7 @@ def ema_update(
     embeddings = sums / (counts + epsilon)[:, None]
     if keep_unused:
         embeddings = jnp.where(batch_counts[:, None] > 0, embeddings, state.embeddings)
-    moved = CodebookState(embeddings, counts, sums)
+    moved = CodebookState(embeddings, counts, sums, state.uses + batch_counts.astype(state.uses.dtype))
     any_valid = jnp.any(codes >= 0)
     return jax.tree.map(lambda new, old: jnp.where(any_valid, new, old), moved, state)
 
@@ -125,19 +128,18 @@ def reseed_dead(
     state: CodebookState,
     samples: jax.Array,  # [M, D]
     key: jax.Array,
-    *,
-    threshold: float = 1e-2,
 ) -> tuple[CodebookState, jax.Array]:
-    """Moves every code whose moving count is below `threshold` onto a random sample, with count 1.
+    """Moves every code without uses onto a random sample, with count 1, and begins to count uses anew.
 
-    Returns the new state and how many codes moved.
+    Returns the new state and how many codes moved, int32 [].
     """
-    dead = state.counts < threshold
+    dead = state.uses == 0
     picked = samples[jax.random.randint(key, (state.counts.shape[0],), 0, samples.shape[0])]
     return CodebookState(
         embeddings=jnp.where(dead[:, None], picked, state.embeddings),
         counts=jnp.where(dead, 1.0, state.counts),
         sums=jnp.where(dead[:, None], picked, state.sums),
+        uses=jnp.zeros_like(state.uses),
     ), jnp.sum(dead)
 
 
@@ -151,13 +153,14 @@ class VQCodebook(nnx.Module):
         self.embeddings = Codebook(codes)
         self.counts = Codebook(jnp.zeros(config.size))
         self.sums = Codebook(jnp.zeros((config.size, width)))
+        self.uses = Codebook(jnp.zeros(config.size, jnp.int32))
 
     @property
     def state(self) -> CodebookState:
-        return CodebookState(self.embeddings[...], self.counts[...], self.sums[...])
+        return CodebookState(self.embeddings[...], self.counts[...], self.sums[...], self.uses[...])
 
     def set_state(self, state: CodebookState) -> None:
-        self.embeddings[...], self.counts[...], self.sums[...] = state
+        self.embeddings[...], self.counts[...], self.sums[...], self.uses[...] = state
 
     def __call__(self, z: jax.Array, mask: jax.Array, *, update: bool | jax.Array = False) -> Quantised:
         """Quantises clusters z [B, S, D]; with `update` (which may be traced) the averages then move."""

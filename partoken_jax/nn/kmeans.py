@@ -47,7 +47,7 @@ def kmeans(
 
 
 def codebook_from_samples(samples: jax.Array, num_codes: int, key: jax.Array) -> CodebookState:
-    """The codebook that k-means makes of cluster features [M, D]: counts 1, sums = codes (docs/REFERENCE.md,
-    section 5)."""
+    """The codebook that k-means makes of cluster features [M, D]: counts 1, sums = codes, no uses yet
+    (docs/REFERENCE.md, section 5)."""
     codes, _ = kmeans(samples, num_codes, permutation=jax.random.permutation(key, samples.shape[0]))
-    return CodebookState(codes, jnp.ones(num_codes), codes)
+    return CodebookState(codes, jnp.ones(num_codes), codes, jnp.zeros(num_codes, jnp.int32))

@@ -1,6 +1,6 @@
 """What a protein is and where it comes from. NumPy only."""
 
-from partoken_jax.proteins.dataset import ProteinDataset, load_dataset
+from partoken_jax.proteins.dataset import ProteinDataset, load_dataset, load_splits
 from partoken_jax.proteins.protein import RESIDUE_TYPES, DataError, Protein
 from partoken_jax.proteins.selection import limit_lengths, subset
 
@@ -11,5 +11,6 @@ __all__ = [
     "ProteinDataset",
     "limit_lengths",
     "load_dataset",
+    "load_splits",
     "subset",
 ]

@@ -1,13 +1,17 @@
 """From the data settings of a run to its batches."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from partoken_jax.config import DataConfig, TrainConfig
 from partoken_jax.graphs import BatchLoader, BatchPlan, neighbour_tables, plan_batches
-from partoken_jax.proteins import ProteinDataset, limit_lengths, load_dataset, subset
+from partoken_jax.proteins import DataError, ProteinDataset, limit_lengths, load_splits, subset
 
 Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+EVALUATION_SEED = 0
+"""Draws the validation and test proteins of `max_eval`: runs with other seeds are scored on the same ones."""
 
 
 @dataclass(frozen=True)
@@ -25,29 +29,36 @@ class RunData:
         return self.datasets["train"].class_names
 
 
-def load_split(config: DataConfig, split: Split, seed: int) -> tuple[ProteinDataset, list[str]]:
-    """One split with the limits of the settings applied, and the names of the cropped proteins.
-
-    Raises DataError for data that cannot be read or proteins that are refused as too long.
-    """
-    dataset = load_dataset(config.path, task=config.task, split=split, split_scheme=config.split_scheme)
-    dataset = subset(dataset, config.max_train if split == "train" else config.max_eval, seed)
-    return limit_lengths(dataset, config.max_length, config.too_long)
-
-
 def load_run_data(config: TrainConfig) -> RunData:
-    """All three splits, their neighbour tables (computed once), and the plan of all batches of the run.
+    """All three splits of the file, read once, and their batches.
 
-    Raises DataError as `load_split` does.
+    Raises DataError for data that cannot be read, and as `prepare` does.
     """
-    splits: tuple[Split, ...] = ("train", "val", "test")
-    datasets, cropped = {}, {}
-    for split in splits:
-        datasets[split], cropped[split] = load_split(config.data, split, config.seed)
+    return prepare(config, load_data(config.data))
+
+
+def load_data(config: DataConfig, splits: Sequence[Split] = SPLITS) -> dict[Split, ProteinDataset]:
+    """Whole splits of the file of the settings. Raises DataError for data that cannot be read."""
+    found = load_splits(config.path, task=config.task, split_scheme=config.split_scheme, splits=splits)
+    return {split: found[split] for split in splits}
+
+
+def prepare(config: TrainConfig, datasets: Mapping[Split, ProteinDataset]) -> RunData:
+    """Applies the limits of the settings to the three splits, computes neighbour tables (once) and plans all
+    batches of the run.
+
+    Raises DataError as `limited` does, and for a split without any label: training needs them, and so do the
+    choice of the best epoch and the final scores.
+    """
+    chosen: dict[Split, ProteinDataset] = {}
+    cropped: dict[Split, list[str]] = {}
+    for split, dataset in datasets.items():
+        chosen[split], cropped[split] = limited(dataset, config.data, config.seed)
+        require_labels(chosen[split])
     plan = plan_batches(
-        train=datasets["train"].lengths,
-        validation=datasets["val"].lengths,
-        test=datasets["test"].lengths,
+        train=chosen["train"].lengths,
+        validation=chosen["val"].lengths,
+        test=chosen["test"].lengths,
         epochs=config.stage0.epochs + config.stage1.epochs,
         batch_size=config.data.batch_size,
         max_shapes=config.data.max_shapes,
@@ -55,9 +66,31 @@ def load_run_data(config: TrainConfig) -> RunData:
     )
     loaders = {
         split: BatchLoader(dataset, neighbour_tables(dataset.proteins, config.data.neighbours), plan)
-        for split, dataset in datasets.items()
+        for split, dataset in chosen.items()
     }
-    return RunData(datasets, loaders, plan, cropped)
+    return RunData(chosen, loaders, plan, cropped)
+
+
+def limited(dataset: ProteinDataset, config: DataConfig, seed: int) -> tuple[ProteinDataset, list[str]]:
+    """The proteins of a split that the settings leave, and the names of those that were cropped.
+
+    Training proteins are drawn by `seed`, others by `EVALUATION_SEED`. Raises DataError for proteins that are
+    refused as too long.
+    """
+    if dataset.split == "train":
+        dataset = subset(dataset, config.max_train, seed)
+    else:
+        dataset = subset(dataset, config.max_eval, EVALUATION_SEED)
+    return limit_lengths(dataset, config.max_length, config.too_long)
+
+
+def require_labels(dataset: ProteinDataset) -> None:
+    """Raises DataError where no protein has a label."""
+    if len(dataset) and (dataset.labels < 0).all():
+        raise DataError(
+            f"{dataset.source}: none of the {len(dataset)} proteins of split {dataset.split!r} has a label, "
+            "so there is nothing to train on or to score; give data with labels"
+        )
 
 
 def describe(data: RunData) -> list[str]:
@@ -69,6 +102,8 @@ def describe(data: RunData) -> list[str]:
         missing = sum(int((~protein.complete).sum()) for protein in dataset.proteins)
         if missing:
             line += f", {missing} of them masked for missing atoms"
+        if unlabelled := int((dataset.labels < 0).sum()):
+            line += f"; {unlabelled} proteins have no label and count neither in cross entropy nor in scores"
         lines.append(line)
         if names := data.cropped[split]:
             shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")

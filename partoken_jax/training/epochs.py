@@ -25,7 +25,8 @@ class TrainingError(ValueError):
 
 
 class TrainScores(TypedDict):
-    """Means over the training proteins of an epoch, with dropout and sampling on."""
+    """Means over the training proteins of an epoch, with dropout and sampling on. Cross entropy and accuracy
+    are about those with a label."""
 
     loss: float
     cross_entropy: float
@@ -97,13 +98,14 @@ def train_epoch(
             "try a lower learning rate"
         )
     share = host.proteins / host.proteins.sum()
+    labelled_share = host.labelled / max(host.labelled.sum(), 1)
     scores = TrainScores(
         loss=float(host.losses.total @ share),
-        cross_entropy=float(host.losses.cross_entropy @ share),
+        cross_entropy=float(host.losses.cross_entropy @ labelled_share),
         vq=float(host.losses.vq @ share),
         coverage=float(host.losses.coverage @ share),
         cardinality=float(host.losses.cardinality @ share),
-        accuracy=float(host.correct.sum() / host.proteins.sum()),
+        accuracy=float(host.correct.sum() / max(host.labelled.sum(), 1)),
         residue_coverage=float(host.assigned.sum() / max(host.residues.sum(), 1)),
         codebook_perplexity=float(host.perplexity[-1]),
     )
@@ -128,10 +130,11 @@ class Predictions(NamedTuple):
     """What a model says about the proteins of a split, in the order of the dataset."""
 
     labels: np.ndarray
-    """int [P]"""
+    """int [P]: -1 where there is none."""
     logits: np.ndarray
     """float32 [P, C]"""
     cross_entropy: float
+    """Mean over the proteins with a label, 0 when there are none."""
     cluster_sizes: np.ndarray
     """int [P, S]; S = 0 for the GVP baseline."""
     codes: np.ndarray
@@ -152,6 +155,7 @@ def predict(
     logits, sizes, codes, cross_entropy, residues = zip(*jax.device_get(outputs), strict=True)
     slots = [jax.tree.map(lambda x: x[:-1], slot) for slot in jax.device_get(slots)]
     mask = np.concatenate([slot.mask for slot in slots])
+    labelled = np.array([np.sum(slot.mask & (slot.label >= 0)) for slot in slots])
     order = np.argsort(np.concatenate([slot.protein for slot in slots])[mask])
 
     def flat(parts):
@@ -160,7 +164,7 @@ def predict(
     return Predictions(
         labels=flat([slot.label for slot in slots]),
         logits=flat(logits),
-        cross_entropy=float(np.average(cross_entropy, weights=[slot.mask.sum() for slot in slots])),
+        cross_entropy=float(np.dot(cross_entropy, labelled) / max(labelled.sum(), 1)),
         cluster_sizes=flat(sizes),
         codes=flat(codes),
         num_residues=int(sum(residues)),
@@ -177,7 +181,10 @@ class Evaluation(TypedDict):
 
 
 def score(predictions: Predictions, class_names: tuple[str, ...]) -> Evaluation:
-    """Accuracy, F1 and use of clusters and codes. Raises ValueError as `metrics.classification`."""
+    """Accuracy and F1 over the proteins with a label; use of clusters and codes over all of them.
+
+    Raises ValueError as `metrics.classification`.
+    """
     return Evaluation(
         cross_entropy=predictions.cross_entropy,
         classification=classification(predictions.labels, predictions.logits.argmax(axis=-1), class_names),

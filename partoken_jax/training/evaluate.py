@@ -8,7 +8,7 @@ from typing import TypedDict
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.proteins import DataError
 from partoken_jax.training.checkpoints import Which, restore
-from partoken_jax.training.data import Split, load_split
+from partoken_jax.training.data import Split, limited, load_data, require_labels
 from partoken_jax.training.epochs import Evaluation, predict, score
 from partoken_jax.training.step import make_eval_step
 
@@ -18,6 +18,7 @@ class ProteinPrediction(TypedDict):
 
     name: str
     label: int
+    """-1 where there is none."""
     predicted: int
     logits: list[float]
 
@@ -42,14 +43,17 @@ def evaluate(
 ) -> EvaluationReport:
     """Scores a checkpoint and writes the result to RUN_DIR/evaluation_<split>.json.
 
-    Proteins, limits and cropping are those of the run; `data` puts another file in place of its own.
-    Raises CheckpointError without such a checkpoint, DataError for data that do not fit.
+    Proteins, limits and cropping are those of the run; `data` puts another file in place of its own. Proteins
+    without a label are predicted, but not scored.
+
+    Raises CheckpointError without such a checkpoint, DataError for data that do not fit or have no labels.
     """
     restored = restore(run_dir, checkpoint)
     config = restored.config
     if data is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data))
-    dataset, cropped = load_split(config.data, split, config.seed)
+    dataset, cropped = limited(load_data(config.data, (split,))[split], config.data, config.seed)
+    require_labels(dataset)
     class_names = tuple(restored.meta["class_names"])
     if dataset.class_names != class_names:
         raise DataError(

@@ -249,6 +249,7 @@ def _final_report(
             task=train_set.task,
             class_names=list(data.class_names),
             class_counts={split: d.class_counts().tolist() for split, d in data.datasets.items()},
+            unlabelled={split: int((d.labels < 0).sum()) for split, d in data.datasets.items()},
             cropped={split: names for split, names in data.cropped.items()},
             left_out=len(train_set.left_out),
             batch_size=data.plan.batch_size,

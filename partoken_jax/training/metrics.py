@@ -24,7 +24,12 @@ class ClassScores(TypedDict):
 
 
 class Classification(TypedDict):
+    """The scores of the proteins that have a label."""
+
     proteins: int
+    """Proteins scored."""
+    unlabelled: int
+    """Proteins without a label: left out of every other number here."""
     accuracy: float
     macro_f1: float
     """Mean F1 over the classes that occur in truth or prediction."""
@@ -67,20 +72,26 @@ def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int)
 
 
 def classification(
-    truth: np.ndarray,  # int [P]
+    truth: np.ndarray,  # int [P], -1 where there is no label
     predicted: np.ndarray,  # int [P]
     class_names: tuple[str, ...],
 ) -> Classification:
-    """Accuracy, macro-F1 and scores per class.
+    """Accuracy, macro-F1 and scores per class, over the proteins with a label.
 
     A class that occurs neither in the truth nor among the predictions has no F1 and is left out of the
     macro average; a class that occurs in one of them only counts with F1 = 0. Raises ValueError without
-    proteins or with a label outside the classes.
+    labelled proteins or with a label outside the classes.
     """
+    labelled = truth != -1
+    unlabelled = int(np.sum(~labelled))
+    truth, predicted = truth[labelled], predicted[labelled]
     if len(truth) == 0:
-        raise ValueError("no proteins to score; choose a split that has some")
+        counted = f", only {unlabelled} without a label" if unlabelled else ""
+        raise ValueError(f"there are no labelled proteins to score{counted}; choose a split that has some")
     if truth.min() < 0 or truth.max() >= len(class_names):
-        raise ValueError(f"labels must be 0 to {len(class_names) - 1}, got {truth.min()} to {truth.max()}")
+        raise ValueError(
+            f"labels must be 0 to {len(class_names) - 1}, or -1 for none, got {truth.min()} to {truth.max()}"
+        )
     confusion = confusion_matrix(truth, predicted, len(class_names))
     hits, count, given = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision = hits / np.maximum(given, 1)
@@ -88,6 +99,7 @@ def classification(
     f1 = 2 * hits / np.maximum(count + given, 1)
     return Classification(
         proteins=len(truth),
+        unlabelled=unlabelled,
         accuracy=float(hits.sum() / len(truth)),
         macro_f1=float(f1[count + given > 0].mean()),
         majority_share=float(count.max() / len(truth)),

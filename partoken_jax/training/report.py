@@ -21,6 +21,8 @@ class DataReport(TypedDict):
     class_names: list[str]
     class_counts: dict[str, list[int]]
     """Proteins per class of each split."""
+    unlabelled: dict[str, int]
+    """Proteins of each split without a label."""
     cropped: dict[str, list[str]]
     """Proteins cut to `max_length`, by name."""
     left_out: int
@@ -86,10 +88,11 @@ def write_report(run_dir: Path, report: RunReport, records: Sequence[EpochRecord
 def classification_table(scores: Classification) -> str:
     """Accuracy and F1 over all classes and per class, as a Markdown table."""
     width = max(9, *(len(c["name"]) for c in scores["classes"]))
+    left_out = f"; {scores['unlabelled']} without a label are not scored" if scores["unlabelled"] else ""
     rows = [
         f"{scores['proteins']} proteins: accuracy {scores['accuracy']:.3f}, "
         f"macro-F1 {scores['macro_f1']:.3f} "
-        f"(always the most frequent class: accuracy {scores['majority_share']:.3f})",
+        f"(always the most frequent class: accuracy {scores['majority_share']:.3f}){left_out}",
         "",
         f"| {'class':{width}} | proteins | predicted | precision | recall |    F1 |",
         f"|{'-' * (width + 2)}|---------:|----------:|----------:|-------:|------:|",
@@ -168,11 +171,13 @@ def _markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
     data, model = report["data"], report["config"]["model"]
     sizes = ", ".join(f"{sum(counts)} {split}" for split, counts in data["class_counts"].items())
     cropped = sum(map(len, data["cropped"].values()))
+    unlabelled = sum(data["unlabelled"].values())
+    more = f" and {unlabelled} without a label" if unlabelled else ""
     lines = [
         f"# {model['kind']} on {data['task']}",
         "",
         f"{report['parameters']['total']:,} parameters, seed {report['config']['seed']}, "
-        f"{len(records)} epochs; {sizes} proteins ({cropped} cropped, "
+        f"{len(records)} epochs; {sizes} proteins{more} ({cropped} cropped, "
         f"{data['left_out']} chains in no split); batches of {data['batch_size']}, "
         f"{data['padding_share']:.1%} padding.",
         "",

@@ -69,7 +69,8 @@ def initialise_codebook(
 def reseed_codebook(
     graphdef: nnx.GraphDef, state: TrainState, samples: np.ndarray, seed: int, epoch: int
 ) -> tuple[TrainState, int]:
-    """Moves codes that have gone out of use onto cluster features [M, D]; also how many it moved."""
+    """Moves codes that no cluster chose since the last re-seeding (or since k-means) onto cluster features
+    [M, D]; also returns how many it moved."""
     model = nnx.merge(graphdef, state.params, state.codebook, copy=True)
     key = jax.random.fold_in(run_keys(seed).codebook, epoch)
     reseeded, moved = reseed_dead(model.codebook.state, jnp.asarray(samples), key)

@@ -52,6 +52,9 @@ class StepMetrics(NamedTuple):
 
     losses: LossTerms
     correct: jax.Array
+    """Proteins given the class that their label says."""
+    labelled: jax.Array
+    """Proteins with a label: those that cross entropy and `correct` are about."""
     proteins: jax.Array
     assigned: jax.Array
     """Residues in a cluster; 0 for the GVP baseline."""
@@ -67,7 +70,7 @@ class EvalOutput(NamedTuple):
     logits: jax.Array
     """[B, C]"""
     cross_entropy: jax.Array
-    """[]: mean over the proteins of the batch."""
+    """[]: mean over the proteins of the batch that have a label."""
     residues: jax.Array
     """[]: real residues with all four atoms."""
     cluster_sizes: jax.Array
@@ -207,6 +210,7 @@ def _metrics(losses: LossTerms, output: Output, graph: PackedGraph) -> StepMetri
     return StepMetrics(
         losses=losses,
         correct=jnp.sum((jnp.argmax(output.logits, axis=-1) == labels) & mask),
+        labelled=jnp.sum(mask & (labels >= 0)),
         proteins=jnp.sum(mask),
         assigned=jnp.sum(_cluster_sizes(output)),
         residues=jnp.sum(graph.nodes.mask),

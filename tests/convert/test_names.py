@@ -29,6 +29,7 @@ def test_every_recorded_key_has_a_place(name):
     assert len(used) == len(set(used))
     model = nnx.eval_shape(lambda: build_model(tiny(kind=kind, **changes), rngs=nnx.Rngs(0)))
     ours = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(nnx.state(model))}
+    ours -= {"codebook.uses"}  # the original does not count them
     assert {path for path in used if not path.startswith("pool.")} == {
         path for path in ours if not path.startswith("pool.")
     }
@@ -50,6 +51,20 @@ def test_there_and_back_is_exact(name):
     for key, array in arrays.items():
         assert back[key].dtype == array.dtype and back[key].flags.c_contiguous
         np.testing.assert_array_equal(back[key], array if our_path(key) else np.zeros_like(array), key)
+
+
+def test_uses_of_codes_begin_at_0_and_are_not_handed_on():
+    """They are ours alone; a model that has counted some forgets them with the weights it is given."""
+    arrays, config = recorded("partoken")
+    model = build_model(config, rngs=nnx.Rngs(0))
+    model.codebook.uses[...] += 3
+    set_arrays(model, from_state_dict(arrays))
+    np.testing.assert_array_equal(model.codebook.uses[...], 0)
+    model.codebook.uses[...] += 3
+    ours = by_path(nnx.state(model))
+    assert set(to_state_dict(ours, state_dict_shapes(config))) == set(arrays)
+    set_arrays(model, ours)  # but given, they are kept
+    np.testing.assert_array_equal(model.codebook.uses[...], 3)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.graphs.batching import evaluation_batches, training_batches
-from partoken_jax.proteins import DataError, load_dataset, subset
+from partoken_jax.proteins import DataError, load_dataset, load_splits, subset
 
 CHAINS = Path(__file__).parents[2] / "experiments" / "data" / "pdb_chains.npz"
 
@@ -99,7 +99,7 @@ def test_there_is_room_for_a_padding_residue(length):
 
 
 def test_padding_on_the_ec_task():
-    lengths = {split: load_dataset(CHAINS, split=split).lengths for split in ("train", "val", "test")}
+    lengths = {split: dataset.lengths for split, dataset in load_splits(CHAINS).items()}
     assert len(lengths["train"]) == 6654
     plan = plan_batches(
         train=lengths["train"],

@@ -166,3 +166,10 @@ def test_tables_of_other_proteins_are_refused_by_name():
         pack(proteins, tables[:1])
     with pytest.raises(DataError, match="0 neighbour tables for 0 proteins"):
         pack([], [])
+
+
+@pytest.mark.parametrize("indices", [[7], [7, 8, 9], [], [[7, 8]]])
+def test_a_wrong_number_of_indices_is_refused(indices):
+    proteins = proteins_of(10, 8)
+    with pytest.raises(DataError, match=r"^indices has shape \(.*\) for 2 proteins; give one index"):
+        pack(proteins, neighbour_tables(proteins, 4), indices=indices)

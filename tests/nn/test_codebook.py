@@ -34,7 +34,8 @@ def state():
     embeddings[4:] += 6
     counts = rng.uniform(0.5, 3, CODES)
     return CodebookState(
-        *(jnp.asarray(a, jnp.float32) for a in (embeddings, counts, embeddings * counts[:, None]))
+        *(jnp.asarray(a, jnp.float32) for a in (embeddings, counts, embeddings * counts[:, None])),
+        uses=jnp.arange(CODES, dtype=jnp.int32),
     )
 
 
@@ -101,6 +102,7 @@ def test_moving_averages_against_numpy(state, z, keep_unused):
         count = DECAY * old[1][code] + (1 - DECAY) * len(rows)
         total = DECAY * old[2][code] + (1 - DECAY) * rows.sum(0)
         assert got.counts[code] == pytest.approx(count, rel=1e-5)
+        assert got.uses[code] == state.uses[code] + len(rows)
         np.testing.assert_allclose(got.sums[code], total, rtol=1e-5, atol=1e-6)
         if len(rows) or not keep_unused:
             np.testing.assert_allclose(got.embeddings[code], total / (count + EPSILON), rtol=2e-5, atol=1e-6)
@@ -262,30 +264,50 @@ def test_kmeans_with_fewer_samples_than_codes():
     np.testing.assert_array_equal(codes, 1)
 
 
-def test_reseeding_moves_dead_codes_only(state):
+def test_reseeding_moves_codes_without_uses_only(state):
     samples = jnp.asarray(np.random.default_rng(5).normal(size=(20, WIDTH)), jnp.float32)
-    counts = state.counts.at[jnp.array([1, 6])].set(jnp.array([0.0, 5e-3]))
-    after, moved = reseed_dead(state._replace(counts=counts), samples, jax.random.key(0))
     dead = np.isin(np.arange(CODES), [1, 6])
+    before = state._replace(uses=jnp.where(dead, 0, 1))
+    after, moved = reseed_dead(before, samples, jax.random.key(0))
     assert moved == 2
     np.testing.assert_array_equal(after.embeddings[~dead], state.embeddings[~dead])
     np.testing.assert_array_equal(after.sums[~dead], state.sums[~dead])
-    np.testing.assert_array_equal(after.counts, np.where(dead, 1, counts))
+    np.testing.assert_array_equal(after.counts, np.where(dead, 1, state.counts))
     for code in (1, 6):
         assert np.any(np.all(np.asarray(samples) == after.embeddings[code], axis=1))
         np.testing.assert_array_equal(after.sums[code], after.embeddings[code])
-    assert reseed_dead(state, samples, jax.random.key(0))[1] == 0
+    np.testing.assert_array_equal(after.uses, 0)  # counted anew from here
+    assert reseed_dead(state._replace(uses=jnp.ones(CODES, jnp.int32)), samples, jax.random.key(0))[1] == 0
+
+
+def test_an_unused_code_is_reseeded_at_once_and_one_in_use_never(z):
+    """However large its moving count still is: from 1 after k-means it takes 459 unused steps to 0.01."""
+    samples = jnp.asarray(np.random.default_rng(6).normal(size=(30, WIDTH)), jnp.float32)
+    start = codebook_from_samples(samples, CODES, jax.random.key(0))
+
+    def step(state, codes):
+        codes = jnp.asarray(np.where(MASK, codes, -1))
+        return ema_update(state, z, codes, decay=0.99, epsilon=EPSILON, keep_unused=True)
+
+    once = step(step(start, 5), 3)  # code 5 in the first step alone, code 3 in the second
+    after, moved = reseed_dead(once, samples, jax.random.key(1))
+    assert moved == CODES - 2
+    for code in range(CODES):
+        assert np.array_equal(after.embeddings[code], once.embeddings[code]) == (code in (3, 5))
+    # From the re-seeding on, what was chosen before it no longer counts.
+    assert reseed_dead(step(after, 3), samples, jax.random.key(2))[1] == CODES - 1
 
 
 def test_module_moves_only_when_asked_and_by_averages_alone(z):
     book = VQCodebook(WIDTH, CodebookConfig(size=CODES), rngs=nnx.Rngs(0))
     assert not nnx.to_flat_state(nnx.state(book, nnx.Param))  # nothing for an optimiser
-    assert len(nnx.to_flat_state(nnx.state(book, Codebook))) == 3
+    assert len(nnx.to_flat_state(nnx.state(book, Codebook))) == len(nnx.to_flat_state(nnx.state(book)))
     samples = jnp.asarray(np.random.default_rng(6).normal(size=(30, WIDTH)), jnp.float32)
     book.set_state(codebook_from_samples(samples, CODES, jax.random.key(0)))
     before = book.state
     np.testing.assert_array_equal(before.counts, 1)
     np.testing.assert_array_equal(before.sums, before.embeddings)
+    np.testing.assert_array_equal(before.uses, 0)
     first, second = book(z, jnp.asarray(MASK)), book(z, jnp.asarray(MASK))
     for a, b in zip((*first, *book.state), (*second, *before), strict=True):
         np.testing.assert_array_equal(a, b)

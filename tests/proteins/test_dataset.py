@@ -1,12 +1,12 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from partoken_jax.proteins import DataError, load_dataset
+from partoken_jax.proteins import DataError, ProteinDataset, load_dataset, load_splits
 
 CHAINS = Path(__file__).parents[2] / "experiments" / "data" / "pdb_chains.npz"
-SPLITS = ("train", "val", "test")
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,7 @@ SPLITS = ("train", "val", "test")
     ],
 )
 def test_counts_of_the_chains_file(task, sizes, num_classes):
-    splits = [load_dataset(CHAINS, task=task, split=split) for split in SPLITS]
+    splits = list(load_splits(CHAINS, task=task).values())
     assert tuple(map(len, splits)) == sizes
     assert {dataset.class_names for dataset in splits} == {splits[0].class_names}
     assert len(splits[0].class_names) == num_classes
@@ -82,6 +82,45 @@ def test_names_numbers_labels_and_sequences_belong_together(write):
     assert train.class_counts().tolist() == [1, 0, 1, 0, 0, 0, 0]
     assert train.lengths.tolist() == [5, 2]
     assert train.source.endswith("tiny.npz")
+
+
+def reads_of_archives(monkeypatch) -> list:
+    """The files that numpy reads from now on."""
+    original, read = np.load, []
+
+    def load(file, *args, **kwargs):
+        read.append(file)
+        return original(file, *args, **kwargs)
+
+    monkeypatch.setattr(np, "load", load)
+    return read
+
+
+def test_splits_are_read_together_and_are_those_read_alone(write, monkeypatch):
+    path = write(split=np.array([0, 2, 1, 0], np.int8), ec_class=np.array([1, 2, 7, 3], np.int8))
+    alone = {split: load_dataset(path, split=split) for split in ("train", "val", "test")}
+    read = reads_of_archives(monkeypatch)
+    together = load_splits(path)
+    assert read == [path]
+    assert list(together) == list(alone)
+    for split, dataset in together.items():
+        assert (dataset.split, dataset.class_names, dataset.left_out) == (split, alone[split].class_names, ())
+        for one, other in zip(dataset.proteins, alone[split].proteins, strict=True):
+            assert (one.name, one.sequence, one.label) == (other.name, other.sequence, other.label)
+            np.testing.assert_array_equal(one.backbone, other.backbone)
+            np.testing.assert_array_equal(one.residue_numbers, other.residue_numbers)
+    assert list(load_splits(path, splits=("test",))) == ["test"]
+
+
+@pytest.mark.parametrize("label", [3, 7, -2])
+def test_a_label_outside_the_classes_is_refused_by_name(write, label):
+    first, second = load_dataset(write()).proteins
+    message = rf"some.npz: 4GHI_C has label {label}, but task 'mine' has 3 classes; .*0 to 2, or -1"
+    with pytest.raises(DataError, match=message):
+        ProteinDataset((first, replace(second, label=label)), ("a", "b", "c"), "mine", "train", "some.npz")
+    unlabelled = replace(second, label=-1)
+    dataset = ProteinDataset((first, unlabelled), ("a", "b", "c"), "mine", "train", "some.npz")
+    assert dataset.labels.tolist() == [0, -1] and dataset.class_counts().tolist() == [1, 0, 0]
 
 
 def test_chains_outside_every_split_are_listed(write):

@@ -24,5 +24,17 @@ def test_padding_has_no_influence_and_no_gradient():
     assert jnp.all(gradient[2] == 0) and jnp.all(gradient[:2] != 0)
 
 
+def test_a_protein_without_a_label_counts_as_little_as_padding():
+    """Neither as class 0 nor in the number that the mean is taken over."""
+    labels, everyone = jnp.array([0, 2, -1]), jnp.ones(3, bool)
+    loss, gradient = jax.value_and_grad(cross_entropy)(LOGITS, labels, everyone)
+    want, want_gradient = jax.value_and_grad(cross_entropy)(LOGITS, labels, jnp.array([True, True, False]))
+    assert loss == want
+    np.testing.assert_array_equal(gradient, want_gradient)
+    assert jnp.all(gradient[2] == 0)
+    loss, gradient = jax.value_and_grad(cross_entropy)(LOGITS, jnp.full(3, -1), everyone)
+    assert loss == 0 and jnp.all(gradient == 0)
+
+
 def test_a_batch_without_proteins_costs_nothing():
     assert cross_entropy(LOGITS, jnp.full(3, -1), jnp.zeros(3, bool)) == 0

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from partoken_jax.training.metrics import classification, clustering, code_perplexity, distribution
+from partoken_jax.training.report import classification_table
 
 NAMES = ("a", "b", "c", "d")
 TRUTH = np.array([0, 0, 0, 1, 1, 2])
@@ -37,7 +38,22 @@ def test_perfect_predictions_score_1():
     assert scores["accuracy"] == scores["macro_f1"] == 1
 
 
-@pytest.mark.parametrize("truth", [np.array([], int), np.array([0, -1]), np.array([0, 4])])
+def test_proteins_without_a_label_are_counted_and_left_out():
+    truth, predicted = np.append(TRUTH, [-1, -1]), np.append(PREDICTED, [3, 0])
+    scores = classification(truth, predicted, NAMES)
+    assert scores["unlabelled"] == 2
+    assert {**scores, "unlabelled": 0} == classification(TRUTH, PREDICTED, NAMES)
+    assert "6 proteins: accuracy 0.500" in classification_table(scores)
+    assert "2 without a label are not scored" in classification_table(scores)
+    assert "without a label" not in classification_table(classification(TRUTH, PREDICTED, NAMES))
+
+
+def test_labels_are_needed_to_score():
+    with pytest.raises(ValueError, match="no labelled proteins to score, only 3 without a label; choose"):
+        classification(np.full(3, -1), np.zeros(3, int), NAMES)
+
+
+@pytest.mark.parametrize("truth", [np.array([], int), np.array([0, -2]), np.array([0, 4])])
 def test_nothing_to_score_or_unknown_labels_are_errors(truth):
     with pytest.raises(ValueError, match=r"proteins|labels"):
         classification(truth, np.zeros(len(truth), int), NAMES)

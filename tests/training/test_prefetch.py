@@ -1,10 +1,19 @@
 import threading
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from partoken_jax.training.prefetch import prefetch
+
+
+def threads_settle_at(count: int) -> bool:
+    """Whether no more than so many threads are left, at once or within a few seconds."""
+    end = time.monotonic() + 5
+    while threading.active_count() > count and time.monotonic() < end:
+        time.sleep(0.01)
+    return threading.active_count() <= count
 
 
 def test_all_batches_in_order_and_on_the_device():
@@ -29,7 +38,7 @@ def test_a_fault_of_the_source_is_raised_in_its_place():
 
 
 def test_it_runs_ahead_by_no_more_than_the_depth():
-    made = []
+    before, made = threading.active_count(), []
     reached = threading.Event()
 
     def source():
@@ -43,9 +52,7 @@ def test_it_runs_ahead_by_no_more_than_the_depth():
     assert int(next(batches)) == 0
     assert reached.wait(5)  # the third batch is made although nobody has asked for the second
     batches.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("partoken-batches"):
-            thread.join(5)
+    assert threads_settle_at(before)
     assert len(made) == 3
 
 
@@ -54,7 +61,4 @@ def test_the_thread_ends_with_the_reader():
     batches = prefetch(np.zeros(1) for _ in range(100))
     next(batches)
     batches.close()
-    for thread in threading.enumerate():
-        if thread.name.startswith("partoken-batches"):
-            thread.join(5)
-    assert threading.active_count() <= before
+    assert threads_settle_at(before)

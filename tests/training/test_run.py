@@ -1,6 +1,8 @@
 """Whole runs: to the bit the same, interrupted or not, and everything left where it belongs."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 from pathlib import Path
@@ -10,17 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import partoken_jax.training.evaluate as evaluate_module
-import partoken_jax.training.loop as loop
 from partoken_jax.cli import main
 from partoken_jax.config import ConfigError, StageConfig, TrainConfig, load_yaml
-from partoken_jax.convert import export_weights, import_weights
+from partoken_jax.convert import export_weights, import_weights, read_weights
 from partoken_jax.proteins import DataError
-from partoken_jax.training.checkpoints import CheckpointError, read_meta, restore
+from partoken_jax.training.checkpoints import CheckpointError, read_meta, restore, save
 from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.evaluate import evaluate
 from partoken_jax.training.loop import train
 from partoken_jax.training.records import read_records
+from tests.helpers import by_path
 
 from .conftest import tiny
 
@@ -32,29 +33,30 @@ def numbers(records):
     return [{name: value for name, value in record.items() if name not in TIMES} for record in records]
 
 
-class Interrupted(Exception):
-    pass
+class Interrupting(io.StringIO):
+    """A terminal whose user presses Ctrl-C when an epoch, counted from 1, has been reported."""
+
+    def __init__(self, epoch: int):
+        super().__init__()
+        self.line = f"epoch {epoch:3}/"
+
+    def write(self, text: str) -> int:
+        if self.line in text:
+            raise KeyboardInterrupt
+        return super().write(text)
 
 
-def run_until(config, epoch, monkeypatch):
-    """A run that is stopped as soon as an epoch, counted from 1, begins."""
-    original = loop.train_epoch
-
-    def stopping(*args, description, **kwargs):
-        if description.endswith(f"epoch {epoch}"):
-            raise Interrupted
-        return original(*args, description=description, **kwargs)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(loop, "train_epoch", stopping)
-        train(config, quiet=True)
+def run_until(config, epoch):
+    """A run that is interrupted at the end of an epoch."""
+    with contextlib.redirect_stdout(Interrupting(epoch)), pytest.raises(KeyboardInterrupt):
+        train(config)
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(partoken_run, tmp_path, monkeypatch):
+def test_an_interrupted_run_goes_on_to_the_same_bits(partoken_run, tmp_path):
     """Stopped in stage 1 and resumed, against straight through. Also: same seed, same losses."""
     straight, report, expected = partoken_run
     config = dataclasses.replace(straight, run_dir=str(tmp_path / "run"))
-    run_until(config, 5, monkeypatch)
+    run_until(config, 4)
     log = tmp_path / "run" / "metrics.jsonl"
     assert len(read_records(log)) == 4
     resumed = train(dataclasses.replace(config, resume=True), quiet=True)
@@ -67,10 +69,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(partoken_run, tmp_path, mon
             assert jnp.array_equal(a, b)
 
 
-def test_resuming_writes_anew_what_was_logged_after_the_checkpoint(gvp_run, tmp_path, monkeypatch):
+def test_resuming_writes_anew_what_was_logged_after_the_checkpoint(gvp_run, tmp_path):
     straight, _, expected = gvp_run
     config = dataclasses.replace(straight, run_dir=str(tmp_path / "run"))
-    run_until(config, 2, monkeypatch)
+    run_until(config, 1)
     log = tmp_path / "run" / "metrics.jsonl"
     with log.open("a") as file:  # as if the machine had stopped after the line, but before the checkpoint
         file.write(json.dumps({**expected[1], "step_losses": []}) + '\n{"epoch": 3, "sta')
@@ -87,6 +89,36 @@ def test_a_run_through_the_names_of_the_original_evaluates_to_the_same_bits(part
     first, second = evaluate(run_dir, split="val"), evaluate(tmp_path / "run", split="val")
     assert second["predictions"] == first["predictions"]
     assert second["scores"]["clustering"] == first["scores"]["clustering"]
+    # Uses since the last re-seeding are ours alone: counted anew, and no key of the original.
+    ours, back = (by_path(restore(run).state.codebook) for run in (run_dir, tmp_path / "run"))
+    assert np.any(ours.pop("codebook.uses")) and not np.any(back.pop("codebook.uses"))
+    for name, array in ours.items():
+        np.testing.assert_array_equal(back[name], array, name)
+    assert not any("uses" in key for key in read_weights(tmp_path / "w.safetensors").arrays)
+
+
+def test_codes_out_of_use_are_reseeded_after_the_first_epoch_and_codes_in_use_are_not(tmp_path):
+    """Two runs of one epoch with the codebook, equal but for the re-seeding at its end."""
+    reports = {}
+    for reseed in (False, True):
+        config = tiny(
+            tmp_path / str(reseed),
+            stage0=StageConfig(0),
+            stage1=StageConfig(1, 1e-3, warmup_epochs=0),
+            freeze_codebook_epochs=0,
+            reseed_dead_codes=reseed,
+        )
+        train(config, quiet=True)
+        (record,) = read_records(Path(config.run_dir) / "metrics.jsonl")
+        reports[reseed] = record["codes_reseeded"], by_path(restore(config.run_dir, "last").state.codebook)
+    (none, plain), (moved, seeded) = reports[False], reports[True]
+    used = plain["codebook.uses"] > 0
+    assert none == 0 < moved == np.sum(~used) < len(used)
+    for name in ("codebook.embeddings", "codebook.counts", "codebook.sums"):
+        np.testing.assert_array_equal(seeded[name][used], plain[name][used], name)
+    assert np.all(np.any(seeded["codebook.embeddings"] != plain["codebook.embeddings"], axis=1) == ~used)
+    np.testing.assert_array_equal(seeded["codebook.counts"][~used], 1)
+    np.testing.assert_array_equal(seeded["codebook.uses"], 0)
 
 
 def test_one_compilation_per_shape_over_a_run(partoken_run, gvp_run):
@@ -230,15 +262,13 @@ def test_a_damaged_checkpoint_is_an_error_in_one_sentence(tmp_path, gvp_run):
         evaluate(tmp_path / "run")
 
 
-def test_evaluating_on_another_task_is_refused(gvp_run, tmp_path, monkeypatch):
-    original = evaluate_module.load_split
-    monkeypatch.setattr(
-        evaluate_module,
-        "load_split",
-        lambda data, *a: original(dataclasses.replace(data, task="ec-class"), *a),
-    )
-    with pytest.raises(DataError, match="was trained on"):
-        evaluate(gvp_run[0].run_dir)
+def test_evaluating_on_other_classes_is_refused(gvp_run, tmp_path):
+    """As when a file given with `data` holds other architectures than the run's."""
+    restored = restore(gvp_run[0].run_dir)
+    classes = ["mainly alpha", "mainly beta", "neither", "both"]
+    save(tmp_path, "best", restored.state, {**restored.meta, "class_names": classes})
+    with pytest.raises(DataError, match=r"has the classes \['mainly alpha', .* was trained on .*'neither'"):
+        evaluate(tmp_path)
 
 
 def test_a_diverging_run_stops_with_a_remedy(gvp_run, tmp_path):

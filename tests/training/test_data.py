@@ -1,0 +1,139 @@
+"""The proteins of a run: read once, the same ones for every seed to be scored on, with labels or without."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from partoken_jax.proteins import DataError
+from partoken_jax.training import evaluate as evaluation
+from partoken_jax.training.data import describe, load_data, load_run_data, prepare
+from partoken_jax.training.epochs import predict, score, train_epoch
+from partoken_jax.training.schedules import epoch_settings
+from partoken_jax.training.step import initial_state, make_eval_step, make_train_step
+
+from .conftest import tiny
+
+
+def names(dataset):
+    return [protein.name for protein in dataset.proteins]
+
+
+def without_labels(dataset, every_other: bool):
+    """The dataset without its labels, or without every other one."""
+    proteins = [
+        protein if every_other and number % 2 == 0 else dataclasses.replace(protein, label=-1)
+        for number, protein in enumerate(dataset.proteins)
+    ]
+    return dataclasses.replace(dataset, proteins=tuple(proteins))
+
+
+def test_a_run_reads_its_file_once(monkeypatch):
+    original, read = np.load, []
+
+    def load(file, *args, **kwargs):
+        read.append(file)
+        return original(file, *args, **kwargs)
+
+    monkeypatch.setattr(np, "load", load)
+    load_run_data(tiny())
+    assert len(read) == 1
+
+
+def test_runs_with_different_seeds_are_scored_on_the_same_proteins():
+    first, second = (load_run_data(dataclasses.replace(tiny(), seed=seed)).datasets for seed in (0, 1))
+    for split in ("val", "test"):
+        assert len(first[split]) == 8 and names(first[split]) == names(second[split])
+    assert len(first["train"]) == 14 and names(first["train"]) != names(second["train"])
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_without_any_label_is_refused(split):
+    datasets = load_data(tiny().data)
+    datasets[split] = without_labels(datasets[split], every_other=False)
+    with pytest.raises(
+        DataError, match=rf"none of the \d+ proteins of split '{split}' has a label, .*; give"
+    ):
+        prepare(tiny(), datasets)
+
+
+def test_proteins_without_a_label_are_said_trained_on_predicted_and_not_scored():
+    config = tiny(kind="gvp")
+    datasets = {
+        split: without_labels(dataset, every_other=True) for split, dataset in load_data(config.data).items()
+    }
+    data = prepare(config, datasets)
+    said = "\n".join(describe(data))
+    for split, dataset in data.datasets.items():
+        count = int(np.sum(dataset.labels < 0))
+        assert 0 < count < len(dataset)
+        assert f"{split}: {len(dataset)} proteins" in said and f"{count} proteins have no label" in said
+
+    graphdef, state = initial_state(config)
+    step = make_eval_step(graphdef, bypass_codebook=True)
+    dataset = data.datasets["val"]
+    predictions = predict(step, state.params, state.codebook, data.loaders["val"].evaluation(), 1.0)
+    assert predictions.logits.shape == (8, 4)  # everyone is predicted
+    np.testing.assert_array_equal(predictions.labels, dataset.labels)
+    labelled = dataset.labels >= 0
+    scores = score(predictions, data.class_names)
+    counted = scores["classification"]
+    assert (counted["proteins"], counted["unlabelled"]) == (labelled.sum(), (~labelled).sum())
+    hits = predictions.logits.argmax(1)[labelled] == dataset.labels[labelled]
+    assert counted["accuracy"] == pytest.approx(hits.mean())
+    logits = predictions.logits[labelled].astype(np.float64)
+    log_softmax = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    want = -log_softmax[np.arange(len(logits)), dataset.labels[labelled]].mean()
+    assert scores["cross_entropy"] == pytest.approx(want, rel=1e-5)
+
+    # An epoch that changes nothing: the means over its batches are means over the labelled proteins.
+    loader = data.loaders["train"]
+    standing = [
+        settings._replace(learning_rate=np.float32(0))
+        for settings in epoch_settings(config, 0, 0, len(loader), has_codebook=False)
+    ]
+    batches = list(loader.epoch(0))
+    metrics = []
+
+    def watched(step):
+        def call(*arguments):
+            state, found = step(*arguments)
+            metrics.append(found)
+            return state, found
+
+        return call
+
+    trained = train_epoch(
+        watched(make_train_step(graphdef, bypass_codebook=True)),
+        state, batches, standing, num_proteins=14, description="epoch", quiet=True,
+    )  # fmt: skip
+    counts = np.array([np.sum(graph.globals.label >= 0) for graph in batches])
+    assert counts.sum() == np.sum(data.datasets["train"].labels >= 0) and len(set(counts)) > 1
+    losses = np.array([float(found.losses.cross_entropy) for found in metrics])
+    assert trained.scores["cross_entropy"] == pytest.approx(losses @ counts / counts.sum())
+    correct = sum(int(found.correct) for found in metrics)
+    assert trained.scores["accuracy"] == pytest.approx(correct / counts.sum())
+
+
+def test_evaluating_a_run_leaves_proteins_without_a_label_out_of_the_scores(gvp_run, monkeypatch):
+    run_dir = gvp_run[0].run_dir
+    before = evaluation.evaluate(run_dir, split="val")
+
+    def unlabelled(every_other: bool):
+        def load(*arguments):
+            return {split: without_labels(d, every_other) for split, d in load_data(*arguments).items()}
+
+        return load
+
+    monkeypatch.setattr(evaluation, "load_data", unlabelled(every_other=True))
+    report = evaluation.evaluate(run_dir, split="val")
+    scores = report["scores"]["classification"]
+    labelled = [protein["label"] >= 0 for protein in report["predictions"]]
+    assert (scores["proteins"], scores["unlabelled"]) == (sum(labelled), 8 - sum(labelled))
+    assert 0 < sum(labelled) < 8
+    assert [p["logits"] for p in report["predictions"]] == [p["logits"] for p in before["predictions"]]
+    hits = [p["label"] == p["predicted"] for p in report["predictions"] if p["label"] >= 0]
+    assert scores["accuracy"] == pytest.approx(np.mean(hits))
+    monkeypatch.setattr(evaluation, "load_data", unlabelled(every_other=False))
+    with pytest.raises(DataError, match="none of the 8 proteins of split 'val' has a label"):
+        evaluation.evaluate(run_dir, split="val")
