@@ -1,0 +1,42 @@
+"""The size limit of clusters. Legend: N residues, G graphs."""
+
+import jax
+import jax.numpy as jnp
+
+from partoken_jax.graphs.segments import segment_sum
+
+
+def qualifies(p: jax.Array) -> jax.Array:
+    """bool [N]: p > 0.5, enough to join.
+
+    REFERENCE.md section 4, step 7, qualifying.
+    """
+    return p > 0.5
+
+
+def trim(
+    p: jax.Array,  # [N]
+    limit: int,
+    index: jax.Array,  # int32 [N]
+    first: jax.Array,  # int32 [G]
+) -> tuple[jax.Array, jax.Array]:
+    """p with 0 for all but the `limit` most probable residues of a protein in which more qualify; bool [G]: which.
+
+    For selection, gradients, soft mean and cardinality alike. Other proteins keep every p.
+
+    REFERENCE.md section 4, step 6, trimming.
+    """
+    trimmed = segment_sum(qualifies(p).astype(jnp.int32), index, first.shape[0]) > limit
+    kept = ~trimmed[index] | (rank(jax.lax.stop_gradient(p), index, first) < limit)
+    return jnp.where(kept, p, 0.0), trimmed
+
+
+def rank(p: jax.Array, index: jax.Array, first: jax.Array) -> jax.Array:
+    """int32 [N]: place of each residue in its protein by descending p, from 0; ties by position.
+
+    `first` [G] is where each protein begins, in the sorted order as in the batch. Sorting gives places, so that
+    the many p that are exactly 1 at a low τ have an order too.
+    """
+    position = jnp.arange(p.shape[0], dtype=jnp.int32)
+    _, _, order = jax.lax.sort((index, -p, position), num_keys=2, is_stable=True)
+    return jnp.zeros_like(position).at[order].set(position - first[index[order]])
