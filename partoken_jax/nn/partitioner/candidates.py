@@ -16,8 +16,8 @@ def candidates(
 ) -> jax.Array:
     """bool [N]: available residues within `k_hop` steps of the seed, from senders to receivers.
 
-    The walk passes through any residue, also assigned ones. `from_seed` is the first step: the edges that each
-    residue receives from its protein's seed.
+    The walk passes through any residue, also assigned ones. `from_seed` is its first step: the edges into
+    each residue from its protein's seed.
 
     REFERENCE.md section 4, step 3, candidates.
     """
@@ -33,9 +33,10 @@ def description(
     inside: jax.Array,  # [G]
     degree: jax.Array,  # [G]
 ) -> jax.Array:
-    """φ [G, 3] = [log(n + 1), edges from the seed to candidates / deg(seed), (edges inside / 2) / (n (n-1) / 2)].
+    """φ [G, 3] = [log(n + 1), from_seed / deg, (inside / 2) / (n (n - 1) / 2)]; denominators clamped to 1.
 
-    n = `count` candidates with `inside` directed edges among them; denominators are clamped to 1.
+    n = `count` candidates, with `from_seed` edges from the seed to them and `inside` directed edges among them;
+    deg = `degree`, the edges out of the seed. So: how many there are, the seed's edge share, their density.
 
     REFERENCE.md section 4, step 4, description φ.
     """

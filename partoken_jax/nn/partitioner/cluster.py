@@ -1,4 +1,7 @@
-"""Who joins a cluster, the feature of it, and what later rounds remember. Legend: N residues, G graphs, D channels."""
+"""Who joins a cluster, its feature, and what later rounds remember of it.
+
+Legend: N residues, G graphs, D channels, H hidden.
+"""
 
 from collections.abc import Callable
 

@@ -42,7 +42,7 @@ def edges_from(flag: jax.Array, edges: Edges) -> jax.Array:
 def edges_into_seed(is_seed: jax.Array, seed: jax.Array, edges: Edges) -> jax.Array:
     """[N]: edges from each residue into its protein's seed.
 
-    The seeds are given twice: as flags, bool [N], and as numbers of residues, int32 [G], -1 where there is none.
+    The seeds are given twice: as flags, bool [N], and as residues, int32 [G], -1 where there is none.
     """
     num_nodes = is_seed.shape[0]
     if edges.receivers is None:  # the row of a seed lists all that send to it

@@ -76,7 +76,7 @@ class Partitioner(nnx.Module):
             x=x,
             seed_half=residue_half(self.seed_selector, x),
             keys=self.key(x),
-            index=index,
+            protein=index,
             size=segment_sum(mask.astype(x.dtype), index, num_graphs),
             first=first_node(graph),
             edges=edges_of(graph, x.shape[0]),

@@ -10,8 +10,8 @@ from partoken_jax.graphs.segments import first_node, graph_index
 def seed_noise(key: jax.Array, graph: jraph.GraphsTuple, num_rounds: int) -> jax.Array:
     """Uniform numbers [S, N] in [0, 1) for the sampling of seeds in S rounds (`seed.gumbel`).
 
-    They depend on the key, the protein (`graph.globals.protein`) and the residue only, so that a protein draws the
-    same ones in every batch and at every place.
+    They depend on the key, the protein (`graph.globals.protein`) and the residue only, so that a protein
+    draws the same ones in every batch and at every place.
 
     A counter-based hash (the 32-bit finaliser "lowbias32" of C. Wellons) instead of a stream: a few integer
     operations per number.

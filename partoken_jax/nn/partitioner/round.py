@@ -51,7 +51,7 @@ class Residues(NamedTuple):
     """[N, H]: the residue half of the seed MLP's first layer (`seed.residue_half`)."""
     keys: jax.Array
     """[N, 64]: W_k x"""
-    index: jax.Array
+    protein: jax.Array
     """int32 [N]: number of the graph"""
     size: jax.Array
     """[G]: real residues"""
@@ -113,7 +113,7 @@ def partition_round(
     temperature: jax.Array | float,
 ) -> tuple[State, Clusters]:
     """One more cluster in every protein that is not done."""
-    x, index, edges = residues.x, residues.index, residues.edges
+    x, index, edges = residues.x, residues.protein, residues.edges
     num_graphs = residues.size.shape[0]
 
     def total(values: jax.Array) -> jax.Array:

@@ -1,4 +1,7 @@
-"""How well a candidate fits the seed, against a learned threshold. Legend: N residues, G graphs, D channels."""
+"""How well a candidate fits the seed, against a learned threshold.
+
+Legend: N residues, G graphs, D channels, H hidden.
+"""
 
 from collections.abc import Callable
 
@@ -9,8 +12,8 @@ LINK_WEIGHT = 0.2
 
 
 def link_share(links: jax.Array, degree: jax.Array) -> jax.Array:
-    """z [N] = edges into the cluster / max(deg, 1): the share of a residue's out-edges that end in the cluster,
-    which is the seed alone.
+    """z [N] = links / max(deg, 1): the share of a residue's out-edges that end in the cluster so far, which is
+    the seed alone.
 
     REFERENCE.md section 4, step 5, link share z.
     """

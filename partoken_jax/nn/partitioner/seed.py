@@ -1,8 +1,8 @@
 """The seed of a round: the residue of every protein that its cluster grows from.
 
-Hard forward, soft backward: the choice is an argmax, its gradient that of a softmax (straight-through; Jang et al.
-2017 and Maddison et al. 2017 for the Gumbel noise that makes it a sample). Whether a protein has a seed is
-decided from masks, never from the size of a logit.
+Hard forward, soft backward: the choice is an argmax, its gradient that of a softmax (straight-through;
+Jang et al. 2017, Maddison et al. 2017 for the Gumbel noise that makes it a sample). Whether a protein has a
+seed is decided from masks, never from the size of a logit.
 
 Legend: N residues, G graphs, D channels, H hidden.
 """
@@ -28,7 +28,9 @@ def seed_logits(
     index: jax.Array,  # int32 [N]
     key: jax.Array | None,
 ) -> jax.Array:
-    """[N]: MLP([x, g]) = W_2 drop(relu(W_x x + W_g g + b)) + b_2; `half` is W_x x + b. A key turns on dropout.
+    """[N]: MLP([x, g]) = W_2 drop(relu(W_x x + W_g g + b)) + b_2, with `half` = W_x x + b.
+
+    Dropout acts only when a key is given.
 
     REFERENCE.md section 4, step 2, seed logits.
     """
@@ -72,8 +74,9 @@ def straight_through_one_hot(
     index: jax.Array,  # int32 [N]
     num_graphs: int,
 ) -> jax.Array:
-    """w [N] = one-hot + softmax(logits) - stop_gradient(softmax(logits)): exactly 0 or 1, with the gradient of
-    the softmax over the selectable residues of a protein.
+    """w [N] = one-hot + softmax(logits) - stop_gradient(softmax(logits)).
+
+    Its value is the one-hot, its gradient that of the softmax over the selectable residues of each protein.
 
     REFERENCE.md section 4, step 2, straight-through one-hot.
     """
@@ -87,7 +90,7 @@ def seed_feature(
     w: jax.Array,  # [N]
     index: jax.Array,  # int32 [N]
 ) -> jax.Array:
-    """x_seed [G, D] = Σ_n w_n x_n: the feature of the seed, whose gradient reaches every logit. 0 without a seed.
+    """x_seed [G, D] = Σ_n w_n x_n: the seed's feature, with a gradient into every logit; 0 without a seed.
 
     REFERENCE.md section 4, step 5, feature of the seed.
     """

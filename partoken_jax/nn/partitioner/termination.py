@@ -6,7 +6,7 @@ import jax
 def enough_assigned(assigned: jax.Array, size: jax.Array, threshold: float) -> jax.Array:
     """bool [G]: assigned ≥ threshold · n, for `assigned` of n = `size` residues, both float32 [G].
 
-    Published as assigned / (n + 1e-8) ≥ threshold; in float32 n + 1e-8 is n, and a product has no division by 0.
+    Published as assigned / (n + 1e-8) ≥ threshold; in float32 n + 1e-8 is n.
 
     REFERENCE.md section 4, step 1, enough assigned.
     """

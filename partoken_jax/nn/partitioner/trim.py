@@ -20,9 +20,8 @@ def trim(
     index: jax.Array,  # int32 [N]
     first: jax.Array,  # int32 [G]
 ) -> tuple[jax.Array, jax.Array]:
-    """p with 0 for all but the `limit` most probable residues of a protein in which more qualify; bool [G]: which.
-
-    For selection, gradients, soft mean and cardinality alike. Other proteins keep every p.
+    """(p with 0 for all but the `limit` most probable residues of a protein in which more qualify, bool [G]: in
+    which). Selection, gradients, soft mean and cardinality all read this p; other proteins keep theirs.
 
     REFERENCE.md section 4, step 6, trimming.
     """
@@ -34,8 +33,8 @@ def trim(
 def rank(p: jax.Array, index: jax.Array, first: jax.Array) -> jax.Array:
     """int32 [N]: place of each residue in its protein by descending p, from 0; ties by position.
 
-    `first` [G] is where each protein begins, in the sorted order as in the batch. Sorting gives places, so that
-    the many p that are exactly 1 at a low τ have an order too.
+    `first` [G] is where each protein begins, in the sorted order as in the batch. Places, not values, decide:
+    at a low τ many p are exactly 1.
     """
     position = jnp.arange(p.shape[0], dtype=jnp.int32)
     _, _, order = jax.lax.sort((index, -p, position), num_keys=2, is_stable=True)
