@@ -267,7 +267,10 @@ class TemperatureConfig:
         _require(0 < self.decay <= 1, "temperature.decay", self.decay, "in (0, 1]")
 
     def at(self, epoch: int) -> float:
-        """Temperature in an epoch, counted from 0 across both stages."""
+        """Temperature in an epoch, counted from 0 across both stages: max(final, initial · decay^epoch).
+
+        REFERENCE.md section 1, temperature τ.
+        """
         return max(self.final, self.initial * self.decay**epoch)
 
 

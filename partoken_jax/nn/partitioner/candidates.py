@@ -35,8 +35,9 @@ def description(
 ) -> jax.Array:
     """φ [G, 3] = [log(n + 1), from_seed / deg, (inside / 2) / (n (n - 1) / 2)]; denominators clamped to 1.
 
-    n = `count` candidates, with `from_seed` edges from the seed to them and `inside` directed edges among them;
-    deg = `degree`, the edges out of the seed. So: how many there are, the seed's edge share, their density.
+    n = `count` candidates, with `from_seed` edges from the seed to them and `inside` directed edges among
+    them; deg = `degree`, the edges out of the seed. So: how many there are, the seed's edge share, their
+    density.
 
     REFERENCE.md section 4, step 4, description φ.
     """

@@ -12,8 +12,8 @@ LINK_WEIGHT = 0.2
 
 
 def link_share(links: jax.Array, degree: jax.Array) -> jax.Array:
-    """z [N] = links / max(deg, 1): the share of a residue's out-edges that end in the cluster so far, which is
-    the seed alone.
+    """z [N] = links / max(deg, 1): the share of a residue's out-edges that end in the seed, all of the
+    cluster so far.
 
     REFERENCE.md section 4, step 5, link share z.
     """

@@ -20,8 +20,10 @@ def trim(
     index: jax.Array,  # int32 [N]
     first: jax.Array,  # int32 [G]
 ) -> tuple[jax.Array, jax.Array]:
-    """(p with 0 for all but the `limit` most probable residues of a protein in which more qualify, bool [G]: in
-    which). Selection, gradients, soft mean and cardinality all read this p; other proteins keep theirs.
+    """p [N] with 0 for all but the `limit` most probable residues where more qualify, and bool [G]: where.
+
+    Selection, gradients, soft mean and cardinality all read this p. Proteins in which no more than `limit`
+    residues qualify keep every p.
 
     REFERENCE.md section 4, step 6, trimming.
     """
