@@ -1,8 +1,8 @@
 """The two models, and the record that each returns.
 
 Both read a `FeaturisedGraph` (see `partoken_jax.graphs.featurise`) of B proteins and one padding graph;
-outputs cover the B proteins. A table of neighbours, which is what this package packs, is read in the fast form,
-unless `message_passing` is "general"; a list of edges is read in the general form whatever the setting.
+outputs cover the B proteins. A table of neighbours, which is what this package packs, is read in the fast
+form, unless `message_passing` is "general"; a list of edges is read in the general form whatever the setting.
 """
 
 import functools

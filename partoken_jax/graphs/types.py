@@ -157,6 +157,6 @@ def check_layout(graph: PackedGraph | FeaturisedGraph | HiddenGraph) -> None:
         ends = "None" if receivers is None else f"of shape {receivers.shape}"
         raise ValueError(
             f"the graph of {num_nodes} nodes has senders of shape {senders.shape}, receivers {ends} and an "
-            f"edge mask of shape {mask.shape}; give a table of neighbours (senders and mask [nodes, neighbours], "
-            "receivers None) or a list of edges (senders, receivers and mask [edges])"
+            f"edge mask of shape {mask.shape}; give a table of neighbours (senders and mask of "
+            "[nodes, neighbours], receivers None) or a list of edges (senders, receivers and mask [edges])"
         )

@@ -35,8 +35,8 @@ class GVPEncoder(nnx.Module):
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        """`rematerialise`, `sender_gradient`: as in `partoken_jax.config.ModelConfig`. `dtype`: of products, by
-        default float32; the node features between layers, norms and sums are float32."""
+        """`rematerialise`, `sender_gradient`: as in `partoken_jax.config.ModelConfig`. `dtype`: of products,
+        by default float32; the node features between layers, norms and sums are float32."""
         self.rematerialise = rematerialise
         self.sender_gradient = sender_gradient
         self.residue_embedding = (

@@ -1,7 +1,7 @@
 """GVP message passing over a graph, in its plain form, and the layer around it.
 
-The plain form works on any list of edges with segment operations; over a table of neighbours the same conv takes
-the fast form of `message_passing_dense`. Both have the same parameters and give the same numbers.
+The plain form works on any list of edges with segment operations; over a table of neighbours the same conv
+takes the fast form of `message_passing_dense`. Both have the same parameters and give the same numbers.
 """
 
 import itertools
@@ -36,8 +36,9 @@ class GVPConv(nnx.Module):
     ):
         """A conv with `num_gvps` message GVPs, of which all but the last are activated.
 
-        The published models have 3 of them, take the mean and have no `vector_gate`; the original's layer offers
-        the other choices, and its recorded numbers (golden case 1: `conv_n1`, `conv_add_gate`) hold them.
+        The published models have 3 of them, take the mean and have no `vector_gate`; the original's layer
+        offers the other choices, and its recorded numbers (golden case 1: `conv_n1`, `conv_add_gate`) hold
+        them.
 
         `aggregate`: "mean" or "sum", in float32 whatever the `dtype` of the messages.
         """

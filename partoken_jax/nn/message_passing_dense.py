@@ -4,8 +4,8 @@ Two exact rewritings make it fast: at the published widths 22.1 k instead of 57.
 layer.
 
 Split: the first message GVP is linear in its three inputs before its norm, so the sender and receiver parts
-are projected once per node and gathered. Tail: without an activation the last message GVP commutes with the sum
-over neighbours, so its W_s, b and W_v run once per node.
+are projected once per node and gathered. Tail: without an activation the last message GVP commutes with the
+sum over neighbours, so its W_s, b and W_v run once per node.
 
 Legend: N nodes, K neighbours, R receivers (all nodes, or those of a chunk), D scalars, C vectors.
 """
