@@ -11,7 +11,7 @@ from partoken_jax.nn.linear import MLP
 def weighted_sum(x: jax.Array, weight: jax.Array, index: jax.Array, num_graphs: int) -> jax.Array:
     """[G, D]: Σ weight · x per protein, for x [N, D] and weight [N].
 
-    Sum pooling weighs every real residue by 1, attention pooling by the softmax of its score over its protein.
+    Sum pooling weighs every real residue by 1, attention pooling by the softmax of a score over its protein.
 
     REFERENCE.md section 3, sum and attention pooling.
     """
