@@ -245,7 +245,10 @@ class TemperatureConfig:
     """Lowest temperature. Lower it for harder choices at the end."""
 
     def at(self, epoch: int) -> float:
-        """Temperature in an epoch, counted from 0 across both stages."""
+        """Temperature in an epoch, counted from 0 across both stages: max(final, initial · decay^epoch).
+
+        REFERENCE.md section 1, temperature τ.
+        """
         return max(self.final, self.initial * self.decay**epoch)
 
 

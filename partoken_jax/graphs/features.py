@@ -57,7 +57,10 @@ def dihedral_features(
     backbone: jax.Array,  # [N, 4, 3]
     linked: jax.Array,  # bool [N - 1]
 ) -> jax.Array:
-    """[N, 6]: cos φ, cos ψ, cos ω, sin φ, sin ψ, sin ω (IUPAC signs); a missing angle counts as 0."""
+    """[N, 6]: cos φ, cos ψ, cos ω, sin φ, sin ψ, sin ω (IUPAC signs); a missing angle counts as 0.
+
+    REFERENCE.md section 2, backbone dihedrals.
+    """
     n, ca, c = backbone[:, 0], backbone[:, 1], backbone[:, 2]
     next_n, next_ca = jnp.roll(n, -1, axis=0), jnp.roll(ca, -1, axis=0)
     no_link = jnp.zeros(1, bool)
@@ -68,12 +71,19 @@ def dihedral_features(
         (n, ca, c, next_n, has_next),  # ψ
         (ca, c, next_n, next_ca, has_next),  # ω
     )
-    cosines, sines = zip(*(_dihedral(*points) for points in angles), strict=True)
+    cosines, sines = zip(*(dihedral(*points) for points in angles), strict=True)
     return jnp.stack([*cosines, *sines], axis=-1)
 
 
-def _dihedral(a, b, c, d, valid):
-    """cos and sin of the dihedral a-b-c-d; (1, 0) where not valid."""
+def dihedral(
+    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """cos and sin of the dihedral a-b-c-d of points [N, 3], both [N]; (1, 0) where not valid.
+
+    The angle between the planes abc and bcd; the cosine is clamped to ±(1 - 1e-7).
+
+    REFERENCE.md section 2, dihedral angle.
+    """
     u2, u1, u0 = unit(b - a), unit(c - b), unit(d - c)
     n2, n1 = unit(jnp.cross(u2, u1)), unit(jnp.cross(u1, u0))
     cosine = jnp.clip(jnp.sum(n2 * n1, axis=-1), -COSINE_LIMIT, COSINE_LIMIT)
@@ -88,14 +98,24 @@ def direction_features(
     linked: jax.Array,  # bool [N - 1]
     mask: jax.Array,  # bool [N]
 ) -> jax.Array:
-    """[N, 3, 3]: unit vectors CA→next CA, CA→previous CA, and an idealised side-chain direction."""
+    """[N, 3, 3]: unit vectors CA→next CA, CA→previous CA, and an idealised side-chain direction.
+
+    REFERENCE.md section 2, directions along the chain.
+    """
     n, ca, c = backbone[:, 0], backbone[:, 1], backbone[:, 2]
     step = jnp.where(linked[:, None], unit(ca[1:] - ca[:-1]), 0.0)
     end = jnp.zeros((1, 3), step.dtype)
-    to_c, to_n = unit(c - ca), unit(n - ca)
-    side = -((1 / 3) ** 0.5) * unit(to_c + to_n) - (2 / 3) ** 0.5 * unit(jnp.cross(to_c, to_n))
-    side = jnp.where(mask[:, None], side, 0.0)
+    side = jnp.where(mask[:, None], side_chain_direction(n, ca, c), 0.0)
     return jnp.stack([jnp.concatenate([step, end]), jnp.concatenate([end, -step]), side], axis=1)
+
+
+def side_chain_direction(n: jax.Array, ca: jax.Array, c: jax.Array) -> jax.Array:
+    """[N, 3]: -sqrt(1/3) unit(c + n) - sqrt(2/3) unit(c × n), with c and n the unit vectors CA→C and CA→N.
+
+    REFERENCE.md section 2, side-chain direction.
+    """
+    to_c, to_n = unit(c - ca), unit(n - ca)
+    return -((1 / 3) ** 0.5) * unit(to_c + to_n) - (2 / 3) ** 0.5 * unit(jnp.cross(to_c, to_n))
 
 
 def edge_features(
@@ -105,22 +125,43 @@ def edge_features(
     mask: jax.Array,  # bool [N, K] or [E]
 ) -> EdgeFeatures:
     """Scalars [..., 32]: 16 Gaussians of the CA distance, then 8 cosines and 8 sines of the sequence
-    offset; vectors [..., 1, 3]: unit(CA_sender - CA_receiver)."""
+    offset; vectors [..., 1, 3]: unit(CA_sender - CA_receiver).
+
+    REFERENCE.md section 2, edge vector.
+    """
     if receivers is None:  # row i of a table belongs to receiver i
         offset = senders - jnp.arange(ca.shape[0], dtype=senders.dtype)[:, None]
         difference = ca[senders] - ca[:, None]
     else:
         offset = senders - receivers
         difference = ca[senders] - ca[receivers]
-    distance = safe_norm(difference)
-    gaussians = jnp.exp(-jnp.square((distance - CENTRES) / (MAX_DISTANCE / NUM_GAUSSIANS)))
-    phase = offset.astype(jnp.float32)[..., None] * FREQUENCIES
-    scalars = jnp.concatenate([gaussians, jnp.cos(phase), jnp.sin(phase)], axis=-1)
+    scalars = jnp.concatenate(
+        [distance_gaussians(safe_norm(difference)), positional_features(offset)], axis=-1
+    )
     return EdgeFeatures(
         scalars=jnp.where(mask[..., None], scalars, 0.0),
         vectors=jnp.where(mask[..., None], unit(difference), 0.0)[..., None, :],
         mask=mask,
     )
+
+
+def distance_gaussians(distance: jax.Array) -> jax.Array:
+    """[..., 16]: exp(-((d - c) / w)²) of distances [..., 1] in Å, centres c = linspace(0, 20, 16), w = 20/16.
+
+    REFERENCE.md section 2, distance Gaussians.
+    """
+    return jnp.exp(-jnp.square((distance - CENTRES) / (MAX_DISTANCE / NUM_GAUSSIANS)))
+
+
+def positional_features(offset: jax.Array) -> jax.Array:
+    """[..., 16]: 8 cosines, then 8 sines, of o · exp(-ln(10⁴) · 2i/16), i = 0 … 7.
+
+    For offsets o = sender - receiver along the chain, int32 [...].
+
+    REFERENCE.md section 2, positional features.
+    """
+    phase = offset.astype(jnp.float32)[..., None] * FREQUENCIES
+    return jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], axis=-1)
 
 
 def unit(x: jax.Array) -> jax.Array:

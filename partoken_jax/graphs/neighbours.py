@@ -29,6 +29,8 @@ def neighbour_table(ca: np.ndarray, complete: np.ndarray, k: int) -> np.ndarray:
       int32 [L, k], nearest first; -1 where there are fewer than k others.
 
     Raises DataError for shapes that do not match or k below 1.
+
+    REFERENCE.md section 2, nearest neighbours.
     """
     ca, complete = np.asarray(ca, np.float32), np.asarray(complete, bool)
     if ca.ndim != 2 or ca.shape[1] != 3 or complete.shape != ca.shape[:1]:

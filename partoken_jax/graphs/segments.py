@@ -26,21 +26,30 @@ def segment_sum(x: jax.Array, index: jax.Array, num_segments: int) -> jax.Array:
 
 
 def segment_mean(x: jax.Array, mask: jax.Array, index: jax.Array, num_segments: int) -> jax.Array:
-    """Mean of the unmasked rows of x [N, D] per segment; 0 for a segment without any."""
+    """Mean of the unmasked rows of x [N, D] per segment; 0 for a segment without any.
+
+    REFERENCE.md section 3, mean pooling.
+    """
     weight = mask.astype(x.dtype)
     count = segment_sum(weight, index, num_segments)
     return segment_sum(x * weight[:, None], index, num_segments) / jnp.maximum(count, 1.0)[:, None]
 
 
 def segment_max(x: jax.Array, mask: jax.Array, index: jax.Array, num_segments: int) -> jax.Array:
-    """Largest unmasked entry of x [N, ...] per segment; 0 for a segment without any."""
+    """Largest unmasked entry of x [N, ...] per segment; 0 for a segment without any.
+
+    REFERENCE.md section 3, max pooling.
+    """
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - 1))
     top = jax.ops.segment_max(jnp.where(mask, x, -jnp.inf), index, num_segments, indices_are_sorted=True)
     return jnp.where(jnp.isfinite(top), top, 0.0)
 
 
 def segment_softmax(logits: jax.Array, mask: jax.Array, index: jax.Array, num_segments: int) -> jax.Array:
-    """Softmax of logits [N] over the unmasked entries of each segment; 0 where masked."""
+    """Softmax of logits [N] over the unmasked entries of each segment; 0 where masked.
+
+    REFERENCE.md section 3, attention pooling weights.
+    """
     top = jax.lax.stop_gradient(segment_max(logits, mask, index, num_segments))
     exponent = jnp.where(mask, logits - top[index], 0.0)  # masked before exp: no inf, no NaN gradient
     weight = jnp.where(mask, jnp.exp(exponent), 0.0)

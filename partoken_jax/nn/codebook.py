@@ -59,14 +59,34 @@ def quantise(
     codes = nearest_code(state.embeddings, jax.lax.stop_gradient(z), metric)
     chosen = jax.lax.stop_gradient(state.embeddings)[codes]
     valid = mask[..., None]
-    features = jnp.where(valid, z + jax.lax.stop_gradient(chosen - z), z)
-    squared = jnp.sum(jnp.where(valid, jnp.square(z - chosen), 0.0))
-    loss = beta * squared / jnp.maximum(jnp.sum(mask) * z.shape[-1], 1)
-    return Quantised(features, jnp.where(mask, codes, -1), loss)
+    features = jnp.where(valid, straight_through(z, chosen), z)
+    return Quantised(features, jnp.where(mask, codes, -1), vq_loss(z, chosen, mask, beta))
+
+
+def straight_through(z: jax.Array, chosen: jax.Array) -> jax.Array:
+    """z + stop_gradient(e - z): the value of the chosen code e, the gradient of z.
+
+    REFERENCE.md section 5, straight-through code.
+    """
+    return z + jax.lax.stop_gradient(chosen - z)
+
+
+def vq_loss(z: jax.Array, chosen: jax.Array, mask: jax.Array, beta: float) -> jax.Array:
+    """[]: β · mean((z - e)²) over the valid clusters and all channels, for z and e = `chosen` [B, S, D].
+
+    REFERENCE.md section 5, VQ loss.
+    """
+    squared = jnp.sum(jnp.where(mask[..., None], jnp.square(z - chosen), 0.0))
+    return beta * squared / jnp.maximum(jnp.sum(mask) * z.shape[-1], 1)
 
 
 def nearest_code(embeddings: jax.Array, z: jax.Array, metric: str) -> jax.Array:
-    """int32 [...]: nearest code to z [..., D], first one on ties. Squared L2, or 1 - cosine."""
+    """int32 [...]: argmin over codes e of |z|² - 2⟨z, e⟩ + |e|², or of 1 - cos(z, e); first one on ties.
+
+    `embeddings` [K, D], z [..., D], `metric` "l2" or "cosine".
+
+    REFERENCE.md section 5, nearest code.
+    """
     if metric == "cosine":
         embeddings, z = _unit(embeddings), _unit(z)
         distance = 1.0 - _dot(z, embeddings)
@@ -97,8 +117,12 @@ def ema_update(
     """Moving averages of counts and sums; code = sum / (count + ε). Nothing moves without valid clusters.
     Uses are counted, without decay.
 
+    With n clusters of a code and their sum Σz: N ← γ N + (1 - γ) n, m ← γ m + (1 - γ) Σz, e ← m / (N + ε).
+
     With `keep_unused` a code that no cluster chose keeps its value (the published rule divides its
     decayed sum by a count of about 0 and so sends it to the origin).
+
+    REFERENCE.md section 5, moving averages of the codes.
     """
     num_codes, width = state.embeddings.shape
     flat = jax.lax.stop_gradient(z).reshape(-1, width)
@@ -118,10 +142,32 @@ def ema_update(
 
 def codebook_use(counts: jax.Array, epsilon: float) -> CodebookUse:
     """Usage, perplexity and entropy loss of the moving counts [K]."""
-    usage = jnp.maximum(counts / (jnp.sum(counts) + epsilon), epsilon)
-    perplexity = jnp.exp(-jnp.sum(usage * jnp.log(usage + epsilon)))
-    entropy_loss = jnp.sum(usage * (jnp.log(usage) - jnp.log(1.0 / counts.shape[0] + epsilon)))
-    return CodebookUse(usage, perplexity, entropy_loss)
+    p = usage(counts, epsilon)
+    return CodebookUse(p, perplexity(p, epsilon), entropy_loss(p, epsilon))
+
+
+def usage(counts: jax.Array, epsilon: float) -> jax.Array:
+    """p [K] = max(N / (ΣN + ε), ε), of the moving counts N.
+
+    REFERENCE.md section 5, usage.
+    """
+    return jnp.maximum(counts / (jnp.sum(counts) + epsilon), epsilon)
+
+
+def perplexity(p: jax.Array, epsilon: float) -> jax.Array:
+    """[]: exp(-Σ p log(p + ε)), the effective number of codes in use.
+
+    REFERENCE.md section 5, perplexity.
+    """
+    return jnp.exp(-jnp.sum(p * jnp.log(p + epsilon)))
+
+
+def entropy_loss(p: jax.Array, epsilon: float) -> jax.Array:
+    """[]: Σ p (log p - log(1/K + ε)), the distance of the usage p [K] from the uniform one.
+
+    REFERENCE.md section 5, entropy loss.
+    """
+    return jnp.sum(p * (jnp.log(p) - jnp.log(1.0 / p.shape[0] + epsilon)))
 
 
 def reseed_dead(

@@ -27,7 +27,10 @@ def dropout(
 def tuple_dropout(
     s: jax.Array, v: jax.Array, rate: float, key: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Dropout of scalars [..., D] and of whole vector channels [..., C, 3]; off without a key."""
+    """Dropout of scalars [..., D] and of whole vector channels [..., C, 3]; off without a key.
+
+    REFERENCE.md section 3, dropout of vector channels.
+    """
     if key is None:
         return s, v
     key_s, key_v = jax.random.split(key)

@@ -60,7 +60,12 @@ class GVPEncoder(nnx.Module):
         self.output_gvp = GVP(node_hidden, (node_hidden[0], 0), dtype=dtype, rngs=rngs)
 
     def embed(self, graph: FeaturisedGraph) -> HiddenGraph:
-        """Hidden nodes and edges of a featurised graph, before the first layer."""
+        """Hidden nodes and edges of a featurised graph, before the first layer.
+
+        GVP(LayerNorm(features)) without activations; residue types join the node scalars as an embedding.
+
+        REFERENCE.md section 3, encoders.
+        """
         nodes, edges = graph.nodes, graph.edges
         scalars = nodes.scalars
         if self.residue_embedding is not None:
@@ -78,7 +83,10 @@ class GVPEncoder(nnx.Module):
         )
 
     def __call__(self, graph: FeaturisedGraph, *, key: jax.Array | None = None) -> jax.Array:
-        """Node features [N, D] of a featurised graph."""
+        """Node features [N, D] of a featurised graph: relu(GVP(LayerNorm(nodes after the last layer))).
+
+        REFERENCE.md section 3, output projection.
+        """
         with jax.named_scope("embedding"):
             hidden = self.embed(graph)
         with jax.named_scope("layers"):

@@ -1,10 +1,31 @@
-"""How a protein and its attended clusters become one vector: a gate."""
+"""How a protein and its attended clusters become one vector: a gate. Legend: B proteins, D channels."""
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from partoken_jax.nn.linear import MLP, linear
+
+Map = Callable[[jax.Array], jax.Array]
+
+
+def gate(head: Map, protein: jax.Array, clusters: jax.Array) -> jax.Array:
+    """β [B, D] = sigmoid(MLP([protein, clusters])), for the MLP `head`, 2 D → D.
+
+    REFERENCE.md section 5, gate β.
+    """
+    return jax.nn.sigmoid(head(jnp.concatenate([protein, clusters], axis=-1)))
+
+
+def fused(norm: Map, protein: jax.Array, beta: jax.Array, projected: jax.Array) -> jax.Array:
+    """[B, D]: LayerNorm(protein + β · projected), for `projected` = Linear(clusters).
+
+    REFERENCE.md section 5, fused vector.
+    """
+    return norm(protein + beta * projected)
 
 
 class GatedFusion(nnx.Module):
@@ -23,5 +44,5 @@ class GatedFusion(nnx.Module):
         key: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """The fused vector [B, D] and β [B, D]."""
-        beta = jax.nn.sigmoid(self.gate(jnp.concatenate([protein, clusters], axis=-1), key=key))
-        return self.norm(protein + beta * self.project(clusters)), beta
+        beta = gate(functools.partial(self.gate, key=key), protein, clusters)
+        return fused(self.norm, protein, beta, self.project(clusters)), beta

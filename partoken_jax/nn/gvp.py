@@ -22,8 +22,11 @@ Features = tuple[jax.Array, jax.Array]
 class GVP(nnx.Module):
     """One geometric vector perceptron.
 
-    vh = W_h v;  s' = W_s [s, |vh|] + b;  v' = W_v vh, scaled by act_v(|v'|), or with `vector_gate`
-    by sigmoid(W_g act_v(s') + b);  then act_s(s').
+    vh = W_h v;  s' = W_s [s, |vh|] + b;  v' = W_v vh, scaled by act_v(|v'|) (`norm_gated`), or with
+    `vector_gate` by sigmoid(W_g act_v(s') + b) (`scalar_gated`);  then act_s(s').
+
+    The published models use neither `vector_gate` nor another width `hidden` of vh than the default; the
+    original offers both, and golden case 1 (`gvp_gate`, `gvp_hdim`) holds their numbers.
     """
 
     def __init__(
@@ -57,7 +60,12 @@ class GVP(nnx.Module):
         return s, jnp.swapaxes(columns, -1, -2)
 
     def columns(self, s: jax.Array, v: jax.Array | None) -> Features:
-        """The same on vectors stored as [..., 3, C], so that every product is along the last axis."""
+        """The same on vectors stored as [..., 3, C], so that every product is along the last axis.
+
+        vh = W_h v;  s' = W_s [s, |vh|] + b;  v' = W_v vh.
+
+        REFERENCE.md section 3, GVP.
+        """
         if self.wh is None or v is None:
             pre = self.ws(s)
             zeros = jnp.zeros((*pre.shape[:-1], 3, self.vo), pre.dtype)
@@ -73,11 +81,26 @@ class GVP(nnx.Module):
         else:
             out_v = self.wv(vh)
             if self.wg is not None:
-                gate = jax.nn.sigmoid(self.wg(_activate(self.vector_activation, pre)))
-                out_v = out_v * gate[..., None, :]
+                out_v = scalar_gated(out_v, self.wg(_activate(self.vector_activation, pre)))
             elif self.vector_activation is not None:
-                out_v = out_v * self.vector_activation(vector_norm(out_v, axis=-2))[..., None, :]
+                out_v = norm_gated(out_v, self.vector_activation)
         return _activate(self.scalar_activation, pre), out_v
+
+
+def norm_gated(v: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """v · act(|v|) for vectors [..., 3, C]: each is scaled by its own length.
+
+    REFERENCE.md section 3, default gate.
+    """
+    return v * activation(vector_norm(v, axis=-2))[..., None, :]
+
+
+def scalar_gated(v: jax.Array, logits: jax.Array) -> jax.Array:
+    """v · sigmoid(logits) for vectors [..., 3, C] and `logits` [..., C] = W_g act(s') + b.
+
+    REFERENCE.md section 3, vector gate.
+    """
+    return v * jax.nn.sigmoid(logits)[..., None, :]
 
 
 def _activate(activation: Activation, x: jax.Array) -> jax.Array:

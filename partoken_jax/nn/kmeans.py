@@ -19,6 +19,8 @@ def kmeans(
     Starts from `samples[permutation[:num_codes]]`; stops when the shift |c_t - c_{t-1}| changes by less
     than `tolerance` between iterations. An empty cluster takes the next sample of the permutation.
     With fewer samples than codes the centres are the samples, repeated in order.
+
+    REFERENCE.md section 5, k-means.
     """
     num_samples = samples.shape[0]
     if num_samples < num_codes:
@@ -47,7 +49,9 @@ def kmeans(
 
 
 def codebook_from_samples(samples: jax.Array, num_codes: int, key: jax.Array) -> CodebookState:
-    """The codebook that k-means makes of cluster features [M, D]: counts 1, sums = codes, no uses yet
-    (docs/REFERENCE.md, section 5)."""
+    """The codebook that k-means makes of cluster features [M, D]: counts 1, sums = codes, no uses yet.
+
+    REFERENCE.md section 5, first codes.
+    """
     codes, _ = kmeans(samples, num_codes, permutation=jax.random.permutation(key, samples.shape[0]))
     return CodebookState(codes, jnp.ones(num_codes), codes, jnp.zeros(num_codes, jnp.int32))

@@ -57,7 +57,10 @@ class MLP(nnx.Module):
         self.layers = nnx.List([linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
 
     def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """x [..., d0] → [..., dn]. Dropout acts only when a key is given."""
+        """x [..., d0] → [..., dn]: Linear, then (ReLU, dropout, Linear) n - 1 times. Dropout needs a key.
+
+        REFERENCE.md section 3, MLP.
+        """
         for i, layer in enumerate(self.layers):
             if i:
                 x = dropout(jax.nn.relu(x), self.rate, None if key is None else jax.random.fold_in(key, i))

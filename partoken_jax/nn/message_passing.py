@@ -68,6 +68,8 @@ class GVPConv(nnx.Module):
 
         A table of neighbours takes the fast form, for which `chunk` and `reverse` are (see
         `message_passing_dense.aggregated_messages`); a list of edges takes the plain form.
+
+        REFERENCE.md section 3, message and mean.
         """
         mean = self.aggregate == "mean"
         if graph.receivers is None:
@@ -135,7 +137,10 @@ class GVPConvLayer(nnx.Module):
         chunk: int | None = None,
         reverse: ReverseNeighbours | None = None,
     ) -> HiddenNodes:
-        """The updated nodes. Dropout acts only when a key is given; `chunk` and `reverse` as in `GVPConv`."""
+        """The updated nodes. Dropout acts only when a key is given; `chunk` and `reverse` as in `GVPConv`.
+
+        REFERENCE.md section 3, layer.
+        """
         keys = (None, None) if key is None else tuple(jax.random.split(key))
         with jax.named_scope("conv"):
             message = self.conv(graph, chunk=chunk, reverse=reverse)

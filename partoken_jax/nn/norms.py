@@ -10,7 +10,10 @@ MIN_SQUARED_NORM = 1e-8
 
 
 def vector_norm(v: jax.Array, axis: int = -1) -> jax.Array:
-    """sqrt(max(Σ x², 1e-8)) along `axis`; the gradient is 0 under the clamp. Computed in float32."""
+    """sqrt(max(Σ x², 1e-8)) along `axis`; the gradient is 0 under the clamp. Computed in float32.
+
+    REFERENCE.md section 3, norm.
+    """
     exact = v.astype(jnp.float32)
     return jnp.sqrt(_clamped(jnp.sum(exact * exact, axis=axis))).astype(v.dtype)
 
@@ -20,8 +23,17 @@ def _clamped(squared: jax.Array) -> jax.Array:
     return jnp.where(squared > MIN_SQUARED_NORM, squared, MIN_SQUARED_NORM)
 
 
+def vector_layer_norm(v: jax.Array) -> jax.Array:
+    """v / sqrt(mean over channels of max(|v_c|², 1e-8)), for vectors [..., C, 3]; no parameters.
+
+    REFERENCE.md section 3, vector layer norm.
+    """
+    squared = _clamped(jnp.sum(v * v, axis=-1, keepdims=True))
+    return v / jnp.sqrt(jnp.mean(squared, axis=-2, keepdims=True))
+
+
 class TupleLayerNorm(nnx.Module):
-    """LayerNorm of the scalars; vectors are divided by their root mean square length, no parameters."""
+    """LayerNorm of the scalars; vectors are divided by their root mean square length."""
 
     def __init__(self, dims: tuple[int, int], *, rngs: nnx.Rngs):
         self.scalar_norm = nnx.LayerNorm(dims[0], epsilon=1e-5, use_fast_variance=False, rngs=rngs)
@@ -32,9 +44,11 @@ class TupleLayerNorm(nnx.Module):
     def __call__(self, s: jax.Array, v: None = None) -> tuple[jax.Array, None]: ...
 
     def __call__(self, s, v=None):
-        """s [..., D], v [..., C, 3] or None → the same shapes."""
+        """LayerNorm(s) with ε 1e-5, and `vector_layer_norm(v)`; s [..., D], v [..., C, 3] or None.
+
+        REFERENCE.md section 3, tuple layer norm.
+        """
         s = self.scalar_norm(s)
         if v is None or v.shape[-2] == 0:
             return s, v
-        squared = _clamped(jnp.sum(v * v, axis=-1, keepdims=True))
-        return s, v / jnp.sqrt(jnp.mean(squared, axis=-2, keepdims=True))
+        return s, vector_layer_norm(v)

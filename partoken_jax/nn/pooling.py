@@ -8,6 +8,16 @@ from partoken_jax.graphs.segments import segment_max, segment_mean, segment_soft
 from partoken_jax.nn.linear import MLP
 
 
+def weighted_sum(x: jax.Array, weight: jax.Array, index: jax.Array, num_graphs: int) -> jax.Array:
+    """[G, D]: Σ weight · x per protein, for x [N, D] and weight [N].
+
+    Sum pooling weighs every real residue by 1, attention pooling by the softmax of a score over its protein.
+
+    REFERENCE.md section 3, sum and attention pooling.
+    """
+    return segment_sum(x * weight[:, None], index, num_graphs)
+
+
 class Pool(nnx.Module):
     """Node features [N, D] → one vector per graph [G, D]: mean, max, sum or attention.
 
@@ -25,6 +35,7 @@ class Pool(nnx.Module):
         index: jax.Array,  # [N]
         num_graphs: int,
     ) -> jax.Array:
+        """The vectors [G, D]. `index` names the graph of each node; masked nodes do not count."""
         if self.pooling == "mean":
             return segment_mean(x, mask, index, num_graphs)
         if self.pooling == "max":
@@ -33,4 +44,4 @@ class Pool(nnx.Module):
             weight = segment_softmax(self.score(x)[:, 0], mask, index, num_graphs)
         else:
             weight = mask.astype(x.dtype)
-        return segment_sum(x * weight[:, None], index, num_graphs)
+        return weighted_sum(x, weight, index, num_graphs)

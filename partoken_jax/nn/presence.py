@@ -7,20 +7,34 @@ import jax
 import jax.numpy as jnp
 
 
-def log_absence(
-    embeddings: jax.Array,
+def soft_assignment(
+    embeddings: jax.Array,  # [K, D]
     z: jax.Array,  # [B, S, D]
     mask: jax.Array,  # bool [B, S]
     temperature: float,
 ) -> jax.Array:
-    """[B, K]: log of the probability that no cluster of the protein carries code k.
+    """P [B, S, K] = clamp(mask · softmax_k(-|z - e_k|² / T), 1e-6, 1 - 1e-6).
 
-    P = softmax over codes of -|z - e|² / T per cluster, masked, clamped to [1e-6, 1 - 1e-6];
-    Σ over clusters of log(1 - P).
+    Squared L2 on raw vectors whatever the metric of the codebook; no gradient into the codes.
+
+    REFERENCE.md section 5, soft assignment.
     """
     squared = _squared_distances(z, jax.lax.stop_gradient(embeddings))
     p = jax.nn.softmax(-squared / temperature, axis=-1) * mask[..., None]
-    return jnp.sum(jnp.log1p(-jnp.clip(p, 1e-6, 1 - 1e-6)), axis=1)
+    return jnp.clip(p, 1e-6, 1 - 1e-6)
+
+
+def log_absence(
+    embeddings: jax.Array,  # [K, D]
+    z: jax.Array,  # [B, S, D]
+    mask: jax.Array,  # bool [B, S]
+    temperature: float,
+) -> jax.Array:
+    """[B, K]: Σ_s log(1 - P_sk), the log of the probability that no cluster of the protein carries code k.
+
+    REFERENCE.md section 5, log of absence.
+    """
+    return jnp.sum(jnp.log1p(-soft_assignment(embeddings, z, mask, temperature)), axis=1)
 
 
 @jax.checkpoint
@@ -32,12 +46,20 @@ def _squared_distances(z: jax.Array, embeddings: jax.Array) -> jax.Array:
 
 
 def presence(log_absent: jax.Array) -> jax.Array:
-    """[B, K]: probability that a protein carries code k, from `log_absence`."""
+    """[B, K]: 1 - exp(Σ_s log(1 - P_sk)), the probability that a protein carries code k, from `log_absence`.
+
+    REFERENCE.md section 5, presence.
+    """
     return 1.0 - jnp.exp(log_absent)
 
 
 def coverage_loss(log_absent: jax.Array, protein_mask: jax.Array) -> jax.Array:
-    """-mean over proteins of 1 - Π_k (1 - presence_k)."""
+    """L_psc [] = -mean over proteins of 1 - Π_k (1 - presence_k); 0 without proteins.
+
+    From `log_absence` [B, K]; `protein_mask` bool [B]. A product of K factors, so a sum of their logs.
+
+    REFERENCE.md section 5, coverage loss.
+    """
     covered = -jnp.expm1(jnp.sum(log_absent, axis=-1))
     total = jnp.sum(jnp.where(protein_mask, covered, 0.0))
     return -total / jnp.maximum(jnp.sum(protein_mask), 1)
