@@ -42,13 +42,15 @@ def normal(rng, *shape):
 
 
 def rows(protein: int) -> np.ndarray:
-    return np.flatnonzero(INDEX == protein)
+    return np.flatnonzero(protein == INDEX)
 
 
 # Step 1
 
 
-@pytest.mark.parametrize("assigned, size, want", [(19, 20, True), (18, 20, False), (0, 0, True), (1, 1, True)])
+@pytest.mark.parametrize(
+    "assigned, size, want", [(19, 20, True), (18, 20, False), (0, 0, True), (1, 1, True)]
+)
 def test_enough_assigned(assigned, size, want):
     assert enough_assigned(jnp.float32(assigned), jnp.float32(size), 0.95) == want
     if size:  # as published, in the arithmetic of float32
@@ -201,7 +203,9 @@ def test_description(count, outward, inside, degree):
 
 
 def test_link_share():
-    np.testing.assert_allclose(link_share(jnp.array([2.0, 0.0, 1.0]), jnp.array([8.0, 0.0, 1.0])), [0.25, 0, 1])
+    np.testing.assert_allclose(
+        link_share(jnp.array([2.0, 0.0, 1.0]), jnp.array([8.0, 0.0, 1.0])), [0.25, 0, 1]
+    )
 
 
 def test_score(rng):
