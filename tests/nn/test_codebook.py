@@ -200,3 +200,12 @@ def test_module_moves_only_when_asked_and_by_averages_alone(z):
     for a, b in zip(book.state, want, strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.any(book.state.embeddings != before.embeddings)
+
+
+def test_use_against_numpy():
+    counts = np.array([3.0, 0.5, 0.0, 6.5, 1e-4, 2.0])
+    p = np.maximum(counts / (counts.sum() + EPSILON), EPSILON)
+    got = codebook_use(jnp.asarray(counts, jnp.float32), EPSILON)
+    np.testing.assert_allclose(got.usage, p, rtol=1e-5)
+    assert got.perplexity == pytest.approx(np.exp(-np.sum(p * np.log(p + EPSILON))), rel=1e-5)
+    assert got.entropy_loss == pytest.approx(np.sum(p * (np.log(p) - np.log(1 / 6 + EPSILON))), rel=1e-5)
