@@ -1,4 +1,4 @@
-"""Attention over clusters and the gate."""
+"""Attention over clusters."""
 
 import jax
 import jax.numpy as jnp
@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.nn.attention import ClusterAttention
-from partoken_jax.nn.fusion import GatedFusion
+from partoken_jax.nn.attention import ClusterAttention, attended_values, attention_weights, importance
 from tests.helpers import assert_close, by_path
 
 WIDTH, HEADS = 12, 4
@@ -88,13 +87,20 @@ def test_temperature_sharpens(attention, inputs):
     np.testing.assert_allclose(warm[0, :, :3], 1 / 3, atol=0.01)
 
 
-def test_gate_lies_in_the_unit_interval_and_zero_clusters_change_nothing(inputs):
-    fusion = GatedFusion(WIDTH, rngs=nnx.Rngs(0))
-    protein, clusters = inputs[0], inputs[1][:, 0]
-    fused, beta = fusion(protein, clusters)
-    assert np.all((beta > 0) & (beta < 1))
-    wide = np.asarray(protein, np.float64) + np.asarray(beta) * np.asarray(fusion.project(clusters))
-    want = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
-    assert_close(fused, want)
-    without, _ = fusion(protein, jnp.zeros_like(clusters))
-    assert_close(without, fusion.norm(protein))
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_weights_values_and_importance_against_numpy(temperature):
+    rng = np.random.default_rng(1)
+    depth = WIDTH // HEADS
+    query, keys = rng.normal(size=(4, HEADS, depth)), rng.normal(size=(4, 4, HEADS, depth))
+    values = rng.normal(size=(4, 4, HEADS, depth))
+    want, pooled = np.zeros((4, HEADS, 4)), np.zeros((4, WIDTH))
+    for b, head in np.ndindex(4, HEADS):
+        valid = np.flatnonzero(MASK[b])
+        if len(valid):
+            score = np.exp(keys[b, valid, head] @ query[b, head] / depth**0.5 / temperature)
+            want[b, head, valid] = score / score.sum()
+        pooled[b, head * depth : (head + 1) * depth] = want[b, head] @ values[b, :, head]
+    got = attention_weights(*(jnp.asarray(a, jnp.float32) for a in (query, keys)), MASK, temperature)
+    assert_close(got, want)
+    assert_close(attended_values(got, jnp.asarray(values, jnp.float32)), pooled)
+    assert_close(importance(got), want.mean(1))

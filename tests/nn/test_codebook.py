@@ -17,8 +17,8 @@ from partoken_jax.nn.codebook import (
     quantise,
     reseed_dead,
 )
-from partoken_jax.nn.kmeans import codebook_from_samples, kmeans
-from partoken_jax.nn.presence import coverage_loss, log_absence, presence
+from partoken_jax.nn.kmeans import codebook_from_samples
+from partoken_jax.nn.presence import coverage_loss, log_absence
 from tests.helpers import assert_close
 
 CODES, WIDTH = 8, 5
@@ -169,101 +169,6 @@ def test_use():
     assert np.all(np.asarray(single.usage) >= EPSILON * (1 - 1e-6))
 
 
-@pytest.mark.parametrize("temperature", [0.3, 5.0])
-def test_presence_and_coverage_against_numpy(state, z, temperature):
-    embeddings, clusters = np.asarray(state.embeddings, np.float64), np.asarray(z, np.float64)
-    absent = np.ones((len(MASK), CODES))
-    for b, s in np.ndindex(*MASK.shape):
-        distance = np.square(clusters[b, s] - embeddings).sum(1)
-        weight = np.exp(-(distance - distance.min()) / temperature)
-        p = np.clip(weight / weight.sum() * MASK[b, s], 1e-6, 1 - 1e-6)
-        absent[b] *= 1 - p
-    log_absent = log_absence(state.embeddings, z, jnp.asarray(MASK), temperature)
-    got = presence(log_absent)
-    assert np.all((got >= 0) & (got <= 1))
-    np.testing.assert_allclose(got, 1 - absent, rtol=5e-5, atol=1e-6)
-    proteins = jnp.array([True, True, True, False])
-    loss = coverage_loss(log_absent, proteins)
-    assert -1 <= loss <= 0
-    assert loss == pytest.approx(-np.mean((1 - absent.prod(1))[:3]), rel=1e-5)
-    more = jnp.concatenate([log_absent, jnp.full((5, CODES), -9.0)])
-    assert coverage_loss(more, jnp.arange(9) < 3) == loss  # empty protein slots
-    assert coverage_loss(log_absent, jnp.zeros(4, bool)) == 0
-
-
-def test_coverage_has_a_gradient_into_clusters_and_none_into_codes(state, z):
-    def loss(embeddings, z):
-        return coverage_loss(log_absence(embeddings, z, jnp.asarray(MASK), 2.0), jnp.asarray(MASK.any(1)))
-
-    into_codes, into_z = jax.grad(loss, argnums=(0, 1))(state.embeddings[:4], z)
-    np.testing.assert_array_equal(into_codes, 0)
-    assert np.isfinite(into_z).all()
-    np.testing.assert_array_equal(np.abs(into_z).max(-1) > 0, MASK)
-    step = 1e-2 * into_z / jnp.linalg.norm(into_z)
-    slope = (loss(state.embeddings[:4], z + step) - loss(state.embeddings[:4], z - step)) / 2e-2
-    assert slope == pytest.approx(np.linalg.norm(into_z), rel=0.02)
-
-
-def lloyd(samples, num_codes, permutation, iterations=25, tolerance=1e-4):
-    """k-means in float64 loops; an empty cluster takes the next sample of the permutation."""
-    samples = np.asarray(samples, np.float64)
-    centres = samples[permutation[:num_codes]].copy()
-    last, emptied = np.inf, 0
-    for step in range(iterations):
-        nearest = np.array([np.argmin(np.square(x - centres).sum(1)) for x in samples])
-        new, spare = centres.copy(), num_codes + step * num_codes
-        for code in range(num_codes):
-            if np.any(nearest == code):
-                new[code] = samples[nearest == code].mean(0)
-            else:
-                new[code] = samples[permutation[spare % len(samples)]]
-                spare, emptied = spare + 1, emptied + 1
-        shift = np.linalg.norm(new - centres)
-        centres = new
-        if abs(shift - last) < tolerance:
-            return centres, step + 1, emptied
-        last = shift
-    return centres, iterations, emptied
-
-
-def test_kmeans_against_numpy():
-    rng = np.random.default_rng(3)
-    samples = 4 * rng.normal(size=(6, WIDTH))[rng.integers(6, size=60)] + rng.normal(size=(60, WIDTH))
-    samples = samples.astype(np.float32)
-    permutation = rng.permutation(60)
-    want, steps, emptied = lloyd(samples, 6, permutation)
-    assert 1 < steps < 25 and emptied == 0
-    got, iterations = kmeans(jnp.asarray(samples), 6, permutation=jnp.asarray(permutation))
-    assert_close(got, want)
-    assert int(iterations) == steps
-
-
-def test_kmeans_refills_empty_clusters():
-    """Starting centres that coincide leave all but the first of them empty."""
-    rng = np.random.default_rng(4)
-    samples = rng.normal(size=(40, WIDTH)).astype(np.float32)
-    samples[1:4] = samples[0]
-    permutation = np.concatenate([np.arange(4), 4 + rng.permutation(36)])
-    want, steps, emptied = lloyd(samples, 4, permutation)
-    assert emptied == 3
-    got, iterations = kmeans(jnp.asarray(samples), 4, permutation=jnp.asarray(permutation))
-    assert_close(got, want)
-    assert int(iterations) == steps
-    assert len(np.unique(np.round(got, 4), axis=0)) == 4
-    one, _ = kmeans(jnp.asarray(samples), 4, permutation=jnp.asarray(permutation), iterations=1)
-    np.testing.assert_array_equal(one[1:], samples[permutation[4:7]])
-
-
-def test_kmeans_with_fewer_samples_than_codes():
-    samples = jnp.arange(6.0).reshape(3, 2)
-    codes, iterations = kmeans(samples, 7, permutation=jnp.arange(3))
-    np.testing.assert_array_equal(codes, samples[jnp.array([0, 1, 2, 0, 1, 2, 0])])
-    assert iterations == 0
-    # All samples alike: no NaN, though all clusters but one stay empty.
-    codes, _ = kmeans(jnp.ones((9, 2)), 4, permutation=jnp.arange(9))
-    np.testing.assert_array_equal(codes, 1)
-
-
 def test_reseeding_moves_codes_without_uses_only(state):
     samples = jnp.asarray(np.random.default_rng(5).normal(size=(20, WIDTH)), jnp.float32)
     dead = np.isin(np.arange(CODES), [1, 6])
@@ -317,3 +222,12 @@ def test_module_moves_only_when_asked_and_by_averages_alone(z):
     for a, b in zip(book.state, want, strict=True):
         np.testing.assert_array_equal(a, b)
     assert np.any(book.state.embeddings != before.embeddings)
+
+
+def test_use_against_numpy():
+    counts = np.array([3.0, 0.5, 0.0, 6.5, 1e-4, 2.0])
+    p = np.maximum(counts / (counts.sum() + EPSILON), EPSILON)
+    got = codebook_use(jnp.asarray(counts, jnp.float32), EPSILON)
+    np.testing.assert_allclose(got.usage, p, rtol=1e-5)
+    assert got.perplexity == pytest.approx(np.exp(-np.sum(p * np.log(p + EPSILON))), rel=1e-5)
+    assert got.entropy_loss == pytest.approx(np.sum(p * (np.log(p) - np.log(1 / 6 + EPSILON))), rel=1e-5)

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.nn.dropout import dropout, tuple_dropout
-from partoken_jax.nn.gvp import GVP
-from partoken_jax.nn.linear import linear
-from partoken_jax.nn.norms import TupleLayerNorm, vector_norm
+from partoken_jax.nn.gvp import GVP, norm_gated, scalar_gated
+from partoken_jax.nn.norms import TupleLayerNorm
 from tests.helpers import assert_close, random_rotation
 
 GVPS = {
@@ -51,14 +49,6 @@ def test_gvp_without_vectors():
     assert scalars.shape == (11, 7) and vectors.shape == (11, 0, 3)
 
 
-def test_vector_norm_is_clamped_with_gradient_zero_below():
-    small, large = jnp.array([1e-6, 2e-6, 0.0]), jnp.array([3.0, 4.0, 0.0])
-    assert vector_norm(small) == pytest.approx(1e-4) and vector_norm(large) == pytest.approx(5)
-    np.testing.assert_array_equal(jax.grad(vector_norm)(small), 0)
-    np.testing.assert_array_equal(jax.grad(vector_norm)(jnp.zeros(3)), 0)
-    np.testing.assert_allclose(jax.grad(vector_norm)(large), [0.6, 0.8, 0], rtol=1e-6)
-
-
 @pytest.mark.parametrize("vector_gate", [False, True])
 def test_gradients_at_zero_vectors_are_finite(vector_gate):
     s, v = features(np.random.default_rng(0))
@@ -72,48 +62,37 @@ def test_gradients_at_zero_vectors_are_finite(vector_gate):
         assert np.isfinite(gradient).all() and np.any(gradient)
 
 
-def test_layer_norm():
+def test_gates_against_numpy():
+    """On vectors [..., 3, C]: one scales each by a function of its length, the other by given logits."""
     rng = np.random.default_rng(1)
-    s, v = features(rng)
-    turn = jnp.asarray(random_rotation(rng), jnp.float32)
-    norm = TupleLayerNorm((5, 4), rngs=nnx.Rngs(0))
-    out_s, out_v = norm(s, v)
-    turned_s, turned_v = norm(s, v @ turn.T)
-    np.testing.assert_array_equal(turned_s, out_s)
-    assert_close(turned_v, out_v @ turn.T)
-    wide = np.asarray(s, np.float64)
-    want = (wide - wide.mean(1, keepdims=True)) / np.sqrt(wide.var(1, keepdims=True) + 1e-5)
-    assert_close(out_s, want)
-    np.testing.assert_allclose(np.mean(np.sum(np.square(out_v), -1), -1), 1, rtol=1e-5)
-    # Neither the size of the scalars nor that of the vectors passes.
-    far_s, far_v = norm(s + 300.0, 7.0 * v)
-    np.testing.assert_allclose(far_s, out_s, atol=2e-4)  # 300 is rounded to 3e-5
-    assert_close(far_v, out_v)
+    v, logits = rng.normal(size=(6, 3, 4)), rng.normal(size=(6, 4))
+    by_length, by_logits = np.zeros_like(v), np.zeros_like(v)
+    for row, channel in np.ndindex(6, 4):
+        one = v[row, :, channel]
+        by_length[row, :, channel] = one * np.tanh(np.linalg.norm(one))
+        by_logits[row, :, channel] = one / (1 + np.exp(-logits[row, channel]))
+    v, logits = jnp.asarray(v, jnp.float32), jnp.asarray(logits, jnp.float32)
+    assert_close(norm_gated(v, jnp.tanh), by_length)
+    assert_close(scalar_gated(v, logits), by_logits)
 
 
-def test_tuple_dropout_drops_whole_vector_channels():
-    s, v = jnp.ones((200, 30)), jnp.ones((200, 10, 3))
-    dropped_s, dropped_v = tuple_dropout(s, v, 0.25, jax.random.key(0))
-    for part in (dropped_s, dropped_v):
-        values, counts = np.unique(part, return_counts=True)
-        np.testing.assert_allclose(values, [0, 1 / 0.75], rtol=1e-6)
-        assert counts[0] / counts.sum() == pytest.approx(0.25, abs=0.03)
-    np.testing.assert_array_equal(dropped_v[..., :1] == dropped_v, True)
-    for part, same in zip((s, v), tuple_dropout(s, v, 0.25, None), strict=True):
-        np.testing.assert_array_equal(part, same)
-
-
-def test_dropout_keeps_the_mean_and_follows_its_key():
-    x = jnp.ones((100, 1000))
-    first, again, other = (dropout(x, 0.1, jax.random.key(k)) for k in (0, 0, 1))
-    np.testing.assert_array_equal(first, again)
-    assert np.any(first != other)
-    assert np.mean(first) == pytest.approx(1, abs=5e-3)  # standard error 1e-3
-    np.testing.assert_array_equal(dropout(x, 0.0, jax.random.key(0)), x)
-
-
-def test_linear_starts_within_the_published_bound():
-    layer = linear(64, 500, rngs=nnx.Rngs(0))
-    for part in (layer.kernel[...], layer.bias[...]):
-        assert np.abs(part).max() <= 1 / 8
-        assert np.std(part) == pytest.approx(1 / 8 / 3**0.5, rel=0.1)  # uniform
+@pytest.mark.parametrize("gate", [False, True])
+def test_gvp_against_numpy(gate):
+    s, v = features(np.random.default_rng(2))
+    gvp = GVP((5, 4), (7, 3), vector_gate=gate, rngs=nnx.Rngs(0))
+    wh, wv = (np.asarray(layer.kernel[...], np.float64) for layer in (gvp.wh, gvp.wv))
+    ws, b = (np.asarray(p[...], np.float64) for p in (gvp.ws.kernel, gvp.ws.bias))
+    want_s, want_v = np.zeros((len(s), 7)), np.zeros((len(s), 3, 3))
+    for row in range(len(s)):
+        vh = wh.T @ np.asarray(v[row], np.float64)
+        pre = np.concatenate([s[row], np.linalg.norm(vh, axis=1)]) @ ws + b
+        out = wv.T @ vh
+        logits = np.linalg.norm(out, axis=1)
+        if gate:
+            activated = 1 / (1 + np.exp(-pre))
+            logits = activated @ np.asarray(gvp.wg.kernel[...]) + np.asarray(gvp.wg.bias[...])
+        want_s[row] = np.maximum(pre, 0)
+        want_v[row] = out / (1 + np.exp(-logits))[:, None]
+    got_s, got_v = gvp(s, v)
+    assert_close(got_s, want_s)
+    assert_close(got_v, want_v)
