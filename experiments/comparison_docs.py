@@ -1,4 +1,4 @@
-"""Fills the results of docs/COMPARISON.md from the committed results of `partoken compare`.
+"""Fills the results of docs/COMPARISON.md from the committed results of `python -m experiments.compare`.
 
 python -m experiments.comparison_docs            rewrites docs/COMPARISON.md
 python -m experiments.comparison_docs --check    exits 1 if it does not say what the results say
@@ -9,7 +9,7 @@ import json
 import sys
 from pathlib import Path
 
-from experiments.comparison.report import markdown
+from experiments.compare.report import markdown
 from experiments.readme import filled
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from experiments.comparison.report import MODELS, NAMES
+from experiments.compare.report import MODELS, NAMES
 from partoken_jax.config import TrainConfig, load_yaml
 from partoken_jax.timing.report import PUBLISHED_CLUSTERS, PUBLISHED_GAP, PUBLISHED_HOPS
 from partoken_jax.training.records import read_records
@@ -158,7 +158,7 @@ def timing() -> str:
 
 
 def comparison() -> str:
-    """Training steps against PyTorch, from every result of `partoken compare`."""
+    """Training steps against PyTorch, from every result of `python -m experiments.compare`."""
     cells: dict[tuple[str, str], dict[str, str]] = {}
     machines, pairs = set(), set()
     for path in sorted((RESULTS / "comparison").glob("*.json")):

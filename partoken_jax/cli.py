@@ -6,7 +6,6 @@ JAX is imported by the verbs, so that --help and mistakes answer at once.
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import io
 import json
 import sys
@@ -153,58 +152,6 @@ def parse(args: list[str]) -> Callable[[], None]:
         )
         return partial(_time, config, json, markdown, " ".join(["partoken", *args]))
 
-    def compare(
-        models: str = "gvp,partoken",
-        batch_size: str = "4,16,64",
-        residues: int = 300,
-        data: Path | None = None,
-        variants: str = "torch_loops,torch_vectorised,torch_compile,jax_plain,jax_fast",
-        precision: Literal["float32", "tensorfloat32"] = "float32",
-        repeats: int = 7,
-        neighbours: int = 30,
-        seed: int = 0,
-        small: bool = False,
-        original: Path | None = None,
-        json: Path | None = None,
-        markdown: Path | None = None,
-    ) -> Callable[[], None]:
-        """Time both models against PyTorch: same weights, same proteins, results compared first.
-
-        Args:
-          models: gvp, partoken, or both with a comma between.
-          batch_size: Proteins per step, with commas between.
-          residues: Length of synthetic proteins.
-          data: A .npz with real proteins instead.
-          variants: Of each framework, with commas between.
-          precision: Of products, on a GPU, for both frameworks.
-          repeats: Timed runs of every program.
-          neighbours: Nearest CA atoms per residue.
-          seed: Of weights and proteins.
-          small: A small model, to try it out.
-          original: A checkout of the authors' code, which is timed as well.
-          json: File for the results (fields: docs/COMPARISON.md); written again after every case.
-          markdown: File for the report; a plot is written beside it.
-        """
-        try:
-            sizes = [int(size) for size in _listed(batch_size)]
-        except ValueError:
-            raise ConfigError(f"batch_size is {batch_size!r}; give whole numbers, commas between") from None
-        settings = {
-            "models": _listed(models),
-            "batch_sizes": sizes,
-            "variants": _listed(variants),
-            "residues": residues,
-            "path": None if data is None else str(data.resolve()),
-            "neighbours": neighbours,
-            "precision": precision,
-            "repeats": repeats,
-            "seed": seed,
-            "small": small,
-            "original": None if original is None else str(original.resolve()),
-            "command": " ".join(["partoken", *args]),
-        }
-        return partial(_compare, settings, json, markdown)
-
     def convert(
         source: tyro.conf.Positional[Path],
         target: tyro.conf.Positional[Path],
@@ -237,7 +184,6 @@ def parse(args: list[str]) -> Callable[[], None]:
         "evaluate": evaluate,
         "params": params,
         "time": time,
-        "compare": compare,
         "convert": convert,
     }
     complaints = io.StringIO()
@@ -345,25 +291,6 @@ def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | No
                 plot(result, picture)
                 report += f"\n![{name}]({picture.name})\n"
         markdown_file.write_text(report)
-    print(report)
-
-
-def _compare(settings: dict[str, Any], json_file: Path | None, markdown_file: Path | None) -> None:
-    root = Path(__file__).parents[1]
-    if not (root / "experiments" / "compare_frameworks.py").is_file():
-        raise ConfigError(
-            "partoken compare needs the models in PyTorch, which only a source checkout has (experiments/); "
-            "clone the repository and install it with pip install -e '.[torch]'"
-        )
-    sys.path.insert(0, str(root))
-    comparison = importlib.import_module("experiments.compare_frameworks")
-    _check_files(json_file, markdown_file)
-    result = comparison.compare_frameworks(**settings, save=partial(_save, json_file))
-    report = comparison.markdown(result)
-    if markdown_file is not None:
-        picture = markdown_file.with_suffix(".png")
-        comparison.plot(result, picture)
-        markdown_file.write_text(f"{report}\n![times]({picture.name})\n")
     print(report)
 
 

@@ -16,7 +16,7 @@ PASSES = {"forward": "inference", "train_step": "training step"}
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The report of `partoken compare`."""
+    """The report of one comparison (`experiments.compare.comparison.compare_frameworks`)."""
     environment = result["environment"]
     lines = [
         f"torch {environment['torch']} on {environment['torch_device']}, jax {environment['jax']} on "
