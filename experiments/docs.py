@@ -260,6 +260,11 @@ def _kind(row: dict[str, Any]) -> str:
     return group if group in ("buffers", "losses", "final weights", "node_s", "presence") else "forward"
 
 
+def precisions() -> str:
+    """What every precision costs, on every device that was measured."""
+    return "\n\n".join(precision.table(result) for result in all_results("precision").values())
+
+
 def padding() -> str:
     """The padded share at batch 64 and four shapes, as one sentence."""
     result = read("padding.json")
@@ -294,9 +299,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
     },
     "docs/guide/data.md": {"padding": padding},
     "docs/guide/time.md": {"start_up": lambda: start_up.table(read("start_up.json"))},
-    "docs/guide/train.md": {
-        "precision": lambda: "\n\n".join(map(precision.table, all_results("precision").values()))
-    },
+    "docs/guide/train.md": {"precision": precisions},
 }
 
 

@@ -77,7 +77,8 @@ def ablation(
     """Interleaved training steps of the growing models: what each costs more than the one before it.
 
     Args:
-      baseline, whole: the training steps of GVP and of ParToken, compiled; what lies between is made here.
+      baseline: the training step of GVP, compiled.
+      whole: the training step of ParToken, compiled; what lies between the two is made here.
       config: of ParToken.
     """
     programs = {"gvp": baseline}

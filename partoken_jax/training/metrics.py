@@ -32,7 +32,7 @@ class Classification(TypedDict):
     """Accuracy of always answering the most frequent class of this split."""
     classes: list[ClassScores]
     confusion: list[list[int]]
-    """[C][C]: proteins of class (row) that were given class (column)."""
+    """C × C: proteins of class (row) that were given class (column)."""
 
 
 class Distribution(TypedDict):
