@@ -9,7 +9,6 @@ their JSON under experiments/results/, figures under docs/figures/.
 
 import argparse
 import json
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
@@ -306,13 +305,11 @@ DOCUMENTS: Mapping[str, Blocks] = {
 def filled(text: str, blocks: Blocks) -> str:
     """The text of a document with every block as the results have it."""
     for name, block in blocks.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end {name} -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(
-                f"error: a document has no block <!-- {name} --> ... <!-- end {name} -->; add it"
-            )
-        content = block()
-        text = pattern.sub(lambda m, content=content: f"{m[1]}{content}\n{m[2]}", text)
+        start, end = f"<!-- {name} -->\n", f"<!-- end {name} -->"
+        before, found, rest = text.partition(start)
+        if not found or end not in rest:
+            raise SystemExit(f"error: a document has no block <!-- {name} --> ... {end}; add it")
+        text = f"{before}{start}{block()}\n{rest[rest.index(end) :]}"
     return text
 
 

@@ -59,7 +59,8 @@ def sweep(name: str) -> Part:
         from partoken_jax.timing import run_sweep, sweeps
 
         if quick:
-            sweeps.BATCH_SIZES, sweeps.CLUSTERS, sweeps.HOPS = (2, 4), (5, 2), (1,)
+            small = {"BATCH_SIZES": (2, 4), "CLUSTERS": (5, 2), "HOPS": (1,)}
+            vars(sweeps).update(small)
         return {"environment": _environment(command), **run_sweep(name, settings(64, quick))}
 
     return part

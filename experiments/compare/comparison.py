@@ -178,7 +178,7 @@ def equality(got: dict[str, np.ndarray], want: dict[str, np.ndarray], precision:
 
     def error(names: Sequence[str], floor: float = 0.0) -> float:
         a, b = (np.concatenate([probe[name].ravel() for name in names]) for probe in (got, want))
-        return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), floor))
+        return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), floor)
 
     gradients = sorted(name for name in want if name.startswith("g."))
     missing = sorted(name for name in gradients if name not in got)

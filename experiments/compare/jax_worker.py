@@ -51,7 +51,7 @@ class JaxWorker:
         model = build_model(self.config.model, rngs=nnx.Rngs(0))
         with np.load(weights) as arrays:
             set_arrays(model, dict(arrays))
-        graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+        graphdef, params, rest = nnx.split(model, nnx.Param, ...)  # type: ignore[misc]
         graph = jax.device_put(self.data.batch)
         settings = timing_settings(self.config)
         uniform = noise(self.config.model, len(self.data.batch.nodes.mask))

@@ -26,6 +26,8 @@ class OriginalWorker(TorchWorker):
         super().__init__("torch_loops", settings)
         self.model = load_original(self.config.model).to(self.target)
 
+    model: Any  # the authors' class
+
     def _logits(self) -> tuple[torch.Tensor, dict[str, Any]]:
         graph = featurise(self.proteins)
         logits, _, extra = self.model(

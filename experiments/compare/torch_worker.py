@@ -5,7 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class PeerWorker(TorchWorker):
 
     def __init__(self, variant: str, settings: Settings):
         super().__init__(variant, settings)
-        bookkeeping = "loops" if variant == "torch_loops" else "vectorised"
+        bookkeeping: Literal["loops", "vectorised"] = "loops" if variant == "torch_loops" else "vectorised"
         self.model = build_model(self.config.model, bookkeeping).to(self.target)
 
     def probe(self, weights: Path) -> dict[str, Any]:
