@@ -1,6 +1,7 @@
 # make demo    train both models on real proteins, a report under runs/demo/
 # make test    lint, types, and all tests, with the notebook and the golden vectors
 # make lint    ruff and mypy alone          make parity   the golden vectors alone
+# make docs    the documentation, with warnings as errors, into site/
 # make format  rewrite the code as `make lint` wants it
 #
 # Each makes the virtual environment first when it is missing or older than the list of dependencies: .venv with
@@ -12,12 +13,13 @@ VENV := $(VENV)
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 TORCH := $(VENV)/.torch
+DOCS := $(VENV)/.docs
 SUITABLE := import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 VECTORS ?= tests/golden
 # Two workers; a file stays with one of them, because what its tests share takes long to make.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint parity format
+.PHONY: demo test lint parity docs format
 
 # glibc otherwise gives the memory of every step back to the kernel and asks for it again.
 demo: export MALLOC_MMAP_THRESHOLD_ = 4294967296
@@ -25,7 +27,7 @@ demo: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 demo: $(READY)
 	$(BIN)/python -m experiments.demo
 
-test: lint $(TORCH)
+test: lint docs $(TORCH)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(READY)
@@ -35,6 +37,11 @@ lint: $(READY)
 
 parity: $(READY)
 	$(BIN)/python -m experiments.parity --vectors $(VECTORS)
+
+# Fails for a page that links to nothing, a name without a docstring's object, and numbers that are not the results'.
+docs: $(DOCS)
+	$(BIN)/python -m experiments.docs --check
+	$(BIN)/zensical build --strict --clean
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -56,6 +63,10 @@ $(READY): pyproject.toml requirements.txt
 	fi
 	@echo "Installing partoken_jax and its dependencies into $(VENV); the first time takes a few minutes."
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(DOCS): $(READY)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
 
 # PyTorch is large, and only tests and comparisons need it.

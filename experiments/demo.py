@@ -9,6 +9,7 @@ learning_curves.png with both models.
 import argparse
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,17 @@ import jax
 import numpy as np
 
 from partoken_jax import DataConfig, LossConfig, ModelConfig, StageConfig, TemperatureConfig, TrainConfig
+from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import RunData, load_run_data
 from partoken_jax.training.loop import train
+from partoken_jax.training.metrics import hits, wilson
 from partoken_jax.training.records import read_records
-from partoken_jax.training.report import RunReport, environment, plot_curves
+from partoken_jax.training.report import RunReport, accuracy_with_interval, environment, plot_curves
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.step import initial_state, make_train_step
 
-KINDS = ("gvp", "partoken")
+NAMES = {"gvp": "GVP baseline", "partoken": "ParToken"}
 
 
 def demo_config(kind: str, directory: Path, seed: int) -> TrainConfig:
@@ -50,14 +53,14 @@ def interleaved_step_times(directory: Path, seed: int, repeats: int) -> dict[str
     loader = data.loaders["train"]
     batch = jax.device_put(next(iter(loader.epoch(0))))
     programs: dict[str, Any] = {}
-    for kind in KINDS:
+    for kind in NAMES:
         config = demo_config(kind, directory, seed)
         graphdef, state = initial_state(config)
         settings = epoch_settings(config, 1, 0, len(loader), has_codebook=kind == "partoken")[-1]
         step = make_train_step(graphdef, bypass_codebook=False)
         state, _ = jax.block_until_ready(step(state, batch, settings))  # compiles
         programs[kind] = [step, state, settings]
-    times: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    times: dict[str, list[float]] = {kind: [] for kind in NAMES}
     for _ in range(repeats):
         for kind, program in programs.items():
             step, state, settings = program
@@ -69,36 +72,92 @@ def interleaved_step_times(directory: Path, seed: int, repeats: int) -> dict[str
 
 
 def table(reports: dict[str, RunReport], times: dict[str, list[float]], batch_size: int) -> str:
-    """The closing table, as Markdown."""
-    lines = [
-        "| model | parameters | validation accuracy | test accuracy | macro-F1 | ms per step | proteins/s |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
-    for kind, report in reports.items():
+    """The closing table, as Markdown. Accuracies come with their 95% intervals (`metrics.wilson`)."""
+    rows: list[tuple[object, ...]] = []
+    for kind, name in NAMES.items():
+        report = reports[kind]
         scores = report["test"]["classification"]
         milliseconds = 1e3 * float(np.median(times[kind]))
-        lines.append(
-            f"| {kind} | {report['parameters']['total']:,} | "
-            f"{report['validation']['classification']['accuracy']:.3f} | {scores['accuracy']:.3f} | "
-            f"{scores['macro_f1']:.3f} | {milliseconds:.0f} | {1e3 * batch_size / milliseconds:.1f} |"
+        rows.append(
+            (
+                name,
+                accuracy_with_interval(scores),
+                f"{scores['macro_f1']:.3f}",
+                f"{milliseconds:.0f} ms",
+                f"{1e3 * batch_size / milliseconds:.1f}",
+                f"{report['parameters']['total']:,}",
+            )
         )
-    majority = [reports["gvp"][split]["classification"]["majority_share"] for split in ("validation", "test")]
-    lines.append(f"| always the most frequent class | 0 | {majority[0]:.3f} | {majority[1]:.3f} | | | |")
+    majority = reports["gvp"]["test"]["classification"]["majority_share"]
+    rows.append(("always the most frequent class", f"{majority:.3f}"))
+    header = ("", "test accuracy (95% interval)", "macro-F1", "training step", "proteins/s", "parameters")
+    return markdown_table(header, rows)
+
+
+def verdict(reports: dict[str, RunReport]) -> str:
+    """What the accuracies say about which model is the better one: nothing, where their intervals overlap."""
+    scores = [reports[kind]["test"]["classification"] for kind in NAMES]
+    intervals = [wilson(hits(s), s["proteins"]) for s in scores]
+    if max(low for low, _ in intervals) > min(high for _, high in intervals):
+        return "The intervals of the two accuracies do not overlap."
+    counts = " against ".join(f"{hits(s)} of {s['proteins']}" for s in scores)
+    return f"The intervals overlap: {counts} proteins is no difference between the models."
+
+
+def epochs(results: dict[str, Any]) -> int:
+    """Epochs of both stages."""
+    config = results["reports"]["gvp"]["config"]
+    return config["stage0"]["epochs"] + config["stage1"]["epochs"]
+
+
+def step_ratio(results: dict[str, Any]) -> str:
+    """The closing sentence about the training step."""
+    ratio = results["ratios"]["partoken_over_gvp.train_step"]
+    low, high = ratio["quartiles"]
+    return (
+        f"A full training step of ParToken takes {ratio['median']:.2f} times as long as one of GVP "
+        f"(quartiles {low:.2f} to {high:.2f} of {len(results['step_seconds']['gvp'])} interleaved pairs) on "
+        f"{results['environment']['device']}."
+    )
+
+
+def report(results: dict[str, Any]) -> str:
+    """The text of report.md."""
+    reports = results["reports"]
+    data = reports["gvp"]["data"]
+    training, validation, test = (sum(data["class_counts"][split]) for split in ("train", "val", "test"))
+    lines = [
+        "# Demo: GVP and ParToken on real proteins",
+        "",
+        f"Both models learn the task {data['task']} from {training} chains in {epochs(results)} epochs of "
+        f"batches of {data['batch_size']}, with {validation} chains for validation and {test} for the test; "
+        f"seed {reports['gvp']['config']['seed']}. All took {results['seconds']:.0f} s on "
+        f"{results['environment']['cores']} cores, compilation included.",
+        "",
+        table(reports, results["step_seconds"], data["batch_size"]),
+        "",
+        verdict(reports),
+        "",
+        step_ratio(results),
+        "",
+        "![learning curves](learning_curves.png)",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--directory", type=Path, default=Path("runs/demo"))
-    flags.add_argument("--seed", type=int, default=0)
-    flags.add_argument("--repeats", type=int, default=7, help="interleaved timed steps per model")
+    flags.add_argument("--directory", type=Path, default=Path("runs/demo"), help="Where everything goes.")
+    flags.add_argument("--seed", type=int, default=0, help="Seed of weights, batches and dropout.")
+    flags.add_argument("--repeats", type=int, default=11, help="Timed steps of each model, taking turns.")
     args = flags.parse_args()
     start = time.perf_counter()
     args.directory.mkdir(parents=True, exist_ok=True)
     use_compilation_cache()
 
     reports: dict[str, RunReport] = {}
-    for kind in KINDS:
+    for kind in NAMES:
         print(f"\n== {kind} ==")
         reports[kind] = train(demo_config(kind, args.directory, args.seed))
     print("\n== timing: training steps of both models, taking turns ==")
@@ -106,19 +165,13 @@ def main() -> None:
     ratios = np.array(times["partoken"]) / np.array(times["gvp"])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     plot_curves(
-        {kind: read_records(args.directory / kind / "metrics.jsonl") for kind in KINDS},
+        {kind: read_records(args.directory / kind / "metrics.jsonl") for kind in NAMES},
         args.directory / "learning_curves.png",
     )
 
-    summary = table(reports, times, demo_config("gvp", args.directory, args.seed).data.batch_size)
-    closing = (
-        f"ParToken / GVP, full training step, {args.repeats} interleaved pairs: {middle:.2f} "
-        f"(quartiles {low:.2f} to {high:.2f}; published, on a GPU: 4.0)."
-    )
-    data = reports["gvp"]["data"]
     results = {
         "schema": "partoken.demo/1",
-        "command": "make demo",
+        "command": " ".join(["python -m experiments.demo", *sys.argv[1:]]),
         "environment": {**environment(), "cores": os.cpu_count()},
         "seconds": time.perf_counter() - start,
         "step_seconds": times,
@@ -126,23 +179,9 @@ def main() -> None:
         "reports": reports,
     }
     (args.directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    report = [
-        "# Demo: GVP and ParToken on real proteins",
-        "",
-        f"Task {data['task']}, {sum(data['class_counts']['train'])} training, "
-        f"{sum(data['class_counts']['val'])} validation and {sum(data['class_counts']['test'])} test chains; "
-        f"seed {args.seed}, 3 epochs, batches of {data['batch_size']}. "
-        f"{results['seconds']:.0f} s in all on {os.cpu_count()} cores, compilation included.",
-        "",
-        summary,
-        "",
-        closing,
-        "",
-        "![learning curves](learning_curves.png)",
-        "",
-    ]
-    (args.directory / "report.md").write_text("\n".join(report))
-    print(f"\n{summary}\n\n{closing}")
+    (args.directory / "report.md").write_text(report(results))
+    print(f"\n{table(reports, times, reports['gvp']['data']['batch_size'])}")
+    print(f"\n{verdict(reports)}\n{step_ratio(results)}")
     print(f"{results['seconds']:.0f} s in all; see {args.directory}/report.md and learning_curves.png")
 
 

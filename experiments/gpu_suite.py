@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ ROOT = Path(__file__).parents[1]
 CHAINS = ROOT / "experiments" / "data" / "pdb_chains.npz"
 VECTORS = ROOT / "tests" / "golden"
 QUICK_VECTOR = "case6_attention_fusion.npz"
+Part = Callable[[bool, str], dict]
+"""What a part measures, for a quick trial or for real; the command that it records comes second."""
 KEEP_BACK = 5.0
 """Seconds of the time given that are left for writing the summary."""
 
@@ -39,45 +41,42 @@ def settings(batch_size: int, quick: bool, **changes: Any) -> TimingConfig:
     return TimingConfig(batch_size=batch_size, path=str(CHAINS), **changes)
 
 
-def timing(batch_size: int, **changes: Any) -> Callable[[bool], dict]:
+def timing(batch_size: int, **changes: Any) -> Part:
     """Measurements at one batch size."""
 
-    def part(quick: bool) -> dict:
+    def part(quick: bool, command: str) -> dict:
         from partoken_jax.timing import analyse
 
-        return analyse(settings(batch_size, quick, **changes), command=f"experiments.gpu_suite, {batch_size}")
+        return analyse(settings(batch_size, quick, **changes), command=command)
 
     return part
 
 
-def sweep(name: str) -> Callable[[bool], dict]:
+def sweep(name: str) -> Part:
     """One sweep at batch 64."""
 
-    def part(quick: bool) -> dict:
+    def part(quick: bool, command: str) -> dict:
         from partoken_jax.timing import run_sweep, sweeps
-        from partoken_jax.training.report import environment
 
         if quick:
-            sweeps.BATCH_SIZES, sweeps.CLUSTERS, sweeps.HOPS = (2, 4), (5, 2), (1,)
-        config = settings(64, quick)
-        return {"environment": environment(), **run_sweep(name, config)}
+            small = {"BATCH_SIZES": (2, 4), "CLUSTERS": (5, 2), "HOPS": (1,)}
+            vars(sweeps).update(small)
+        return {"environment": _environment(command), **run_sweep(name, settings(64, quick))}
 
     return part
 
 
-def precision_accuracy(quick: bool) -> dict:
+def precision_accuracy(quick: bool, command: str) -> dict:
     """Errors and training at every precision."""
     from experiments.precision import compare
-    from partoken_jax.training.report import environment
 
-    return {"environment": environment(), **compare(settings(16, quick), 2 if quick else 100)}
+    return {"environment": _environment(command), **compare(settings(16, quick), 2 if quick else 100)}
 
 
-def parity(quick: bool) -> dict:
+def parity(quick: bool, command: str) -> dict:
     """The golden vectors; in a quick trial one of them, because most of their time is compilation."""
     from experiments.parity.__main__ import run
     from experiments.parity.compare import Report
-    from partoken_jax.training.report import environment
 
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
@@ -85,29 +84,29 @@ def parity(quick: bool) -> dict:
             shutil.copy(VECTORS / QUICK_VECTOR, folder)
         if not run(Path(folder) if quick else VECTORS, report):
             raise SystemExit(f"error: {VECTORS} holds no vectors")
-    return report.result(environment())
+    return report.result(_environment(command))
 
 
-def pytorch(quick: bool) -> dict:
+def pytorch(quick: bool, command: str) -> dict:
     """Both models against PyTorch."""
-    from experiments.compare_frameworks import compare_frameworks
+    from experiments.compare.comparison import compare_frameworks
+    from experiments.compare.settings import Batches, CompareConfig, Measurement, Subjects
 
-    return compare_frameworks(
-        models=("gvp", "partoken"),
-        batch_sizes=(2,) if quick else (64,),
-        variants=("torch_loops", "torch_vectorised", "jax_fast"),
-        residues=30 if quick else 300,
-        path=None,
-        neighbours=8 if quick else 30,
-        precision="float32",
-        repeats=2 if quick else 10,
-        seed=0,
-        small=quick,
-        command="experiments.gpu_suite, pytorch",
+    variants = ("torch_loops", "torch_vectorised", "jax_fast")
+    batches = Batches((2,), residues=30, neighbours=8) if quick else Batches((64,))
+    config = CompareConfig(
+        Subjects(variants=variants, small=quick), batches, Measurement(repeats=2 if quick else 10)
     )
+    return compare_frameworks(config, command=command)
 
 
-PARTS: dict[str, Callable[[bool], dict]] = {
+def _environment(command: str) -> dict[str, str]:
+    from partoken_jax.training.report import environment
+
+    return {**environment(), "command": command}
+
+
+PARTS: dict[str, Part] = {
     "timing64": timing(64, passes=("forward", "forward_backward", "train_step"), gap=False),
     "backward": sweep("backward"),
     "precision": sweep("precision"),
@@ -128,30 +127,46 @@ NEEDS = {"pytorch": ("torch", "torch_geometric")}
 """Parts that need packages which this library does not."""
 
 
-def run_parts(out: Path, quick: bool, minutes: float) -> dict[str, Any]:
-    """Runs what is missing, as far as the time goes; returns what suite.json says."""
+def run_parts(
+    out: Path,
+    quick: bool,
+    minutes: float,
+    *,
+    parts: Iterable[str] = tuple(PARTS),
+    needs: Mapping[str, Sequence[str]] = NEEDS,
+    run: Callable[[str, Path, bool, float], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Runs what is missing, as far as the time goes; returns what suite.json says.
+
+    Args:
+      parts: names of parts, in the order of their worth.
+      needs: packages that a part needs, by its name; without them it is left out.
+      run: runs one part (`run_part`).
+    """
+    run = run or run_part
     end = time.monotonic() + 60 * minutes
     out.mkdir(parents=True, exist_ok=True)
     done: dict[str, Any] = {}
-    for name in PARTS:
+    summary = {"schema": "partoken.suite/1", "quick": quick, "parts": done}
+    for name in parts:
         target = out / f"{name}.json"
         left = end - time.monotonic() - KEEP_BACK
         if target.is_file() and json.loads(target.read_text())["quick"] == quick:
             done[name] = {"status": "was there"}
-        elif missing := [package for package in NEEDS.get(name, ()) if find_spec(package) is None]:
+        elif missing := [package for package in needs.get(name, ()) if find_spec(package) is None]:
             done[name] = {"status": f"left out: {' and '.join(missing)} not installed"}
         elif left <= 0:
             done[name] = {"status": "no time left; run the same command again"}
         else:
             print(f"{name} ...", flush=True)
-            done[name] = _run_part(name, out, quick, left)
+            done[name] = run(name, out, quick, left)
         print(f"{name}: {done[name]['status']}", flush=True)
-        summary = {"schema": "partoken.suite/1", "quick": quick, "parts": done}
         (out / "suite.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def _run_part(name: str, out: Path, quick: bool, seconds: float) -> dict[str, Any]:
+def run_part(name: str, out: Path, quick: bool, seconds: float) -> dict[str, Any]:
+    """Runs one part in a process of its own, for at most so many seconds; returns its status."""
     command = [sys.executable, "-m", "experiments.gpu_suite", "--out", str(out), "--part", name]
     start = time.monotonic()
     log = out / f"{name}.log"
@@ -171,16 +186,17 @@ def _run_part(name: str, out: Path, quick: bool, seconds: float) -> dict[str, An
 
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--out", type=Path, required=True, help="directory for the results")
-    flags.add_argument("--quick", action="store_true", help="a trial on small proteins")
-    flags.add_argument("--minutes", type=float, default=9.0, help="time for all parts")
-    flags.add_argument("--part", choices=PARTS, help="this part alone, in this process")
+    flags.add_argument("--out", type=Path, required=True, help="The directory for the results.")
+    flags.add_argument("--quick", action="store_true", help="Try the suite out on small proteins.")
+    flags.add_argument("--minutes", type=float, default=9.0, help="Minutes that all parts together may take.")
+    flags.add_argument("--part", choices=PARTS, help="Run this part alone, in this process.")
     args = flags.parse_args()
     out = args.out.resolve()
     if args.part is None:
         summary = run_parts(out, args.quick, args.minutes)
         return int(any(part["status"].startswith("failed") for part in summary["parts"].values()))
-    result = {"quick": args.quick, **PARTS[args.part](args.quick)}
+    command = f"python -m experiments.gpu_suite --out {args.out} --part {args.part}" + " --quick" * args.quick
+    result = {"quick": args.quick, **PARTS[args.part](args.quick, command)}
     # Whole or not at all: a file that is there counts as done.
     partial = out / f"{args.part}.json.partial"
     partial.write_text(json.dumps(result, indent=1) + "\n")

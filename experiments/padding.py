@@ -5,6 +5,7 @@ python -m experiments.padding --json experiments/results/padding.json
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from partoken_jax import plan_batches
@@ -15,12 +16,14 @@ DATA = Path(__file__).parent / "data" / "pdb_chains.npz"
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--data", type=Path, default=DATA)
-    flags.add_argument("--task", default="ec-class")
-    flags.add_argument("--epochs", type=int, default=150)
-    flags.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 64))
-    flags.add_argument("--shapes", type=int, nargs="+", default=(1, 2, 4))
-    flags.add_argument("--json", type=Path)
+    flags.add_argument("--data", type=Path, default=DATA, help="The .npz file with the proteins.")
+    flags.add_argument("--task", default="ec-class", help="The task, which says which proteins take part.")
+    flags.add_argument("--epochs", type=int, default=150, help="Epochs of the run that is planned.")
+    flags.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 64), help="Proteins per step.")
+    flags.add_argument(
+        "--shapes", type=int, nargs="+", default=(1, 2, 4), help="At most so many batch shapes."
+    )
+    flags.add_argument("--json", type=Path, help="The file for the result.")
     args = flags.parse_args()
     names = {"train": "train", "val": "validation", "test": "test"}
     datasets = load_splits(args.data, task=args.task)
@@ -46,7 +49,7 @@ def main() -> None:
     if args.json:
         content = {
             "schema": "partoken.padding/1",
-            "command": "python -m experiments.padding",
+            "command": " ".join(["python -m experiments.padding", *sys.argv[1:]]),
             "data": args.data.name,
             "task": args.task,
             "epochs": args.epochs,

@@ -28,8 +28,10 @@ from jax.interpreters import mlir
 from tqdm import tqdm
 
 from partoken_jax.config import Precision, TimingConfig
+from partoken_jax.tables import markdown_table
 from partoken_jax.timing.batches import TimingData, timing_data
 from partoken_jax.timing.programs import timing_settings, train_config
+from partoken_jax.timing.report import MODEL_NAMES
 from partoken_jax.training.objective import forward
 from partoken_jax.training.report import environment
 from partoken_jax.training.step import TrainState, initial_state, make_gradient_step, make_train_step
@@ -152,6 +154,26 @@ def _errors(probe: dict[str, np.ndarray], exact: dict[str, np.ndarray]) -> dict[
     return {"relative_errors": errors, "differing": differing}
 
 
+def table(result: dict[str, Any]) -> str:
+    """A result as Markdown."""
+    rows = []
+    for kind, found in result["models"].items():
+        for name, row in found.items():
+            errors, differing = row["relative_errors"], row["differing"]
+            cells = [f"{errors[key]:.1e}" for key in ("logits", "gradients")]
+            cells += [
+                f"{differing[k]:.1%}" if k in differing else "" for k in ("residues' clusters", "codes")
+            ]
+            rows.append((MODEL_NAMES[kind], name, *cells, f"{row['last_losses_mean']:.4f}"))
+    emulated = ", with TensorFloat32 emulated" if result["tensorfloat32_emulated"] else ""
+    header = ("model", "precision", "logits", "gradients", "residues' clusters", "tokens", "mean loss")
+    return (
+        f"{markdown_table(header, rows, 'llrrrrr')}\n\n`{result['environment']['command']}` on "
+        f"{result['environment']['device']}{emulated}: batches of {result['batch_size']}, {result['steps']} "
+        f"steps; the mean loss is that of the last {LAST}."
+    )
+
+
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--out", type=Path, default=RESULTS)
@@ -163,7 +185,10 @@ def main() -> int:
         emulate_tensorfloat32()
     result = {
         "schema": "partoken.precision/1",
-        "environment": {**environment(), "command": "python -m experiments.precision"},
+        "environment": {
+            **environment(),
+            "command": " ".join(["python -m experiments.precision", *sys.argv[1:]]),
+        },
         "tensorfloat32_emulated": emulated,
         **compare(settings(args.batch_size), args.steps),
     }

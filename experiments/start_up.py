@@ -16,11 +16,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+from partoken_jax.tables import markdown_table
 from partoken_jax.timing.measure import summary
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "experiments" / "results" / "start_up.json"
 BATCH, RESIDUES = 16, 300
+NAMES = {
+    "import": "`import partoken_jax`",
+    "first_step_cold": "first training step, nothing compiled yet",
+    "first_step_warm": "first training step, compiled programs on disk",
+}
 
 FIRST_STEP = f"""
 import jax
@@ -63,17 +69,32 @@ def _run(code: str, cache: str) -> float:
     return time.perf_counter() - start
 
 
+def table(result: dict[str, Any]) -> str:
+    """A result as Markdown."""
+    rows = [
+        (NAMES[key], f"{row['median_s']:.1f} s", "{:.1f} to {:.1f}".format(*row["quartiles_s"]))
+        for key, row in result["rows"].items()
+    ]
+    where = f"`{result['environment']['command']}` on {result['environment']['device']}"
+    size = f"{result['batch_size']} proteins of {result['residues']} residues"
+    header = ("from the start of a process to", "median", "quartiles")
+    return f"{markdown_table(header, rows)}\n\n{where}: ParToken, {size}."
+
+
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--repeats", type=int, default=3)
-    flags.add_argument("--json", type=Path, default=RESULT)
+    flags.add_argument("--repeats", type=int, default=3, help="Starts of every kind.")
+    flags.add_argument("--json", type=Path, default=RESULT, help="The file for the result.")
     args = flags.parse_args()
     rows = measure(args.repeats)  # before jax is imported here: it would share the processor
     from partoken_jax.training.report import environment
 
     result = {
         "schema": "partoken.start_up/1",
-        "environment": {**environment(), "command": "python -m experiments.start_up"},
+        "environment": {
+            **environment(),
+            "command": " ".join(["python -m experiments.start_up", *sys.argv[1:]]),
+        },
         "batch_size": BATCH,
         "residues": RESIDUES,
         "rows": rows,

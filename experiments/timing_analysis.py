@@ -3,7 +3,7 @@
     python -m experiments.timing_analysis [NAME ... | flags of `partoken time`]
 
 A name is one of RUNS; without anything, all of them run, into experiments/results/timing/. Then
-`python -m experiments.timing_docs` writes docs/TIMING.md from what is there.
+`python -m experiments.docs` fills the documents from what is there.
 """
 
 import sys

@@ -16,7 +16,10 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "partoken_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from itself and from those before it; config is shared.
-ROOMS = ("settings", "config", "proteins", "graphs", "nn", "models", "training", "timing", "convert", "cli")
+ROOMS = (
+    *("settings", "config", "tables", "proteins", "graphs", "nn", "models", "training", "timing", "convert"),
+    "cli",
+)
 
 
 def room(path: Path) -> str:

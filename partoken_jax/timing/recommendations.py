@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from partoken_jax.tables import markdown_table
+
 TESTED_BY = {
     "gradient checkpointing": ("rematerialisation", None),
     "mixed precision": ("precision", None),
@@ -29,16 +31,12 @@ def recommendations_markdown(result: dict[str, Any]) -> str:
             lines.append(_line(recommended, pair, ratio["median"], ratio["quartiles"], f"{memory:.2f}"))
     if not lines:
         return ""
-    title = [
-        "## The published recommendations, tested",
-        "",
-        "| recommended | compared | time | quartiles | peak memory | |",
-        "|---|---|---:|---:|---:|---|",
-    ]
-    return "\n".join([*title, *lines, ""])
+    header = ("recommended", "compared", "time", "quartiles", "peak memory", "verdict")
+    table = markdown_table(header, lines, "llrrrl")
+    return "\n".join(["## The published recommendations, tested", "", table, ""])
 
 
-def _larger_batches(rows: list[dict[str, Any]]) -> list[str]:
+def _larger_batches(rows: list[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Per protein, the largest batch that ran against the smallest, for each model. The two did not take
     turns, so the quartiles are the worst cases of both."""
     lines = []
@@ -62,8 +60,10 @@ def _larger_batches(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _line(recommended: str, compared: str, median: float, quartiles: list[float], memory: str) -> str:
+def _line(
+    recommended: str, compared: str, median: float, quartiles: list[float], memory: str
+) -> tuple[str, ...]:
     low, high = quartiles
     shown = abs(median - 1) > SAME
     verdict = "faster" if shown and high < 1 else "slower" if shown and low > 1 else "no difference shown"
-    return f"| {recommended} | {compared} | {median:.2f} | {low:.2f} to {high:.2f} | {memory} | {verdict} |"
+    return recommended, compared, f"{median:.2f}", f"{low:.2f} to {high:.2f}", memory, verdict

@@ -3,14 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from partoken_jax.tables import markdown_table
 from partoken_jax.timing.recommendations import recommendations_markdown
-
-PUBLISHED_GAP = 4.0
-"""ParToken / GVP at batch 64 on a GPU (0.88 against 3.46 batches/s), published timing analysis."""
-PUBLISHED_CLUSTERS = 2.15 / 0.91
-"""Published run time of 25 over 5 clusters, at one hop (docs/REFERENCE.md section 7)."""
-PUBLISHED_HOPS = 1.73 / 0.91
-"""Published run time of three hops over one, with 5 clusters."""
 
 _PASS_NAMES = {
     "forward": "forward",
@@ -43,8 +37,8 @@ def markdown(result: dict[str, Any]) -> str:
     lines += [
         "## Compilation",
         "",
-        f"{len(result['shapes'])} batch shapes ({', '.join(map(str, result['shapes']))} rows), training step "
-        f"compiled {result['recompilations']} times.",
+        f"There are {len(result['shapes'])} batch shapes ({', '.join(map(str, result['shapes']))} rows); the "
+        f"training step was compiled {result['recompilations']} times.",
         "",
     ]
     for name, sweep in result.get("sweeps", {}).items():
@@ -56,86 +50,94 @@ def markdown(result: dict[str, Any]) -> str:
 def _gap(result: dict[str, Any]) -> list[str]:
     if not result["ratios"]:
         return []
+    rows = []
+    for name, ratio in result["ratios"].items():
+        low, high = ratio["quartiles"]
+        label = _PASS_NAMES[name.split(".")[1]]
+        rows.append((label, f"{ratio['median']:.3f}", f"{low:.3f} to {high:.3f}", ratio["pairs"]))
     lines = [
         "## Performance gap",
         "",
-        "| ParToken / GVP | ratio | quartiles | pairs |",
-        "|---|---:|---:|---:|",
+        markdown_table(("ParToken / GVP", "ratio", "quartiles", "pairs"), rows),
+        "",
+        "The two models took turns, run by run; a ratio is the median over the pairs of runs.",
+        "",
     ]
-    for name, row in result["ratios"].items():
-        low, high = row["quartiles"]
-        label = _PASS_NAMES[name.split(".")[1]]
-        lines.append(f"| {label} | {row['median']:.3f} | {low:.3f} to {high:.3f} | {row['pairs']} |")
-    lines += ["", f"Interleaved runs. Published, training on a GPU at batch 64: {PUBLISHED_GAP:.1f}.", ""]
-    if "gap" in result:
-        inside = time_by_component(result, "partoken") if "components" in result else {}
-        if "classifier" in inside:
-            inside["classifier"] -= time_by_component(result, "gvp").get("classifier", 0.0)
-        lines += [
-            "What each part adds to a training step: models that grow part by part from the baseline, steps "
-            "interleaved; beside it, the time that a profile of the full step attributes to the part (to the "
-            "classifier: what it takes more than the baseline's). Where the quartiles hold 0, the difference "
-            "is lost in the machine's noise and the profile is the better guide.",
-            "",
-            "| part | ms added | quartiles | share of the baseline | ms in the profile |",
-            "|---|---:|---:|---:|---:|",
-        ]
-        for row in result["gap"]:
-            low, high = row["quartiles_ms"]
-            profiled = f"{inside[row['name']]:.2f}" if row["name"] in inside else ""
-            lines.append(
-                f"| {row['name']} | {row['ms']:.2f} | {low:.2f} to {high:.2f} | {row['share_of_gvp']:.1%} | "
-                f"{profiled} |"
-            )
-        total = sum(row["ms"] for row in result["gap"])
-        share = sum(row["share_of_gvp"] for row in result["gap"])
-        lines += [f"| all | {total:.2f} | | {share:.1%} | |", ""]
-    return lines
+    return lines + (_parts(result) if "gap" in result else [])
+
+
+def _parts(result: dict[str, Any]) -> list[str]:
+    """What each part of ParToken adds, by `ablation` and by the profile."""
+    inside = time_by_component(result, "partoken") if "components" in result else {}
+    if "classifier" in inside:
+        inside["classifier"] -= time_by_component(result, "gvp").get("classifier", 0.0)
+    rows: list[tuple[object, ...]] = []
+    for row in result["gap"]:
+        low, high = row["quartiles_ms"]
+        profiled = f"{inside[row['name']]:.2f}" if row["name"] in inside else None
+        added = f"{row['ms']:.2f}", f"{low:.2f} to {high:.2f}", f"{row['share_of_gvp']:.1%}"
+        rows.append((row["name"], *added, profiled))
+    header = ("part", "ms added", "quartiles", "share of the baseline", "ms in the profile")
+    return [
+        "What each part adds to a training step: models grow part by part from the baseline to ParToken and "
+        "take turns, step by step. Each figure is the median over the pairs of neighbouring models, so the "
+        "parts need not add up exactly to the whole. Where the quartiles enclose 0, the difference is lost "
+        "in the noise of the machine. The last column is the time that a profile of the full step attributes "
+        "to the part (for the classifier, what it takes more than the baseline's); where the noise is large, "
+        "it is the better guide.",
+        "",
+        markdown_table(header, rows),
+        "",
+    ]
 
 
 def _measurements(rows: Sequence[dict[str, Any]]) -> list[str]:
-    lines = [
-        "## Measurements",
-        "",
-        "| model | pass | median | quartiles | runs | proteins/s | padding | lower | compile | GFLOP | GB "
-        "| peak memory |",
-        "|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    table: list[tuple[object, ...]] = []
     for row in rows:
         low, high = row["quartiles_ms"]
-        compiled = (
-            f"{row['lower_s']:.1f} s | {row['compile_s']:.1f} s | {row['flops'] / 1e9:.1f} | "
-            f"{row['bytes'] / 1e9:.2f} | {row['temp_bytes'] / 1e6:.0f} MB"
-            if row["compile_s"] is not None
-            else " | | | | "
+        compiled: tuple[str, ...] = ()
+        if row["compile_s"] is not None:
+            compiled = (
+                f"{row['lower_s']:.1f} s",
+                f"{row['compile_s']:.1f} s",
+                f"{row['flops'] / 1e9:.1f}",
+                f"{row['bytes'] / 1e9:.2f}",
+                f"{row['temp_bytes'] / 1e6:.0f} MB",
+            )
+        table.append(
+            (
+                MODEL_NAMES[row["model"]],
+                _PASS_NAMES[row["pass"]],
+                f"{row['median_ms']:.1f} ms",
+                f"{low:.1f} to {high:.1f}",
+                row["runs"],
+                f"{row['proteins_per_s']:.1f}",
+                f"{row['padding_share']:.1%}",
+                *compiled,
+            )
         )
-        lines.append(
-            f"| {MODEL_NAMES[row['model']]} | {_PASS_NAMES[row['pass']]} | {row['median_ms']:.1f} ms | "
-            f"{low:.1f} to {high:.1f} | {row['runs']} | {row['proteins_per_s']:.1f} | "
-            f"{row['padding_share']:.1%} | {compiled} |"
-        )
-    waits = [row for row in rows if row["pass"] == "epoch"]
-    for row in waits:
-        lines += [
-            "",
-            f"{MODEL_NAMES[row['model']]} epoch: {row['batches']} batches, {row['proteins']} proteins; "
-            f"{row['input_wait_share']:.2%} of the time waiting for input.",
-        ]
+    measured = ("model", "pass", "median", "quartiles", "runs", "proteins/s", "padding")
+    header = (*measured, "lower", "compile", "GFLOP", "GB", "peak memory")
+    lines = ["## Measurements", "", markdown_table(header, table, "ll" + "r" * 10)]
+    for row in rows:
+        if row["pass"] == "epoch":
+            lines += [
+                "",
+                f"An epoch of {MODEL_NAMES[row['model']]} has {row['batches']} batches with "
+                f"{row['proteins']} proteins; {row['input_wait_share']:.2%} of its time is spent waiting for "
+                f"input.",
+            ]
     return [*lines, ""]
 
 
 def _parameters(parameters: dict[str, dict[str, int]]) -> list[str]:
     names = list(dict.fromkeys(name for table in parameters.values() for name in table if name != "total"))
-    lines = [
-        "## Parameters",
-        "",
-        "| component | " + " | ".join(MODEL_NAMES[kind] for kind in parameters) + " |",
-        "|---|" + "---:|" * len(parameters),
+    rows = [
+        (name, *(f"{table[name]:,}" if name in table else None for table in parameters.values()))
+        for name in [*names, "total"]
     ]
-    for name in [*names, "total"]:
-        counts = (f"{table[name]:,}" if name in table else "" for table in parameters.values())
-        lines.append(f"| {name} | {' | '.join(counts)} |")
-    return [*lines, ""]
+    header = ("component", *(MODEL_NAMES[kind] for kind in parameters))
+    return ["## Parameters", "", markdown_table(header, rows), ""]
 
 
 def _components(result: dict[str, Any]) -> list[str]:
@@ -147,29 +149,14 @@ def _components(result: dict[str, Any]) -> list[str]:
         "proportion to the operations that each one's instructions in it perform.",
     ]
     for kind, breakdown in result["breakdown"].items():
-        rows = [row for row in result["components"] if row["model"] == kind]
-        totals = time_by_component(result, kind)
         lines += [
             "",
             f"### {MODEL_NAMES[kind]}, {breakdown['step_ms']:.1f} ms per profiled step",
             "",
-            "| component | forward | backward | update | share of step | GFLOP | GB |",
-            "|---|---:|---:|---:|---:|---:|---:|",
-        ]
-        for name, spent in sorted(totals.items(), key=lambda item: -item[1]):
-            mine = {row["direction"]: row for row in rows if row["name"] == name}
-            cells = (
-                f"{mine[d]['ms']:.2f} ms" if d in mine else "" for d in ("forward", "backward", "update")
-            )
-            flops, bytes_ = (sum(row[key] for row in mine.values()) for key in ("flops", "bytes"))
-            lines.append(
-                f"| {name} | {' | '.join(cells)} | {spent / breakdown['step_ms']:.1%} | {flops / 1e9:.2f} | "
-                f"{bytes_ / 1e9:.2f} |"
-            )
-        lines += [
-            f"| not attributed | | | | {breakdown['unattributed_share']:.1%} | | |",
+            components_table(result, kind),
             "",
-            f"{breakdown['mixed_share']:.1%} of the step is in fused operations that span components:",
+            f"{breakdown['mixed_share']:.1%} of the step is spent in fused operations that span components. "
+            "The longest are:",
             "",
         ]
         for mixed in breakdown["mixed"][:4]:
@@ -178,25 +165,61 @@ def _components(result: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def components_table(result: dict[str, Any], kind: str, least: float = 0.0) -> str:
+    """Time of every component of a model's training step, the longest first; components with a smaller share
+    of the step than `least` are left out."""
+    breakdown, rows = result["breakdown"][kind], []
+    for name, spent in sorted(time_by_component(result, kind).items(), key=lambda item: -item[1]):
+        share = spent / breakdown["step_ms"]
+        if share < least:
+            continue
+        mine = {
+            row["direction"]: row
+            for row in result["components"]
+            if row["model"] == kind and row["name"] == name
+        }
+        flops, bytes_ = (sum(row[key] for row in mine.values()) for key in ("flops", "bytes"))
+        rows.append(
+            (
+                name,
+                *(
+                    f"{mine[d]['ms']:.2f} ms" if d in mine else None
+                    for d in ("forward", "backward", "update")
+                ),
+                f"{share:.1%}",
+                f"{flops / 1e9:.2f}",
+                f"{bytes_ / 1e9:.2f}",
+            )
+        )
+    rows.append(("not attributed", None, None, None, f"{breakdown['unattributed_share']:.1%}", None, None))
+    header = ("component", "forward", "backward", "update", "share of step", "GFLOP", "GB")
+    return markdown_table(header, rows)
+
+
 def _roofline(result: dict[str, Any]) -> list[str]:
     ceilings = result["ceilings"]
-    lines = [
+    rows = [
+        (
+            MODEL_NAMES[kind],
+            f"{roof['minimum']['flops'] / 1e9:.1f}",
+            f"{roof['compute_ms']:.1f} ms",
+            f"{roof['minimum']['bytes'] / 1e9:.3f}",
+            f"{roof['memory_ms']:.1f} ms",
+            f"{roof['step_over_bound']:.2f}",
+        )
+        for kind, roof in result["roofline"].items()
+    ]
+    header = ("model", "least GFLOP", "at the ceiling", "least GB", "at the ceiling", "step / bound")
+    return [
         "## Roofline",
         "",
         f"Measured ceilings: {ceilings['flops_per_s'] / 1e9:,.0f} GFLOP/s (a {ceilings['matrix']} × "
         f"{ceilings['matrix']} matrix product), {ceilings['bytes_per_s'] / 1e9:,.1f} GB/s (a copy of "
         f"{ceilings['array_bytes'] / 1e6:,.0f} MB).",
         "",
-        "| model | least GFLOP | at the ceiling | least GB | at the ceiling | step / bound |",
-        "|---|---:|---:|---:|---:|---:|",
+        markdown_table(header, rows),
+        "",
     ]
-    for kind, roof in result["roofline"].items():
-        least = roof["minimum"]
-        lines.append(
-            f"| {MODEL_NAMES[kind]} | {least['flops'] / 1e9:.1f} | {roof['compute_ms']:.1f} ms | "
-            f"{least['bytes'] / 1e9:.3f} | {roof['memory_ms']:.1f} ms | {roof['step_over_bound']:.2f} |"
-        )
-    return [*lines, ""]
 
 
 def time_by_component(result: dict[str, Any], kind: str) -> dict[str, float]:
@@ -210,25 +233,27 @@ def time_by_component(result: dict[str, Any], kind: str) -> dict[str, float]:
 
 def sweep_markdown(name: str, sweep: dict[str, Any]) -> str:
     """The table of one sweep, with its ratios."""
-    lines = [
-        f"## Sweep: {name}",
-        "",
-        "| training step | median | quartiles | runs | ms per protein | padding | peak memory |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    rows: list[tuple[object, ...]] = []
     for row in sweep["rows"]:
+        padding = f"{row['padding_share']:.1%}"
         if row["median_ms"] is None:
-            lines.append(f"| {row['label']} | {row['status']} | | | | {row['padding_share']:.1%} | |")
+            rows.append((row["label"], row["status"], None, None, None, padding))
             continue
         low, high = row["quartiles_ms"]
-        lines.append(
-            f"| {row['label']} | {row['median_ms']:.1f} ms | {low:.1f} to {high:.1f} | {row['runs']} | "
-            f"{1e3 / row['proteins_per_s']:.2f} | {row['padding_share']:.1%} | "
-            f"{row['temp_bytes'] / 1e6:.0f} MB |"
-        )
+        times = f"{row['median_ms']:.1f} ms", f"{low:.1f} to {high:.1f}", row["runs"]
+        per_protein, memory = f"{1e3 / row['proteins_per_s']:.2f}", f"{row['temp_bytes'] / 1e6:.0f} MB"
+        rows.append((row["label"], *times, per_protein, padding, memory))
+    header = ("training step", "median", "quartiles", "runs", "ms per protein", "padding", "peak memory")
+    lines = [f"## Sweep: {name}", "", markdown_table(header, rows)]
     if sweep["ratios"]:
-        lines += ["", "| interleaved | ratio | quartiles |", "|---|---:|---:|"]
-        for pair, ratio in sweep["ratios"].items():
-            low, high = ratio["quartiles"]
-            lines.append(f"| {pair} | {ratio['median']:.3f} | {low:.3f} to {high:.3f} |")
+        lines += ["", ratios_table(sweep["ratios"])]
     return "\n".join([*lines, ""])
+
+
+def ratios_table(ratios: dict[str, dict[str, Any]], what: str = "interleaved") -> str:
+    """Ratios by name, with their quartiles."""
+    rows = [
+        (name, f"{ratio['median']:.3f}", "{:.3f} to {:.3f}".format(*ratio["quartiles"]))
+        for name, ratio in ratios.items()
+    ]
+    return markdown_table((what, "ratio", "quartiles"), rows)

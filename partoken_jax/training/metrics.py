@@ -37,7 +37,7 @@ class Classification(TypedDict):
     """Accuracy of always answering the most frequent class of this split."""
     classes: list[ClassScores]
     confusion: list[list[int]]
-    """[C][C]: proteins of class (row) that were given class (column)."""
+    """C × C: proteins of class (row) that were given class (column)."""
 
 
 class Distribution(TypedDict):
@@ -93,14 +93,14 @@ def classification(
             f"labels must be 0 to {len(class_names) - 1}, or -1 for none, got {truth.min()} to {truth.max()}"
         )
     confusion = confusion_matrix(truth, predicted, len(class_names))
-    hits, count, given = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    precision = hits / np.maximum(given, 1)
-    recall = hits / np.maximum(count, 1)
-    f1 = 2 * hits / np.maximum(count + given, 1)
+    correct, count, given = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    precision = correct / np.maximum(given, 1)
+    recall = correct / np.maximum(count, 1)
+    f1 = 2 * correct / np.maximum(count + given, 1)
     return Classification(
         proteins=len(truth),
         unlabelled=unlabelled,
-        accuracy=float(hits.sum() / len(truth)),
+        accuracy=float(correct.sum() / len(truth)),
         macro_f1=float(f1[count + given > 0].mean()),
         majority_share=float(count.max() / len(truth)),
         classes=[
@@ -116,6 +116,26 @@ def classification(
         ],
         confusion=confusion.tolist(),
     )
+
+
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """The 95% interval of a share that was counted as `hits` of `count` (Wilson's score interval, 1927).
+
+    With p = hits/count and z = 1.96: (p + z²/2n ± z·sqrt(p(1-p)/n + z²/4n²)) / (1 + z²/n). It stays within
+    0 and 1 and is not empty for 0 or all hits. Raises ValueError unless 0 ≤ hits ≤ count and count ≥ 1.
+    """
+    if count < 1 or not 0 <= hits <= count:
+        raise ValueError(f"{hits} of {count} is not a share")
+    z = 1.959964  # 97.5% of the normal distribution lie below
+    share, square = hits / count, z**2 / count
+    centre = (share + square / 2) / (1 + square)
+    half = z * np.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def hits(scores: Classification) -> int:
+    """Proteins that were given their own class."""
+    return sum(row[i] for i, row in enumerate(scores["confusion"]))
 
 
 def code_perplexity(codes: np.ndarray) -> float:

@@ -10,8 +10,9 @@ from typing import TypedDict
 import jax
 import numpy as np
 
+from partoken_jax.tables import markdown_table
 from partoken_jax.training.epochs import Evaluation
-from partoken_jax.training.metrics import Classification, Clustering
+from partoken_jax.training.metrics import Classification, Clustering, hits, wilson
 from partoken_jax.training.records import EpochRecord
 
 
@@ -82,27 +83,48 @@ def write_report(run_dir: Path, report: RunReport, records: Sequence[EpochRecord
     """Writes report.json, report.md and curves.png."""
     plot_curves({report["config"]["model"]["kind"]: records}, run_dir / "curves.png")
     (run_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (run_dir / "report.md").write_text(_markdown(report, records))
+    (run_dir / "report.md").write_text(report_markdown(report, records))
+
+
+def accuracy_with_interval(scores: Classification) -> str:
+    """Accuracy with what it was counted from and its 95% interval: "0.896 (86 of 96; 0.819 to 0.942)"."""
+    low, high = wilson(hits(scores), scores["proteins"])
+    return f"{scores['accuracy']:.3f} ({hits(scores)} of {scores['proteins']}; {low:.3f} to {high:.3f})"
 
 
 def classification_table(scores: Classification) -> str:
-    """Accuracy and F1 over all classes and per class, as a Markdown table."""
-    width = max(9, *(len(c["name"]) for c in scores["classes"]))
-    left_out = f"; {scores['unlabelled']} without a label are not scored" if scores["unlabelled"] else ""
-    rows = [
-        f"{scores['proteins']} proteins: accuracy {scores['accuracy']:.3f}, "
-        f"macro-F1 {scores['macro_f1']:.3f} "
-        f"(always the most frequent class: accuracy {scores['majority_share']:.3f}){left_out}",
-        "",
-        f"| {'class':{width}} | proteins | predicted | precision | recall |    F1 |",
-        f"|{'-' * (width + 2)}|---------:|----------:|----------:|-------:|------:|",
-    ]
-    for c in scores["classes"]:
+    """Accuracy and F1 over all classes and per class, as a Markdown table under a sentence.
+
+    Accuracy and recalls are shares of counted proteins and come with their 95% intervals (`wilson`).
+    """
+    low, high = wilson(hits(scores), scores["proteins"])
+    left_out = f" {scores['unlabelled']} without a label are not scored." if scores["unlabelled"] else ""
+    rows: list[tuple[object, ...]] = []
+    for i, c in enumerate(scores["classes"]):
+        interval = wilson(scores["confusion"][i][i], c["count"]) if c["count"] else None
         rows.append(
-            f"| {c['name']:{width}} | {c['count']:8} | {c['predicted']:9} | {c['precision']:9.3f} "
-            f"| {c['recall']:6.3f} | {c['f1']:5.3f} |"
+            (
+                c["name"],
+                c["count"],
+                c["predicted"],
+                f"{c['precision']:.3f}",
+                f"{c['recall']:.3f}",
+                None if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
+                f"{c['f1']:.3f}",
+            )
         )
-    return "\n".join(rows)
+    header = ("class", "proteins", "predicted", "precision", "recall", "95% interval", "F1")
+    return "\n".join(
+        [
+            f"{scores['proteins']} proteins: accuracy {scores['accuracy']:.3f} "
+            f"({hits(scores)} of {scores['proteins']}; 95% interval {low:.3f} to {high:.3f}), "
+            f"macro-F1 {scores['macro_f1']:.3f}. "
+            f"Always the most frequent class: accuracy {scores['majority_share']:.3f}."
+            f"{left_out}",
+            "",
+            markdown_table(header, rows),
+        ]
+    )
 
 
 def clustering_summary(clusters: Clustering) -> str:
@@ -167,7 +189,8 @@ def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path) -> None:
     plt.close(figure)
 
 
-def _markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
+def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
+    """The text of report.md."""
     data, model = report["data"], report["config"]["model"]
     sizes = ", ".join(f"{sum(counts)} {split}" for split, counts in data["class_counts"].items())
     cropped = sum(map(len, data["cropped"].values()))

@@ -5,8 +5,15 @@ import json
 import numpy as np
 import pytest
 
-from partoken_jax.training.metrics import classification, clustering, code_perplexity, distribution
-from partoken_jax.training.report import classification_table
+from partoken_jax.training.metrics import (
+    classification,
+    clustering,
+    code_perplexity,
+    distribution,
+    hits,
+    wilson,
+)
+from partoken_jax.training.report import accuracy_with_interval, classification_table
 
 NAMES = ("a", "b", "c", "d")
 TRUTH = np.array([0, 0, 0, 1, 1, 2])
@@ -87,3 +94,39 @@ def test_everything_is_plain_json():
     scores = classification(TRUTH, PREDICTED, NAMES)
     clusters = clustering(np.array([[5]]), np.array([[0]]), 9)
     assert json.loads(json.dumps([scores, clusters])) == [scores, clusters]
+
+
+@pytest.mark.parametrize(
+    "count_of_hits, count, low, high",
+    [
+        # Newcombe, Statistics in Medicine 17 (1998), table I: Wilson's score interval without correction.
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0000, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_intervals_are_those_of_the_literature(count_of_hits, count, low, high):
+    assert wilson(count_of_hits, count) == pytest.approx((low, high), abs=5e-5)
+    mirrored = wilson(count - count_of_hits, count)
+    assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
+
+
+def test_one_protein_of_96_is_no_difference():
+    """86 and 87 of 96: each share lies well within the interval of the other."""
+    (low, high), (other_low, other_high) = wilson(86, 96), wilson(87, 96)
+    assert low < 87 / 96 < high and other_low < 86 / 96 < other_high
+
+
+@pytest.mark.parametrize("count_of_hits, count", [(-1, 5), (6, 5), (0, 0)])
+def test_what_is_no_share_has_no_interval(count_of_hits, count):
+    with pytest.raises(ValueError, match="is not a share"):
+        wilson(count_of_hits, count)
+
+
+def test_hits_are_the_diagonal():
+    scores = classification(TRUTH, PREDICTED, NAMES)
+    assert hits(scores) == int((TRUTH == PREDICTED).sum())
+    text = classification_table(scores)
+    assert "6 proteins: accuracy 0.500 (3 of 6; 95% interval 0.188 to 0.812)" in text
+    assert accuracy_with_interval(scores) == "0.500 (3 of 6; 0.188 to 0.812)"

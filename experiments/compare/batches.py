@@ -1,8 +1,8 @@
-"""What all workers share: the settings of a variant, and recorded noise."""
+"""The batch and the recorded noise that all workers share."""
 
 import numpy as np
 
-from experiments.comparison.worker import Settings
+from experiments.compare.protocol import Settings
 from partoken_jax.config import ModelConfig, TimingConfig
 
 

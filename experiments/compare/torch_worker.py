@@ -5,13 +5,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from experiments.comparison.data import noise, timing_config
-from experiments.comparison.worker import Prepared, Settings, cores
+from experiments.compare.batches import noise, timing_config
+from experiments.compare.protocol import Prepared, Settings, cores
 from experiments.torch_peer.features import featurise
 from experiments.torch_peer.graphs import from_packed
 from experiments.torch_peer.host_reads import HostReads
@@ -55,7 +55,7 @@ class TorchWorker(ABC):
         """A training step."""
 
     def prepare(self, name: str) -> Prepared:
-        """See `worker.Worker`."""
+        """See `protocol.Worker`."""
         call = self._train_step() if name == "train_step" else self._forward()
         self.calls[name] = call
         start = time.perf_counter()
@@ -70,13 +70,13 @@ class TorchWorker(ABC):
         return Prepared(None, reads.count)
 
     def run(self, name: str) -> None:
-        """See `worker.Worker`."""
+        """See `protocol.Worker`."""
         self.calls[name]()
         if not on_cpu():
             torch.cuda.synchronize()
 
     def peak_growth(self, name: str) -> int | None:
-        """See `worker.Worker`."""
+        """See `protocol.Worker`."""
         if on_cpu():
             return None
         torch.cuda.reset_peak_memory_stats()
@@ -90,11 +90,11 @@ class PeerWorker(TorchWorker):
 
     def __init__(self, variant: str, settings: Settings):
         super().__init__(variant, settings)
-        bookkeeping = "loops" if variant == "torch_loops" else "vectorised"
+        bookkeeping: Literal["loops", "vectorised"] = "loops" if variant == "torch_loops" else "vectorised"
         self.model = build_model(self.config.model, bookkeeping).to(self.target)
 
     def probe(self, weights: Path) -> dict[str, Any]:
-        """See `worker.Compared`."""
+        """See `protocol.Compared`."""
         with np.load(weights) as arrays:
             load_ours(self.model, dict(arrays))
         model = copy.deepcopy(self.model).eval()  # the codebook moves
@@ -122,7 +122,7 @@ class PeerWorker(TorchWorker):
         return result
 
     def inferred(self) -> np.ndarray:
-        """See `worker.Compared`."""
+        """See `protocol.Compared`."""
         return self.calls["forward"]().logits.cpu().numpy()
 
     def _training(self) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from experiments.comparison.data import noise, timing_config
-from experiments.comparison.worker import Prepared, Settings
+from experiments.compare.batches import noise, timing_config
+from experiments.compare.protocol import Prepared, Settings
 from partoken_jax.convert import dotted, set_arrays
 from partoken_jax.models import GVPOutput, build_model
 from partoken_jax.timing.batches import timing_data
@@ -45,7 +45,7 @@ class JaxWorker:
         self.programs: dict[str, Program] = {}
 
     def probe(self, weights: Path) -> dict[str, Any]:
-        """See `worker.Compared`."""
+        """See `protocol.Compared`."""
         model = build_model(self.config.model, rngs=nnx.Rngs(0))
         with np.load(weights) as arrays:
             set_arrays(model, dict(arrays))
@@ -68,7 +68,7 @@ class JaxWorker:
         return {name: np.asarray(value) for name, value in (compared | flat).items()}
 
     def prepare(self, name: str) -> Prepared:
-        """See `worker.Worker`."""
+        """See `protocol.Worker`."""
         program = build_program(self.config, self.data.batch, cast(Pass, name))
         self.programs[name] = program
         self.run(name)
@@ -77,13 +77,13 @@ class JaxWorker:
         return Prepared(found.lower_s + found.compile_s, 0, found.temp_bytes)
 
     def inferred(self) -> np.ndarray:
-        """See `worker.Compared`."""
+        """See `protocol.Compared`."""
         return np.asarray(self.programs["forward"].call().logits)
 
     def run(self, name: str) -> None:
-        """See `worker.Worker`."""
+        """See `protocol.Worker`."""
         jax.block_until_ready(self.programs[name].call())
 
     def peak_growth(self, name: str) -> int | None:
-        """See `worker.Worker`. What XLA planned: jax's own count of a device cannot be set back."""
+        """See `protocol.Worker`. What XLA planned: jax's own count of a device cannot be set back."""
         return None if on_cpu() else self.programs[name].compiled.temp_bytes

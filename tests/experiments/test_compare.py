@@ -5,11 +5,19 @@ import json
 import numpy as np
 import pytest
 
-from experiments import compare_frameworks as comparison
-from experiments.comparison.data import noise
-from experiments.comparison.worker import ORIGINAL, VARIANTS, Settings
-from partoken_jax.cli import main
-from partoken_jax.config import ConfigError, ModelConfig
+from experiments.compare import report
+from experiments.compare.__main__ import main, parse
+from experiments.compare.batches import noise
+from experiments.compare.comparison import (
+    compare_variants,
+    compare_with_reference,
+    equality,
+    row,
+)
+from experiments.compare.process import Process, WorkerError
+from experiments.compare.protocol import ORIGINAL, PASSES, VARIANTS, Settings
+from experiments.compare.settings import CompareConfig
+from partoken_jax.config import ModelConfig
 
 pytest.importorskip("torch_geometric")
 
@@ -29,7 +37,7 @@ def probe(rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def test_equal_and_unequal_probes():
     want = probe(np.random.default_rng(0))
-    assert comparison.equality(dict(want), want, "float32")["equal"]
+    assert equality(dict(want), want, "float32")["equal"]
     for name, wrong in (
         ("logits", want["logits"] * 1.01),
         ("inference", want["inference"] * 1.01),
@@ -38,9 +46,9 @@ def test_equal_and_unequal_probes():
         ("clusters", want["clusters"][::-1]),
         ("loss", want["loss"] + 0.1),
     ):
-        assert not comparison.equality({**want, name: wrong}, want, "float32")["equal"], name
+        assert not equality({**want, name: wrong}, want, "float32")["equal"], name
     without = {name: value for name, value in want.items() if name != "g.encoder.ws.kernel"}
-    found = comparison.equality(without, want, "float32")
+    found = equality(without, want, "float32")
     assert not found["equal"] and found["missing_gradients"] == ["g.encoder.ws.kernel"]
 
 
@@ -85,7 +93,7 @@ def case(tmp_path_factory):
     checkout = tmp_path_factory.mktemp("original")
     (checkout / "partoken_model.py").write_text(STAND_IN)
     variants = ("torch_loops", "torch_vectorised", "jax_fast")
-    return comparison.compare(SETTINGS._replace(original=str(checkout)), variants, 2, lambda _: None)
+    return compare_variants(SETTINGS._replace(original=str(checkout)), variants, 2)
 
 
 def test_every_variant_computes_the_same_and_is_timed(case):
@@ -95,7 +103,7 @@ def test_every_variant_computes_the_same_and_is_timed(case):
     assert {(row["variant"], row["pass"], row["status"]) for row in case.rows} == {
         (variant, name, "ok")
         for variant in ("torch_loops", "torch_vectorised", "jax_fast", ORIGINAL)
-        for name in comparison.PASSES
+        for name in PASSES
     }
     assert all(row["median_ms"] > 0 and row["peak_bytes"] > 0 for row in case.rows)
     reads = {row["variant"]: row["host_reads"] for row in case.rows if row["pass"] == "train_step"}
@@ -109,20 +117,20 @@ def test_the_report_renders_from_json(case, tmp_path):
             {
                 "environment": {
                     "torch": "2", "torch_device": "cpu", "jax": "1", "device": "cpu", "cores": 2,
-                    "command": "partoken compare --small",
+                    "command": "python -m experiments.compare --small",
                 },
                 "measurements": [
                     *case.rows,
-                    comparison._row(SETTINGS, "torch_compile", "train_step", error="out of memory"),
+                    row(SETTINGS, "torch_compile", "train_step", "out of memory"),
                 ],
                 "ratios": case.ratios,
                 "equality": case.equality,
             }
         )
     )  # fmt: skip
-    text = comparison.markdown(result)
-    assert "partoken compare --small" in text and "out of memory" in text
-    comparison.plot(result, tmp_path / "plot.png")
+    text = report.markdown(result)
+    assert "python -m experiments.compare --small" in text and "out of memory" in text
+    report.plot(result, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
@@ -150,20 +158,10 @@ class Wrong:
 
 def test_unequal_things_are_not_timed(tmp_path):
     want = probe(np.random.default_rng(0))
-    case = comparison.Case([], {}, [])
-    comparison._compare_one(
-        SETTINGS,
-        None,
-        Wrong(want),
-        want,
-        tmp_path / "weights.npz",
-        3,
-        case,
-        {"forward": [], "train_step": []},
-    )
+    case, turns = compare_with_reference(SETTINGS, None, Wrong(want), want, tmp_path / "weights.npz", 3)
     assert not case.equality[0]["equal"]
     assert [row["median_ms"] for row in case.rows] == [None, None]
-    assert all("not timed" in row["status"] for row in case.rows) and not case.ratios
+    assert all("not timed" in row["status"] for row in case.rows) and not case.ratios and not turns
 
 
 class Ready:
@@ -183,7 +181,7 @@ class Ready:
 
     def run(self, name):
         if self.fails and name == "train_step":
-            raise comparison.WorkerError(self.variant, "out of memory")
+            raise WorkerError(self.variant, "out of memory")
         return 0.5
 
 
@@ -197,20 +195,17 @@ class Ready:
 def test_who_fails_is_named_and_the_rest_is_kept(tmp_path, broken, status):
     found = probe(np.random.default_rng(0))
     fast, other = (Ready(name, found, name == broken) for name in ("jax_fast", "torch_vectorised"))
-    case = comparison.Case([], {}, [])
-    times = {"forward": [], "train_step": []}
-    comparison._compare_one(SETTINGS, fast, other, found, tmp_path / "weights.npz", 3, case, times)
+    case, turns = compare_with_reference(SETTINGS, fast, other, found, tmp_path / "weights.npz", 3)
     assert [row["status"] for row in case.rows] == ["ok", status]
     assert list(case.ratios) == ["jax_fast_over_torch_vectorised.partoken.forward.2x30"]
+    assert turns == {"forward": [0.5, 0.5, 0.5]}
 
 
-def test_a_worker_that_dies_is_a_row(monkeypatch, tmp_path):
-    with comparison.Process(
-        "torch_vectorised", SETTINGS._replace(path="nothing.npz", residues=None)
-    ) as process:
+def test_a_worker_that_dies_is_a_row(tmp_path):
+    lost = SETTINGS._replace(path="nothing.npz", residues=None)
+    with Process("torch_vectorised", lost) as process:
         assert "nothing.npz" in process.hello["error"]
-        case = comparison.Case([], {}, [])
-        comparison._compare_one(SETTINGS, None, process, {}, tmp_path / "w.npz", 1, case, {})
+        case, _ = compare_with_reference(SETTINGS, None, process, {}, tmp_path / "w.npz", 1)
     assert [row["status"] for row in case.rows] == [process.hello["error"]] * 2
 
 
@@ -223,25 +218,37 @@ def test_the_original_is_timed_but_not_compared(case):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--variants", "tensorflow"], "variants is 'tensorflow'"),
-        (["--batch-size", "4,x"], "batch_size is '4,x'"),
+        (["--variants", "tensorflow"], "variants is 'tensorflow', but must be one or more of torch_loops"),
+        (["--models", ""], "models is ''"),
+        (["--batch-size", "4,x"], "batch_size is '4,x', but must be whole numbers"),
         (["--batch-size", "0"], "must be at least 1"),
+        (["--repeats", "0"], "repeats is 0"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--data", "nothing.npz"], "data is 'nothing.npz', but there is no such file"),
         (["--json", "missing/a.json"], "there is no directory"),
-        (["--precision", "tensorfloat32"], "tensorfloat32 is one of GPUs"),
+        (["--precision", "tensorfloat32"], "only a GPU has"),
         (["--original", "tests"], "has no partoken_model.py or bioblobs_model.py"),
     ],
 )
-def test_mistakes_are_said_before_anything_runs(capsys, flags, message):
-    assert main(["compare", *flags]) == 2
-    assert message in capsys.readouterr().err
+def test_mistakes_are_one_sentence_before_anything_runs(capsys, flags, message):
+    assert main(flags) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.startswith("error: ") and said.count("\n") == 1
+
+
+def test_a_flag_that_does_not_exist_ends_with_code_2(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--tensorflow"])
+    assert exit_.value.code == 2 and "--tensorflow" in capsys.readouterr().err
+
+
+def test_flags_reach_the_workers():
+    flags = parse(["--batch-size", "4,16", "--models", "gvp", "--residues", "50", "--small"])
+    assert flags.batches.batch_size == (4, 16) and flags.subjects.models == ("gvp",)
+    expected = Settings("gvp", 4, 50, None, 30, "float32", 0, small=True, original=None)
+    assert flags.case("gvp", 4) == expected
 
 
 def test_every_variant_has_a_name():
-    from experiments.comparison.report import NAMES
-
-    assert tuple(NAMES) == (*VARIANTS, ORIGINAL)
-    with pytest.raises(ConfigError, match="precision"):
-        comparison.compare_frameworks(
-            models=["gvp"], batch_sizes=[1], variants=["jax_fast"], residues=9, path=None, neighbours=3,
-            precision="float8", repeats=1, seed=0, command="",
-        )  # fmt: skip
+    assert tuple(report.NAMES) == (*VARIANTS, ORIGINAL)
+    assert CompareConfig().subjects.variants == VARIANTS

@@ -1,4 +1,4 @@
-"""The authors' own ParToken, unmodified, from a local checkout: `partoken compare --original PATH`.
+"""The authors' own ParToken, unmodified, from a local checkout (`--original PATH`).
 
 Timed, but not compared: its inference draws random numbers and its attention gets no gradient
 (docs/REFERENCE.md, faults 1 and 3), so its results cannot be those of anything else. It starts from weights
@@ -6,15 +6,14 @@ of its own.
 """
 
 import importlib
-import sys
-from pathlib import Path
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import nn
 
-from experiments.comparison.torch_worker import TorchWorker
-from experiments.comparison.worker import ORIGINAL_MODELS, Settings
+from experiments.compare.protocol import ORIGINAL_MODELS, Settings
+from experiments.compare.torch_worker import TorchWorker
 from experiments.torch_peer.features import featurise
 from experiments.torch_peer.training import make_optimiser
 from partoken_jax.config import ModelConfig
@@ -23,9 +22,11 @@ from partoken_jax.config import ModelConfig
 class OriginalWorker(TorchWorker):
     """The model of a checkout (`ORIGINAL_MODELS`). Features are ours: the original reads them ready made."""
 
-    def __init__(self, checkout: Path, settings: Settings):
+    def __init__(self, settings: Settings):
         super().__init__("torch_loops", settings)
-        self.model = load_original(checkout, self.config.model).to(self.target)
+        self.model = load_original(self.config.model).to(self.target)
+
+    model: Any  # the authors' class
 
     def _logits(self) -> tuple[torch.Tensor, dict[str, Any]]:
         graph = featurise(self.proteins)
@@ -59,12 +60,10 @@ class OriginalWorker(TorchWorker):
         return call
 
 
-def load_original(checkout: Path, config: ModelConfig) -> nn.Module:
-    """The authors' model in the given configuration. Raises ImportError for what it needs and lacks."""
-    sys.path.insert(0, str(checkout))
-    module, name = next(
-        (module, name) for module, name in ORIGINAL_MODELS if (checkout / f"{module}.py").is_file()
-    )
+def load_original(config: ModelConfig) -> nn.Module:
+    """The authors' model in the given configuration, from the checkout that this process was started
+    with on its PYTHONPATH. Raises ImportError for what it needs and lacks."""
+    module, name = next((module, name) for module, name in ORIGINAL_MODELS if find_spec(module) is not None)
     model = getattr(importlib.import_module(module), name)
     part, codebook = config.partitioner, config.codebook
     return model(

@@ -1,1 +1,0 @@
-"""One model, in one framework, in one process: the workers behind `partoken compare`."""
