@@ -1,4 +1,5 @@
-"""Fills the documents from the committed results: measured tables, full reports and figures.
+"""Fills the documents from the committed results and the code: measured tables, full reports, figures and the
+index of formulas.
 
     python -m experiments.docs            rewrites what is generated
     python -m experiments.docs --check    exits 1 and names what does not say what the results say
@@ -19,6 +20,7 @@ from typing import Any
 from experiments import demo, figures, precision, start_up
 from experiments.compare import report as comparison
 from experiments.compare.report import MODELS, PASSES, ratio_to_fast
+from experiments.formulas import formula_index
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing import markdown as timing_report
 from partoken_jax.timing.report import components_table
@@ -296,6 +298,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "parity": lambda: parity("parity.json"),
         "parity_torch": lambda: parity("parity_torch.json"),
     },
+    "docs/REFERENCE.md": {"formulas": formula_index},
     "docs/guide/data.md": {"padding": padding},
     "docs/guide/time.md": {"start_up": lambda: start_up.table(read("start_up.json"))},
     "docs/guide/train.md": {"precision": precisions},

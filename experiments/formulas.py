@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from partoken_jax.tables import markdown_table
+
 PACKAGE = Path(__file__).resolve().parents[1] / "partoken_jax"
 _REFERENCE = re.compile(r"^REFERENCE\.md section (\d)(?:, step (\d))?, (.+)\.$", re.MULTILINE)
 
@@ -52,11 +54,11 @@ def formulas(package: Path = PACKAGE) -> list[Formula]:
 
 def formula_index() -> str:
     """The index as a table of Markdown."""
-    rows = ["| section | formula | function, under `partoken_jax/` |", "|---|---|---|"]
+    rows = []
     for formula in formulas():
         place = f"{formula.section}, step {formula.step}" if formula.step else f"{formula.section}"
-        rows.append(f"| {place} | {formula.name} | `{formula.where}` |")
-    return "\n".join(rows)
+        rows.append((place, formula.name, f"`{formula.where}`"))
+    return markdown_table(("section", "formula", "function, under `partoken_jax/`"), rows, align="lll")
 
 
 def _functions(tree: ast.Module) -> Iterator[tuple[str, ast.FunctionDef]]:

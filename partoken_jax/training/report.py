@@ -98,7 +98,8 @@ def classification_table(scores: Classification) -> str:
     Accuracy and recalls are shares of counted proteins and come with their 95% intervals (`wilson`).
     """
     low, high = wilson(hits(scores), scores["proteins"])
-    left_out = f" {scores['unlabelled']} without a label are not scored." if scores["unlabelled"] else ""
+    unlabelled = scores.get("unlabelled", 0)  # results of before had no such count
+    left_out = f" {unlabelled} without a label are not scored." if unlabelled else ""
     rows: list[tuple[object, ...]] = []
     for i, c in enumerate(scores["classes"]):
         interval = wilson(scores["confusion"][i][i], c["count"]) if c["count"] else None
@@ -194,7 +195,7 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
     data, model = report["data"], report["config"]["model"]
     sizes = ", ".join(f"{sum(counts)} {split}" for split, counts in data["class_counts"].items())
     cropped = sum(map(len, data["cropped"].values()))
-    unlabelled = sum(data["unlabelled"].values())
+    unlabelled = sum(data.get("unlabelled", {}).values())  # reports of before had no such count
     more = f" and {unlabelled} without a label" if unlabelled else ""
     lines = [
         f"# {model['kind']} on {data['task']}",
