@@ -1,5 +1,6 @@
 # make demo    train both models on real proteins, a report under runs/demo/
 # make test    lint, types, and all tests, with the notebook and the golden vectors
+# make check   lint, types, and the quick tests of what you have changed; `make check BASE=main` since main
 # make lint    ruff and mypy alone          make parity   the golden vectors alone
 # make docs    the documentation, with warnings as errors, into site/
 # make format  rewrite the code as `make lint` wants it
@@ -19,13 +20,18 @@ VECTORS ?= tests/golden
 # Two workers; a file stays with one of them, because what its tests share takes long to make.
 PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test lint parity docs format
+BASE ?= HEAD
+
+.PHONY: demo check test lint parity docs format
 
 # glibc otherwise gives the memory of every step back to the kernel and asks for it again.
 demo: export MALLOC_MMAP_THRESHOLD_ = 4294967296
 demo: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 demo: $(READY)
 	$(BIN)/python -m experiments.demo
+
+check: lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $$($(BIN)/python -m tests.changed $(BASE))
 
 test: lint docs $(TORCH)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
