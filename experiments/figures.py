@@ -32,7 +32,7 @@ def timing_data(run: dict[str, Any], comparisons: Sequence[dict[str, Any]]) -> d
     """What the figure of docs/TIMING.md shows."""
     components = {kind: time_by_component(run, kind) for kind in MODELS}
     steps = {kind: run["breakdown"][kind]["step_ms"] for kind in MODELS}
-    return {"components": components, "steps": steps, "medians": medians(comparisons)}
+    return {"components": components, "steps": steps, "medians": medians(comparisons), "least": SMALL}
 
 
 def medians(comparisons: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -52,7 +52,7 @@ def draw_timing(data: dict[str, Any], path: Path) -> None:
     steps, components = data["steps"], data["components"]
     shares = {kind: {n: ms / steps[kind] for n, ms in components[kind].items()} for kind in MODELS}
     order = sorted(shares["partoken"], key=lambda name: -shares["partoken"][name])
-    shown = [n for n in order if max(shares[kind].get(n, 0.0) for kind in MODELS) >= SMALL]
+    shown = [n for n in order if max(shares[kind].get(n, 0.0) for kind in MODELS) >= data["least"]]
     start = {kind: 0.0 for kind in MODELS}
     for number, name in enumerate([*shown, "all others"]):
         for place, kind in enumerate(MODELS):
