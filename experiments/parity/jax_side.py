@@ -188,7 +188,8 @@ def _fusion(m, _, g, c_star):
 
 def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents) -> Result:
     uses = jnp.zeros(len(state[0]), jnp.int32)  # not recorded: the original does not count them
-    state, mask = vq.CodebookState(*map(jnp.asarray, state), uses), jnp.asarray(mask)
+    embeddings, counts, sums = map(jnp.asarray, state)
+    state, mask = vq.CodebookState(embeddings, counts, sums, uses), jnp.asarray(mask)
 
     def run(z):
         out = vq.quantise(state, z, mask, beta=setting.beta, metric=metric)

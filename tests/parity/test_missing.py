@@ -11,7 +11,7 @@ import pytest
 from experiments.parity import __main__ as command
 from experiments.parity import jax_side
 from experiments.parity.framework import Result
-from experiments.parity.partitioner import ZERO_GRADIENTS, Padding
+from experiments.parity.partitioner import Padding
 from experiments.parity.vectors import Vectors
 from partoken_jax.convert import from_state_dict
 
