@@ -20,9 +20,9 @@ from partoken_jax.timing import (
     sweeps,
 )
 from partoken_jax.timing.batches import timing_data
-from partoken_jax.timing.measure import Timing, ratio, summary
+from partoken_jax.timing.measure import Timing, compile_program, ratio, summary
 from partoken_jax.timing.plots import plot_components, plot_sweeps
-from partoken_jax.timing.programs import timing_settings, train_config
+from partoken_jax.timing.programs import Program, timing_settings, train_config
 from partoken_jax.timing.recommendations import recommendations_markdown
 from partoken_jax.timing.roofline import encoder_multiply_adds, minimum, roofline
 from partoken_jax.timing.synthetic import synthetic_protein
@@ -145,19 +145,25 @@ def test_a_planted_recompilation_is_caught(monkeypatch):
     assert found.programs == 2
 
 
-def test_a_point_without_memory_is_a_row(monkeypatch):
-    monkeypatch.setattr(sweeps, "CLUSTERS", (1, 3))
-    monkeypatch.setattr(sweeps, "HOPS", (1,))
-    real = sweeps.build_program
+@pytest.fixture
+def quick_programs(monkeypatch):
+    """Sweeps time a program that adds one, whatever their points ask for; that with 3 clusters needs more
+    memory than there is. Training steps are compiled for `result`."""
+    compiled = compile_program(jax.jit(lambda x: x + 1), np.ones(3))
 
     def build(config, graph, name):
-        program = real(config, graph, name)
-        too_large = config.model.partitioner.max_clusters == 3
-        return (
-            program._replace(compiled=program.compiled._replace(temp_bytes=1 << 60)) if too_large else program
+        assert name == "train_step"
+        needed = (
+            1 << 60 if config.model.partitioner.max_clusters == 3 and config.model.kind == "partoken" else 8
         )
+        return Program(compiled._replace(temp_bytes=needed), lambda: compiled.run(np.ones(3)))
 
     monkeypatch.setattr(sweeps, "build_program", build)
+
+
+def test_a_point_without_memory_is_a_row(monkeypatch, quick_programs):
+    monkeypatch.setattr(sweeps, "CLUSTERS", (1, 3))
+    monkeypatch.setattr(sweeps, "HOPS", (1,))
     sweep = run_sweep("clusters", SMALL, quiet=True)
     rows = {row["max_clusters"]: row for row in sweep["rows"]}
     assert rows[3]["status"] == "out of memory" and rows[3]["median_ms"] is None
@@ -165,7 +171,7 @@ def test_a_point_without_memory_is_a_row(monkeypatch):
     assert "out of memory" in sweep_markdown("clusters", json.loads(json.dumps(sweep)))
 
 
-def test_interleaved_points_are_compared_with_the_first():
+def test_interleaved_points_are_compared_with_the_first(quick_programs):
     sweep = run_sweep("rematerialisation", dataclasses.replace(SMALL, models=("gvp",)), quiet=True)
     assert [row["rematerialise"] for row in sweep["rows"]] == ["none", "layer", "chunk"]
     assert list(sweep["ratios"]) == [
@@ -215,9 +221,11 @@ def test_every_sweep_has_points_that_differ():
     assert not sweeps.SWEEPS["clusters"](dataclasses.replace(SMALL, models=("gvp",)))
 
 
-def test_a_batch_sweep_compares_the_models_at_every_size(monkeypatch, tmp_path):
+def test_a_batch_sweep_compares_the_models_at_every_size(monkeypatch, tmp_path, quick_programs):
     monkeypatch.setattr(sweeps, "BATCH_SIZES", (2, 3))
-    sweep = json.loads(json.dumps(run_sweep("batch", SMALL, quiet=True)))
+    partitioner = dataclasses.replace(SMALL.model.partitioner, max_clusters=2)
+    base = dataclasses.replace(SMALL, model=dataclasses.replace(SMALL.model, partitioner=partitioner))
+    sweep = json.loads(json.dumps(run_sweep("batch", base, quiet=True)))
     assert list(sweep["ratios"]) == [f"ParToken, batch {size} / GVP, batch {size}" for size in (2, 3)]
     plot_sweeps({"sweeps": {"batch": sweep}}, tmp_path / "sweeps.png")
     assert (tmp_path / "sweeps.png").stat().st_size > 1000
