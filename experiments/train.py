@@ -15,7 +15,11 @@ from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import describe, load_run_data
 from partoken_jax.training.epochs import predict, score, train_epoch
 from partoken_jax.training.prefetch import prefetch
-from partoken_jax.training.report import classification_table, clustering_summary
+from partoken_jax.training.report import (
+    accuracy_with_interval,
+    classification_table,
+    clustering_summary,
+)
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.stages import begin_stage, cluster_samples, initialise_codebook, stage_of
 from partoken_jax.training.step import initial_state, make_eval_step, make_train_step
@@ -82,7 +86,7 @@ def main() -> None:
         scores = score(predictions, data.class_names)
         print(
             f"epoch {epoch + 1:3} stage {stage}  loss {result.scores['loss']:.3f}  "
-            f"validation accuracy {scores['classification']['accuracy']:.3f} "
+            f"validation accuracy {accuracy_with_interval(scores['classification'])} "
             f"macro-F1 {scores['classification']['macro_f1']:.3f}  "
             f"{len(data.datasets['train']) / result.seconds:.1f} proteins/s"
         )

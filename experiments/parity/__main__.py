@@ -97,7 +97,8 @@ def main() -> int:
     print(report.table())
     print(report.summary())
     if args.json:
-        result = report.result(framework(args.framework).environment())
+        command = " ".join(["python -m experiments.parity", *sys.argv[1:]])
+        result = report.result({**framework(args.framework).environment(), "command": command})
         args.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if report.holds else 1
 

@@ -27,6 +27,7 @@ from partoken_jax.training.records import EpochRecord, append_record, read_recor
 from partoken_jax.training.report import (
     DataReport,
     RunReport,
+    accuracy_with_interval,
     classification_table,
     clustering_summary,
     environment,
@@ -273,7 +274,7 @@ def _line(record: EpochRecord, num_epochs: int, improved: bool) -> str:
     line = (
         f"epoch {record['epoch']:3}/{num_epochs} stage {record['stage']}  "
         f"loss {record['train']['loss']:.3f}  validation: "
-        f"accuracy {scores['accuracy']:.3f} macro-F1 {scores['macro_f1']:.3f}"
+        f"accuracy {accuracy_with_interval(scores)} macro-F1 {scores['macro_f1']:.3f}"
     )
     if clusters is not None:
         line += f" coverage {clusters['coverage']:.2f}"
