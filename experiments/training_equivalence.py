@@ -9,6 +9,7 @@ python -m experiments.training_equivalence
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,11 +91,12 @@ def make_batches(steps: int, batch_size: int, rounds: int) -> Batches:
     rng = np.random.default_rng(0)
     chosen = [rng.permutation(len(short))[:batch_size] for _ in range(steps)]
     num_nodes = max(sum(len(short[i]) for i in batch) for batch in chosen) + 1
+    features = jax.jit(featurise)
     batches = []
     for batch in chosen:
         proteins = [short[i] for i in batch]
         graph = pack(proteins, neighbour_tables(proteins, 30), num_nodes=num_nodes, batch_size=batch_size)
-        batches.append((featurise(graph), rng.random((rounds, num_nodes), np.float32)))
+        batches.append((features(graph), rng.random((rounds, num_nodes), np.float32)))
     return batches
 
 
@@ -113,22 +115,25 @@ def exact_step_sizes(steps: int) -> np.ndarray:
     return 1 / np.array(sizes)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def jax_step(graphdef: nnx.GraphDef, params, codebook, moments, graph, uniform, rate):
+    """One step of Adam: what it moves, the losses before it and the model's output."""
+    found = evaluate_objective(
+        graphdef, params, codebook, graph, WEIGHTS, randomness=Randomness(uniform=uniform)
+    )
+    updates, moments = ADAM.update(found.gradients, moments, params)
+    updates = jax.tree.map(lambda u: -rate * u, updates)
+    return optax.apply_updates(params, updates), found.codebook, moments, found.losses, found.output
+
+
 def jax_steps(model: Model, batches: Batches, rates: np.ndarray) -> Iterator[Step]:
     """Trains a copy of `model` in float32, with a learning rate for every step."""
     graphdef, params, codebook = split_model(model)
     moments = ADAM.init(params)
-
-    @jax.jit
-    def step(params, codebook, moments, graph, uniform, rate):
-        found = evaluate_objective(
-            graphdef, params, codebook, graph, WEIGHTS, randomness=Randomness(uniform=uniform)
-        )
-        updates, moments = ADAM.update(found.gradients, moments, params)
-        updates = jax.tree.map(lambda u: -rate * u, updates)
-        return optax.apply_updates(params, updates), found.codebook, moments, found.losses, found.output
-
     for (graph, uniform), rate in zip(batches, rates.astype(np.float32), strict=True):
-        params, codebook, moments, losses, output = step(params, codebook, moments, graph, uniform, rate)
+        params, codebook, moments, losses, output = jax_step(
+            graphdef, params, codebook, moments, graph, uniform, rate
+        )
         num_residues = int(np.sum(graph.n_node[:-1]))
         clusters = [] if isinstance(output, GVPOutput) else output.cluster_of_residue[:num_residues]
         terms = {name: float(value) for name, value in losses._asdict().items()}
