@@ -9,14 +9,14 @@ python -m experiments.training_equivalence
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
-import jraph
 import matplotlib
 import numpy as np
 import optax
@@ -34,10 +34,12 @@ from experiments.torch_peer.weights import load_ours
 from partoken_jax import ModelConfig, build_model, featurise, load_dataset, neighbour_tables, pack
 from partoken_jax.config import LossConfig
 from partoken_jax.convert import dotted, from_state_dict
+from partoken_jax.graphs.types import FeaturisedGraph
 from partoken_jax.models import GVPOutput
 from partoken_jax.training.objective import (
     LossTerms,
     LossWeights,
+    Model,
     Randomness,
     evaluate_objective,
     split_model,
@@ -56,6 +58,7 @@ LABELS = {
     "float64": "PyTorch, float64",
 }
 FLOAT32 = ("jax", "jax_exact_step", "torch")
+Batches = list[tuple[FeaturisedGraph, np.ndarray]]
 
 
 class Step(NamedTuple):
@@ -68,18 +71,32 @@ class Step(NamedTuple):
     """By our dotted path, in our layout."""
 
 
-def make_batches(steps: int, batch_size: int, rounds: int) -> list[tuple[jraph.GraphsTuple, np.ndarray]]:
+class Comparison(TypedDict):
+    """What `compare` found, a number for every step."""
+
+    losses: dict[str, dict[str, list[float]]]
+    """By run and term."""
+    loss_difference: dict[str, list[float]]
+    """Relative, from float64, by float32 run; so are those below."""
+    weight_difference: dict[str, list[float]]
+    residues_in_another_cluster: dict[str, list[int]]
+    first_other_decision: dict[str, int | None]
+    """The first step with such a residue."""
+
+
+def make_batches(steps: int, batch_size: int, rounds: int) -> Batches:
     """Batches of short chains of the embedded set, featurised, with uniform numbers [S, N] for the seeds."""
     dataset = load_dataset(task="cath-class", split="train")
     short = [p for p in dataset.proteins if SHORTEST <= len(p) <= LONGEST]
     rng = np.random.default_rng(0)
     chosen = [rng.permutation(len(short))[:batch_size] for _ in range(steps)]
     num_nodes = max(sum(len(short[i]) for i in batch) for batch in chosen) + 1
+    features = jax.jit(featurise)
     batches = []
     for batch in chosen:
         proteins = [short[i] for i in batch]
         graph = pack(proteins, neighbour_tables(proteins, 30), num_nodes=num_nodes, batch_size=batch_size)
-        batches.append((featurise(graph), rng.random((rounds, num_nodes), np.float32)))
+        batches.append((features(graph), rng.random((rounds, num_nodes), np.float32)))
     return batches
 
 
@@ -98,29 +115,34 @@ def exact_step_sizes(steps: int) -> np.ndarray:
     return 1 / np.array(sizes)
 
 
-def jax_steps(model: nnx.Module, batches, rates: np.ndarray) -> Iterator[Step]:
+@functools.partial(jax.jit, static_argnums=0)
+def jax_step(graphdef: nnx.GraphDef, params, codebook, moments, graph, uniform, rate):
+    """One step of Adam: what it moves, the losses before it and the model's output."""
+    found = evaluate_objective(
+        graphdef, params, codebook, graph, WEIGHTS, randomness=Randomness(uniform=uniform)
+    )
+    updates, moments = ADAM.update(found.gradients, moments, params)
+    updates = jax.tree.map(lambda u: -rate * u, updates)
+    return optax.apply_updates(params, updates), found.codebook, moments, found.losses, found.output
+
+
+def jax_steps(model: Model, batches: Batches, rates: np.ndarray) -> Iterator[Step]:
     """Trains a copy of `model` in float32, with a learning rate for every step."""
     graphdef, params, codebook = split_model(model)
     moments = ADAM.init(params)
-
-    @jax.jit
-    def step(params, codebook, moments, graph, uniform, rate):
-        found = evaluate_objective(
-            graphdef, params, codebook, graph, WEIGHTS, randomness=Randomness(uniform=uniform)
-        )
-        updates, moments = ADAM.update(found.gradients, moments, params)
-        updates = jax.tree.map(lambda u: -rate * u, updates)
-        return optax.apply_updates(params, updates), found.codebook, moments, found.losses, found.output
-
     for (graph, uniform), rate in zip(batches, rates.astype(np.float32), strict=True):
-        params, codebook, moments, losses, output = step(params, codebook, moments, graph, uniform, rate)
+        params, codebook, moments, losses, output = jax_step(
+            graphdef, params, codebook, moments, graph, uniform, rate
+        )
         num_residues = int(np.sum(graph.n_node[:-1]))
         clusters = [] if isinstance(output, GVPOutput) else output.cluster_of_residue[:num_residues]
         terms = {name: float(value) for name, value in losses._asdict().items()}
         yield Step(terms, np.asarray(clusters, int), arrays_of(params))
 
 
-def torch_steps(config: ModelConfig, start: dict[str, np.ndarray], batches, dtype) -> Iterator[Step]:
+def torch_steps(
+    config: ModelConfig, start: dict[str, np.ndarray], batches: Batches, dtype: torch.dtype
+) -> Iterator[Step]:
     """Trains the peer from the weights `start` (by our path)."""
     model = build_peer(config).to(dtype)
     load_ours(model, start)
@@ -151,7 +173,7 @@ def distance(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> float:
     return float(np.sqrt(squared / sum(np.sum(np.square(want[n])) for n in names)))
 
 
-def compare(config: ModelConfig, steps: int, batch_size: int) -> dict:
+def compare(config: ModelConfig, steps: int, batch_size: int) -> Comparison:
     """The runs side by side, and how far each float32 one is from the reference."""
     model = build_model(config, rngs=nnx.Rngs(0))
     start = arrays_of(nnx.state(model))
@@ -163,19 +185,19 @@ def compare(config: ModelConfig, steps: int, batch_size: int) -> dict:
         "torch": torch_steps(config, start, batches, torch.float32),
         "float64": torch_steps(config, start, batches, torch.float64),
     }
-    losses = {name: {term: [] for term in LossTerms._fields} for name in runs}
-    result = {
-        "losses": losses,
+    result: Comparison = {
+        "losses": {name: {term: [] for term in LossTerms._fields} for name in runs},
         "loss_difference": {name: [] for name in FLOAT32},
         "weight_difference": {name: [] for name in FLOAT32},
         "residues_in_another_cluster": {name: [] for name in FLOAT32},
+        "first_other_decision": {},
     }
     bar = tqdm(zip(*runs.values(), strict=True), desc=config.kind, total=steps, disable=None, leave=False)
     for records in bar:
         record = dict(zip(runs, records, strict=True))
         for name, step in record.items():
             for term, value in step.losses.items():
-                losses[name][term].append(value)
+                result["losses"][name][term].append(value)
         reference = record["float64"]
         total = reference.losses["total"]
         for name in FLOAT32:
@@ -191,7 +213,7 @@ def compare(config: ModelConfig, steps: int, batch_size: int) -> dict:
     return result
 
 
-def plot(results: dict, path: Path) -> None:
+def plot(results: dict[str, Comparison], path: Path) -> None:
     """Loss curves above, distances from float64 below."""
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt

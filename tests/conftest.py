@@ -12,6 +12,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     atexit.register(shutil.rmtree, cache, ignore_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# PyTorch's threads wait for one another spinning: as many as cores in each of several workers, and steps of
+# milliseconds take seconds.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest
@@ -23,8 +26,8 @@ OPTIMISED = ("tests/parity/test_parity.py", "tests/timing/test_hlo.py", "tests/t
 
 LONGEST = (
     *("tests/parity/test_parity.py", "tests/timing/test_analysis.py", "tests/training/test_run.py"),
-    *("tests/test_compare.py", "tests/test_notebook.py", "tests/test_torch_peer.py"),
-    *("tests/nn/test_message_passing.py", "tests/test_training_equivalence.py"),
+    *("tests/test_compare.py", "tests/test_notebook.py", "tests/torch_peer"),
+    *("tests/nn/test_message_passing.py", "tests/experiments"),
 )
 
 

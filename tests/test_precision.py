@@ -1,5 +1,7 @@
 """The precision of products is what the model is set to, everywhere, and nothing else is rounded."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,19 +19,25 @@ KINDS = ("gvp", "partoken")
 
 @pytest.fixture(scope="module")
 def graph(chains):
-    return featurise(batch(chains[:3]))
+    return jax.jit(featurise)(batch(chains[:3]))
 
 
 def objective(kind, precision, graph):
-    """Gradient function of Σ logits² of a small model, and its parameters."""
-    model = build_model(tiny(kind=kind, precision=precision), rngs=nnx.Rngs(0))
+    """The traced gradient of Σ logits² of a small model, and its parameters."""
+    model = build_model(tiny(kind=kind, precision=precision, num_layers=1), rngs=nnx.Rngs(0))
     graphdef, params, rest = nnx.split(model, nnx.Param, Codebook)
 
     def total(params):
         out = nnx.merge(graphdef, params, rest, copy=True)(graph)
         return jnp.sum(jnp.square(out.logits)), out.node_features if kind == "gvp" else out.logits
 
-    return jax.grad(total, has_aux=True), params
+    return jax.jit(jax.grad(total, has_aux=True)).trace(params), params
+
+
+@pytest.fixture(scope="module")
+def traced_objectives(graph):
+    """`objective` by kind and precision, each traced once."""
+    return functools.cache(lambda kind, precision: objective(kind, precision, graph))
 
 
 def products(jaxpr):
@@ -48,9 +56,9 @@ def products(jaxpr):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("precision", ["float32", "tensorfloat32", "bfloat16"])
-def test_no_product_is_left_to_the_devices_choice(graph, kind, precision):
-    gradient, params = objective(kind, precision, graph)
-    found = list(products(jax.make_jaxpr(gradient)(params).jaxpr))
+def test_no_product_is_left_to_the_devices_choice(traced_objectives, kind, precision):
+    traced, _ = traced_objectives(kind, precision)
+    found = list(products(traced.jaxpr.jaxpr))
     names = {jax.lax.Precision.HIGHEST} | (
         {jax.lax.Precision.HIGH} if precision == "tensorfloat32" else set()
     )
@@ -71,11 +79,11 @@ def test_no_product_is_left_to_the_devices_choice(graph, kind, precision):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bfloat16_is_close_and_keeps_float32_where_it_should(graph, kind):
+def test_bfloat16_is_close_and_keeps_float32_where_it_should(traced_objectives, kind):
     results = {}
     for precision in ("float32", "bfloat16"):
-        gradient, params = objective(kind, precision, graph)
-        gradients, out = jax.jit(gradient)(params)
+        traced, params = traced_objectives(kind, precision)
+        gradients, out = traced.lower().compile()(params)
         assert out.dtype == jnp.float32
         results[precision] = np.asarray(out), by_path(gradients)
     (exact, exact_gradients), (rounded, rounded_gradients) = results.values()

@@ -4,6 +4,7 @@ import contextlib
 import platform
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,18 +16,20 @@ from experiments.torch_peer.attention import ClusterAttention, GatedFusion
 from experiments.torch_peer.codebook import VQCodebook, presence
 from experiments.torch_peer.features import featurise
 from experiments.torch_peer.graphs import ProteinBatch, ProteinGraph, knn_edges
-from experiments.torch_peer.gvp import GVP, GVPConv, GVPConvLayer, TupleLayerNorm
-from experiments.torch_peer.models import ParToken, ParTokenOutput, build_model, embed, pool
+from experiments.torch_peer.gvp import ACTIVATED, GVP, LINEAR, GVPConv, GVPConvLayer, TupleLayerNorm
+from experiments.torch_peer.models import GVPClassifier, ParToken, ParTokenOutput, embed, pool
 from experiments.torch_peer.partition import Partition
-from experiments.torch_peer.partitioner import Partitioner
+from experiments.torch_peer.partitioner import Bookkeeping, Partitioner
 from experiments.torch_peer.weights import load_original
 from partoken_jax.config import CodebookConfig, ModelConfig, PartitionerConfig
 from partoken_jax.convert import from_state_dict
 from partoken_jax.proteins import Protein
 
 CONV_FORMS = ("scatter",)
-MODEL_FORMS = ("vectorised", "loops")
+MODEL_FORMS: tuple[Bookkeeping, ...] = ("vectorised", "loops")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+Module = TypeVar("Module", bound=nn.Module)
 
 kmeans = None  # weights and codebook come from elsewhere
 
@@ -76,7 +79,7 @@ def pullback(
     return Result(numpy(outputs), from_state_dict(parameters, prefix), into)
 
 
-def _loaded(module: nn.Module, weights: Vectors, prefix: str = "") -> nn.Module:
+def _loaded(module: Module, weights: Vectors, prefix: str = "") -> Module:
     load_original(module, weights.arrays, prefix)
     return module.to(DEVICE).eval()
 
@@ -87,9 +90,9 @@ def _columns(v: Tensor) -> Tensor:
 
 
 def gvp(weights: Vectors, inputs, cotangents, *, dims_in, dims_out, hidden, activated, gate) -> Result:
-    options = {} if activated else {"activations": (None, None)}
-    module = _loaded(GVP(dims_in, dims_out, hidden=hidden, vector_gate=gate, **options), weights)
-    return _block(module, inputs, cotangents)
+    activations = ACTIVATED if activated else LINEAR
+    module = GVP(dims_in, dims_out, hidden=hidden, activations=activations, vector_gate=gate)
+    return _block(_loaded(module, weights), inputs, cotangents)
 
 
 def layer_norm(weights: Vectors, inputs, cotangents, *, dims) -> Result:
@@ -109,11 +112,12 @@ def conv(
     layer: bool, dims_in, dims_out, edge_dims, num_gvps, aggregate, gate,
 ) -> Result:  # fmt: skip
     options = {"num_gvps": num_gvps, "vector_gate": gate}
+    module: GVPConvLayer | GVPConv
     if layer:
         module = GVPConvLayer(dims_in, edge_dims, **options)
     else:
         module = GVPConv(dims_in, dims_out, edge_dims, aggregate=aggregate, **options)
-    module = _loaded(module, weights)
+    _loaded(module, weights)
 
     def run(in_s, in_v, edge_s, edge_v):
         s, v = module((in_s, _columns(in_v)), tensor(edge_index), (edge_s, _columns(edge_v)))
@@ -203,7 +207,7 @@ def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents
 
 
 def partitioner(
-    form: str, config: PartitionerConfig, weights: Vectors, inputs, edge_index, batch, *,
+    form: Bookkeeping, config: PartitionerConfig, weights: Vectors, inputs, edge_index, batch, *,
     temperature, uniform, cotangents,
 ) -> Result:  # fmt: skip
     module = _loaded(Partitioner(inputs["x"].shape[-1], config, form), weights, "partitioner.")
@@ -243,25 +247,32 @@ def batch_graph(inputs: Vectors) -> ProteinGraph:
     )
 
 
-def model(form: str, config: ModelConfig, weights: Vectors, published_attention: bool = False) -> nn.Module:
-    """A model with recorded weights; the recorded set may hold a pooling that this variant lacks."""
-    built = build_model(config, form)
+def partoken(
+    form: Bookkeeping, config: ModelConfig, weights: Vectors, published_attention: bool = False
+) -> ParToken:
+    """ParToken with recorded weights."""
+    built = ParToken(config, form)
     if published_attention:
         built.global_cluster_attn = PublishedAttention(config.node_hidden[0], config.attention_heads)
+    return _model(built, weights)
+
+
+def _model(built: Module, weights: Vectors) -> Module:
+    """The model with recorded weights; the recorded set may hold a pooling that this variant lacks."""
     have = built.state_dict()
     kept = {k: a for k, a in weights.arrays.items() if k in have or not k.startswith("attention.")}
     return _loaded(built, Vectors(kept))
 
 
 def baseline(
-    form: str, config: ModelConfig, weights: Vectors, inputs: Vectors, first: Vectors, cotangents
+    form: Bookkeeping, config: ModelConfig, weights: Vectors, inputs: Vectors, first: Vectors, cotangents
 ) -> Result:
-    module, graph, single = model(form, config, weights), batch_graph(inputs), batch_graph(first)
+    module, graph, single = _model(GVPClassifier(config), weights), batch_graph(inputs), batch_graph(first)
 
     def run():
         out = module(graph)
         mixed = out.logits
-        if config.pooling == "attention":
+        if module.attention is not None:
             # The published attention pooling mixes the proteins of a batch; ours does not.
             weight = module.attention(out.node_features).softmax(0)
             mixed = module.classifier(pool(weight * out.node_features, graph, "sum", None))
@@ -275,8 +286,8 @@ def baseline(
     return pullback(module, run, {}, cotangents)
 
 
-def encoder(form: str, config: ModelConfig, weights: Vectors, inputs: Vectors):
-    module, graph = model(form, config, weights), batch_graph(inputs)
+def encoder(form: Bookkeeping, config: ModelConfig, weights: Vectors, inputs: Vectors):
+    module, graph = partoken(form, config, weights), batch_graph(inputs)
     with torch.no_grad():
         hidden, edge = embed(graph, module.sequence_embedding, module.node_encoder, module.edge_encoder)
         nodes = [hidden]
@@ -288,9 +299,9 @@ def encoder(form: str, config: ModelConfig, weights: Vectors, inputs: Vectors):
 
 @torch.no_grad()
 def evaluate(
-    form: str, config: ModelConfig, weights: Vectors, inputs: Vectors, *, temperature, uniform
+    form: Bookkeeping, config: ModelConfig, weights: Vectors, inputs: Vectors, *, temperature, uniform
 ) -> Arrays:
-    module, graph = model(form, config, weights), batch_graph(inputs)
+    module, graph = partoken(form, config, weights), batch_graph(inputs)
     noise = {"temperature": temperature, "uniform": tensor(uniform)}
     partition = module.partitioner(
         module.encode(graph), graph.mask, graph.edge_index, graph.batch, len(graph.label), **noise
@@ -301,14 +312,16 @@ def evaluate(
 
 
 def train(
-    form: str, config: ModelConfig, weights: Vectors, inputs: Vectors, *,
+    form: Bookkeeping, config: ModelConfig, weights: Vectors, inputs: Vectors, *,
     temperature, uniform, published: bool, cotangents,
 ) -> Result:  # fmt: skip
-    module, graph = model(form, config, weights, published), batch_graph(inputs)
+    module, graph = partoken(form, config, weights, published), batch_graph(inputs)
+    assert module.codebook is not None
+    codebook = module.codebook
 
     def run():
         out = module(graph, temperature=temperature, uniform=tensor(uniform), update_codebook=True)
-        return {**_outputs(out, graph), **dict(module.codebook.named_buffers())}
+        return {**_outputs(out, graph), **dict(codebook.named_buffers())}
 
     return pullback(module, run, {}, cotangents)
 
@@ -329,10 +342,21 @@ def _outputs(out: ParTokenOutput, graph: ProteinGraph) -> dict[str, Tensor]:
 
 
 def follow(
-    form: str, config: ModelConfig, weights: Vectors, inputs: Vectors, *, adam: dict, temperature, noise
-) -> tuple[list[Arrays], Arrays]:
-    # The recorded trajectory has the attention defect.
-    module = model(form, config, weights, published_attention=config.kind == "partoken")
+    form: Bookkeeping,
+    config: ModelConfig,
+    weights: Vectors,
+    inputs: Vectors,
+    *,
+    adam: dict,
+    temperature,
+    noise,
+) -> tuple[list[Arrays], Arrays]:  # fmt: skip
+    module: GVPClassifier | ParToken
+    if config.kind == "gvp":
+        module = _model(GVPClassifier(config), weights)
+    else:
+        # The recorded trajectory has the attention defect.
+        module = partoken(form, config, weights, published_attention=True)
     graph, records = batch_graph(inputs), []
     betas = (adam["b1"], adam["b2"])
     optimiser = torch.optim.Adam(module.parameters(), lr=adam["learning_rate"], betas=betas, eps=adam["eps"])

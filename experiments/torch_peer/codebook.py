@@ -31,6 +31,10 @@ class CodebookUse(NamedTuple):
 class VQCodebook(nn.Module):
     """K codes of width D. All state is in buffers: no optimiser moves it."""
 
+    embeddings: Tensor  # [K, D]
+    ema_counts: Tensor  # [K]
+    ema_sums: Tensor  # [K, D]
+
     def __init__(self, width: int, config: CodebookConfig):
         super().__init__()
         self.config = config

@@ -14,7 +14,11 @@ from torch_geometric.utils import scatter
 
 Dims = tuple[int, int]
 Activation = Callable[[Tensor], Tensor] | None
+Activations = tuple[Activation, Activation]
 Features = tuple[Tensor, Tensor]
+
+ACTIVATED: Activations = (F.relu, torch.sigmoid)
+LINEAR: Activations = (None, None)
 
 MIN_SQUARED_NORM = 1e-8
 
@@ -34,7 +38,7 @@ class GVP(nn.Module):
         dims_out: Dims,
         *,
         hidden: int | None = None,
-        activations: tuple[Activation, Activation] = (F.relu, torch.sigmoid),
+        activations: Activations = ACTIVATED,
         vector_gate: bool = False,
     ):
         """`dims_*`: (scalar, vector) channels; `hidden`: width of vh, by default the larger vector width."""
@@ -132,12 +136,12 @@ class GVPConv(nn.Module):
         super().__init__()
         first = (2 * dims_in[0] + edge_dims[0], 2 * dims_in[1] + edge_dims[1])
         widths = [first] + [dims_out] * num_gvps
-        last = {"activations": (None, None)}
+        activations = [ACTIVATED] * (num_gvps - 1) + [LINEAR]
         self.aggregate = aggregate
         self.message_func = nn.Sequential(
             *(
-                GVP(a, b, vector_gate=vector_gate, **(last if i == num_gvps - 1 else {}))
-                for i, (a, b) in enumerate(itertools.pairwise(widths))
+                GVP(a, b, activations=activation, vector_gate=vector_gate)
+                for (a, b), activation in zip(itertools.pairwise(widths), activations, strict=True)
             )
         )
 
@@ -174,7 +178,7 @@ class GVPConvLayer(nn.Module):
         self.dropout = nn.ModuleList(TupleDropout(dropout) for _ in range(2))
         self.ff_func = nn.Sequential(
             GVP(node_dims, wide, vector_gate=vector_gate),
-            GVP(wide, node_dims, activations=(None, None), vector_gate=vector_gate),
+            GVP(wide, node_dims, activations=LINEAR, vector_gate=vector_gate),
         )
 
     def forward(self, x: Features, edge_index: Tensor, edge: Features) -> Features:

@@ -7,7 +7,7 @@ has done all that was asked of it so far. Steps are numbered as in docs/REFERENC
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.torch_peer.partition import (
     SCORE_WIDTH,
@@ -17,6 +17,7 @@ from experiments.torch_peer.partition import (
     expected_size,
     gumbel,
 )
+from experiments.torch_peer.partitioner_parameters import PartitionerParameters
 
 
 class _Grown(NamedTuple):
@@ -33,7 +34,7 @@ class _Grown(NamedTuple):
 
 
 def partition_by_loops(
-    module: nn.Module,
+    module: PartitionerParameters,
     x: Tensor,
     mask: Tensor,
     edge_index: Tensor,
@@ -46,7 +47,7 @@ def partition_by_loops(
     config = module.config
     rows, stop = [], 0
     for protein in range(num_proteins):
-        start, stop = stop, stop + (batch == protein).sum().item()
+        start, stop = stop, stop + int((batch == protein).sum())
         rows.append(slice(start, stop))
     # Each protein's own edges, counted from its first residue.
     edges = [edge_index[:, batch[edge_index[0]] == b] - r.start for b, r in enumerate(rows)]
@@ -105,7 +106,7 @@ def partition_by_loops(
 
 
 def _grow(
-    module: nn.Module,
+    module: PartitionerParameters,
     number: int,
     x: Tensor,  # [n, D]
     keys: Tensor,  # [n, 64]
@@ -127,7 +128,7 @@ def _grow(
 
     # 2. Seed: hard choice forward, softmax backward.
     logits = logits.masked_fill(~available, -torch.inf)
-    seed = logits.argmax().item()
+    seed = int(logits.argmax())
     soft = logits.softmax(0)
     hard = torch.zeros_like(soft)
     hard[seed] = 1.0
@@ -142,7 +143,7 @@ def _grow(
         reached = reached + count(reached[sender] > 0, receiver)
     candidates = []
     for residue in reached.nonzero()[:, 0]:
-        i = residue.item()
+        i = int(residue)
         if available[i].item():
             candidates.append(i)
     index = torch.tensor(candidates, dtype=torch.int64, device=x.device)

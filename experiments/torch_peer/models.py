@@ -9,9 +9,9 @@ from torch_geometric.utils import scatter
 from experiments.torch_peer.attention import ClusterAttention, GatedFusion
 from experiments.torch_peer.codebook import VQCodebook, coverage_loss, presence
 from experiments.torch_peer.graphs import ProteinGraph
-from experiments.torch_peer.gvp import GVP, Features, GVPConvLayer, TupleLayerNorm
+from experiments.torch_peer.gvp import GVP, LINEAR, Features, GVPConvLayer, TupleLayerNorm
 from experiments.torch_peer.partitioner import Bookkeeping, Partitioner
-from partoken_jax.config import ModelConfig
+from partoken_jax.config import ModelConfig, Pooling
 
 RESIDUE_TYPES = 20
 
@@ -195,8 +195,9 @@ def embed(
     return nodes, edge_encoder((graph.edge_s, graph.edge_v.transpose(1, 2)))
 
 
-def pool(x: Tensor, graph: ProteinGraph, pooling: str, score: nn.Module | None) -> Tensor:
-    """[B, D] from node features [N, D]: mean, max, sum or attention over the real residues."""
+def pool(x: Tensor, graph: ProteinGraph, pooling: Pooling, score: nn.Module | None) -> Tensor:
+    """[B, D] from node features [N, D]: mean, max, sum or attention over the real residues. Attention needs
+    `score`, which gives a logit [N, 1]; the others take None."""
     num_proteins, mask = graph.label.shape[0], graph.mask[:, None]
 
     def reduce(value: Tensor, how: str) -> Tensor:
@@ -204,7 +205,7 @@ def pool(x: Tensor, graph: ProteinGraph, pooling: str, score: nn.Module | None) 
 
     if pooling == "max":
         return reduce(x.masked_fill(~mask, -torch.inf), "max").nan_to_num(neginf=0.0)
-    if pooling == "attention":
+    if score is not None:
         logits = score(x).masked_fill(~mask, -1e9)
         weight = (logits - reduce(logits.detach(), "max")[graph.batch]).exp() * mask
         return reduce(weight * x, "sum") / reduce(weight, "sum").clamp(min=1e-16)
@@ -217,10 +218,9 @@ def _encoder_parts(config: ModelConfig) -> tuple[nn.Module, nn.Module, nn.Module
     extra = RESIDUE_TYPES if config.residue_types else 0
     node_in = (config.node_in[0] + extra, config.node_in[1])
     nodes, edges = config.node_hidden, config.edge_hidden
-    linear = {"activations": (None, None)}
     return (
-        nn.Sequential(TupleLayerNorm(node_in), GVP(node_in, nodes, **linear)),
-        nn.Sequential(TupleLayerNorm(config.edge_in), GVP(config.edge_in, edges, **linear)),
+        nn.Sequential(TupleLayerNorm(node_in), GVP(node_in, nodes, activations=LINEAR)),
+        nn.Sequential(TupleLayerNorm(config.edge_in), GVP(config.edge_in, edges, activations=LINEAR)),
         nn.ModuleList(GVPConvLayer(nodes, edges, dropout=config.dropout) for _ in range(config.num_layers)),
         nn.Sequential(TupleLayerNorm(nodes), GVP(nodes, (nodes[0], 0))),
     )

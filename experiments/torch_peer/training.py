@@ -34,7 +34,8 @@ def total_loss(out: GVPOutput | ParTokenOutput, label: Tensor, weights: LossWeig
         zero = torch.zeros_like(ce)
         return LossTerms(ce, ce, zero, zero, zero)
     vq, coverage, cardinality = out.losses
-    total = ce + weights.vq * vq + weights.coverage * coverage + weights.cardinality * cardinality
+    by_vq, by_coverage, by_cardinality = (float(weight) for weight in weights)
+    total = ce + by_vq * vq + by_coverage * coverage + by_cardinality * cardinality
     return LossTerms(total, ce, vq, coverage, cardinality)
 
 

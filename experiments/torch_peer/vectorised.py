@@ -15,10 +15,11 @@ from experiments.torch_peer.partition import (
     expected_size,
     gumbel,
 )
+from experiments.torch_peer.partitioner_parameters import PartitionerParameters
 
 
 def partition_vectorised(
-    module: nn.Module,
+    module: PartitionerParameters,
     x: Tensor,
     mask: Tensor,
     edge_index: Tensor,
@@ -51,6 +52,7 @@ def partition_vectorised(
 
     # What does not change between rounds: the residue half of the seed MLP, and W_k x.
     seed_first, seed_rest = module.seed_selector[0], module.seed_selector[1:]
+    assert isinstance(seed_first, nn.Linear)
     seed_hidden = nn.functional.linear(x, seed_first.weight[:, :width], seed_first.bias)
     context_weight = seed_first.weight[:, width:]
     keys = expander.Wk(x)

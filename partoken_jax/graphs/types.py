@@ -129,7 +129,7 @@ class HiddenGraph(jraph.GraphsTuple):
     n_edge: jax.Array
 
 
-Graph = TypeVar("Graph", PackedGraph, FeaturisedGraph, HiddenGraph)
+Graph = TypeVar("Graph", bound=PackedGraph | FeaturisedGraph | HiddenGraph)
 
 
 def edge_list(graph: Graph) -> Graph:

@@ -29,7 +29,7 @@ from partoken_jax.graphs.types import NeighbourEdges
 from partoken_jax.training.objective import LossWeights, total_loss
 from tests.helpers import assert_close, batch, by_path, crop, scaled_parameters, tiny, without_atoms
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(GOLDEN.glob("case*.npz"))
 WEIGHTS = LossWeights(1.0, 1e-2, 5e-3)
 ROUNDS = 4
@@ -45,7 +45,7 @@ def packed(chains):
 
 @pytest.fixture(scope="module")
 def featurised(packed):
-    return featurise(packed)
+    return jax.jit(featurise)(packed)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def uniform(packed):
 
 def pair(kind: str, bookkeeping: str = "vectorised", **changes):
     """Our model and the peer with the same weights, large enough that decisions spread."""
-    config = tiny(kind=kind, dropout=0.0, partitioner=PARTITIONER, **changes)
+    config = tiny(kind=kind, num_layers=1, dropout=0.0, partitioner=PARTITIONER, **changes)
     model = build_model(config, rngs=nnx.Rngs(3))
     scaled_parameters(model, 1.5)
     peer = build_peer(config, bookkeeping)
@@ -273,7 +273,7 @@ def test_a_radius_graph_gives_what_our_general_form_gives(packed):
         receivers=edge_index[1].numpy().astype(np.int32),
         n_edge=np.bincount(graph_of_edge, minlength=len(packed.n_node)).astype(np.int32),
     )
-    ours = featurise(graph)
+    ours = jax.jit(featurise)(graph)
     peers = from_featurised(ours)
     peers = peers._replace(
         edge_index=peers.edge_index[:, order], edge_s=peers.edge_s[order], edge_v=peers.edge_v[order]
