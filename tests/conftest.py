@@ -26,7 +26,7 @@ OPTIMISED = ("tests/parity/test_parity.py", "tests/timing/test_hlo.py", "tests/t
 
 LONGEST = (
     *("tests/parity/test_parity.py", "tests/timing/test_analysis.py", "tests/training/test_run.py"),
-    *("tests/test_compare.py", "tests/test_notebook.py", "tests/torch_peer"),
+    *("tests/experiments/test_compare.py", "tests/test_notebook.py", "tests/torch_peer"),
     *("tests/nn/test_message_passing.py", "tests/experiments"),
 )
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -57,7 +58,7 @@ class JaxWorker:
         def objective(params, codebook, graph):
             return evaluate_objective(
                 graphdef, params, codebook, graph, settings.weights,
-                randomness=Randomness(uniform=uniform), temperature=settings.temperature,
+                randomness=Randomness(uniform=jnp.asarray(uniform)), temperature=settings.temperature,
             )  # fmt: skip
 
         found = objective(params, codebook, self.data.batch)

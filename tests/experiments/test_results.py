@@ -11,10 +11,8 @@ from experiments import timing_analysis
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
 FILES = sorted(path.relative_to(RESULTS) for path in RESULTS.rglob("*.json"))
-WITHOUT = {"ec", "parity.json", "parity_torch.json"}
-"""Run directories and parity: what made them does not record its command."""
-NOT_RERUN = {Path("timing/batch16.json")}
-"""Two of the four sweeps of its command were taken out of the file by hand; the run has to be repeated."""
+WITHOUT = {"ec"}
+"""Run directories hold their settings instead of a command."""
 
 
 def recorded(file: Path) -> str:
@@ -38,9 +36,7 @@ def flags(command: str) -> dict[str, str]:
 def commanded():
     for file in FILES:
         if file.parts[0] not in WITHOUT:
-            why = "its command names four sweeps and the file holds two"
-            marks = [pytest.mark.xfail(strict=True, reason=why)] if file in NOT_RERUN else []
-            yield pytest.param(file, id=str(file), marks=marks)
+            yield pytest.param(file, id=str(file))
 
 
 @pytest.mark.parametrize("file", list(commanded()))
@@ -68,6 +64,12 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert {row["residues"] for row in result["measurements"]} == {int(given["residues"])}
         assert runs == {int(given["repeats"])}
         assert any(row["variant"] == "original" for row in result["measurements"]) == ("original" in given)
+    elif file.name == "before_after.json":
+        assert {row["after_over_before"]["pairs"] for row in result["rows"]} == {int(given["repeats"])}
+        assert {row["residues"] for row in result["rows"]} == {int(given["residues"])}
+    elif file.name.startswith("parity"):
+        assert result["holds"] and not result["problems"] and not result["missing"]
+        assert ("torch" in result["environment"]) == (given.get("framework") == "torch")
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:
@@ -90,8 +92,6 @@ def timing(result):
 @pytest.mark.parametrize("name", timing_analysis.RUNS)
 def test_a_timing_run_is_the_command_of_its_result(name):
     """What `python -m experiments.timing_analysis NAME` runs now is what made the committed file."""
-    if Path(f"timing/{name}.json") in NOT_RERUN:
-        pytest.xfail("not run again yet")
     files = f"--json experiments/results/timing/{name}.json --markdown experiments/results/timing/{name}.md"
     command = f"partoken time {' '.join(timing_analysis.RUNS[name])} {files}"
     assert recorded(Path(f"timing/{name}.json")) == command
