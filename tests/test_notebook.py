@@ -11,6 +11,9 @@ import pytest
 from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
+pytestmark = pytest.mark.slow
+
+
 NOTEBOOK = Path(__file__).parents[1] / "experiments" / "notebooks" / "quickstart.ipynb"
 
 # Appended to the copy that is executed: what the notebook computed, as numbers.

@@ -14,6 +14,9 @@ from partoken_jax.models import build_model
 from partoken_jax.nn.codebook import Codebook
 from tests.helpers import batch, by_path, tiny
 
+pytestmark = pytest.mark.slow
+
+
 KINDS = ("gvp", "partoken")
 
 

@@ -21,6 +21,9 @@ from partoken_jax.config import ModelConfig
 
 pytest.importorskip("torch_geometric")
 
+pytestmark = pytest.mark.slow
+
+
 SETTINGS = Settings("partoken", 2, 30, None, 6, "float32", 0, small=True, original=None)
 
 

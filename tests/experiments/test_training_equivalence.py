@@ -13,6 +13,8 @@ from experiments.training_equivalence import FLOAT32, LEARNING_RATE, compare, ex
 from partoken_jax.training.step import ADAM
 from tests.helpers import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def test_exact_step_sizes_put_the_bias_correction_right():
     steps = 40

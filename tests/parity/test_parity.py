@@ -9,6 +9,9 @@ import pytest
 from experiments.parity.__main__ import run
 from experiments.parity.compare import Report
 
+pytestmark = pytest.mark.slow
+
+
 GOLDEN = Path(__file__).parents[1] / "golden"
 FILES = sorted(GOLDEN.glob("case*.npz"))
 

@@ -28,6 +28,9 @@ from partoken_jax.timing.roofline import encoder_multiply_adds, minimum, rooflin
 from partoken_jax.timing.synthetic import synthetic_protein
 from tests.helpers import NEIGHBOURS, tiny
 
+pytestmark = pytest.mark.slow
+
+
 SMALL = TimingConfig(
     batch_size=3, residues=40, neighbours=NEIGHBOURS, repeats=2, passes=("train_step", "epoch"), model=tiny()
 )

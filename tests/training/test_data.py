@@ -14,6 +14,8 @@ from partoken_jax.training.step import initial_state, make_eval_step, make_train
 
 from .conftest import tiny
 
+pytestmark = pytest.mark.slow
+
 
 def names(dataset):
     return [protein.name for protein in dataset.proteins]
