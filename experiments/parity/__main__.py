@@ -10,7 +10,7 @@ The exit code is 0 only if every comparison holds, every file could be checked, 
 directory something of each kind was compared. The kinds are forward outputs, gradients, discrete decisions,
 buffers, presence and so on, as far as a case is about them. They are asked of all files of a case together: a
 file of case 7 without gradients is in order beside another one that has them, but not alone. The exit code is
-2 if there is nothing to check, and 1 otherwise.
+2 if there is nothing to check or a flag is wrong, and 1 otherwise.
 """
 
 import argparse

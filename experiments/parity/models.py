@@ -73,7 +73,7 @@ def check_partoken(v: Vectors, report: Report, side: ModuleType) -> None:
     for form in side.MODEL_FORMS:
         _check_encoder(form, v, report, side)
         _check_evaluation(form, v, padding, noise, report, side)
-        if v.holds("train"):
+        if v.holds("train") or "trainfix" in v:
             _check_training(form, v, padding, noise, report, side)
 
 
@@ -146,12 +146,10 @@ def _check_training_outputs(title: str, out: dict, v: Vectors, padding, report: 
     report.relative(title, "presence", "presence", out["presence"], want.recorded("presence"), PRESENCE)
     mean = want.recorded("metric.metric_presence_mean")
     report.relative(title, "presence", "metric_presence_mean", np.mean(out["presence"]), mean, PRESENCE)
-    card, weights = (
-        recorded["lambda_card"],
-        {"ce": 1.0, "vq": recorded["lambda_vq"], "coverage": recorded["lambda_psc"]},
-    )
     # The recorded total weights the cardinality term twice.
-    loss = sum(weight * out[name] for name, weight in weights.items()) + card * card * out["cardinality"]
+    card = recorded["lambda_card"]
+    loss = out["ce"] + recorded["lambda_vq"] * out["vq"] + recorded["lambda_psc"] * out["coverage"]
+    loss = loss + card * card * out["cardinality"]
     metrics = {
         "logits": out["logits"],
         "importance": out["importance"],

@@ -177,6 +177,14 @@ def test_every_kind_is_needed_once(parity, replayed, kind, patterns):
     ]
 
 
+def test_gradients_alone_are_compared_too(parity, replayed):
+    arrays = golden(7)
+    result = parity(case7_gradients=without(arrays, r"train\..*"), case7_partoken=arrays)
+    assert (result.code, result.problems) == (0, [])
+    compared = [row for row in result.rows if row["case"] == "case7_gradients dense train"]
+    assert [row["group"] for row in compared] == ["gradients"]
+
+
 def test_one_gradient_may_be_missing(parity, replayed):
     name = "trainfix.g.total.classifier.0.weight"
     result = parity(case7_partoken=without(golden(7), re.escape(name)))
