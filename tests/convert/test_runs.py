@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.parity.jax_side import batch_graph
+from experiments.parity.graphs import batch_graph
 from experiments.parity.partitioner import Padding, all_rounds
 from experiments.parity.vectors import one_protein
 from partoken_jax.cli import main
