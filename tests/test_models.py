@@ -1,5 +1,7 @@
 """What must not change a protein's result, what must, and that everything that should learn does."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +24,19 @@ from tests.helpers import (
     reordered_neighbours,
     scaled_parameters,
     shuffled_edges,
-    tiny,
     without_atoms,
 )
+from tests.helpers import tiny as tiny_config
 
 MODES = ("deterministic", "sampled")
 KEY = jax.random.key(7)
 NUM_NODES, PROTEINS = 96, 4
 LENGTHS = (24, 30, 12, 18)
+
+
+def tiny(**changes) -> ModelConfig:
+    """One layer: what is proven here of one holds for several."""
+    return tiny_config(num_layers=1, **changes)
 
 
 def new_model(codes=None, **changes) -> ParToken:
@@ -46,22 +53,24 @@ def new_model(codes=None, **changes) -> ParToken:
     return model
 
 
-def evaluator(model: ParToken):
-    """featurised graph → {mode: ParTokenOutput} and hidden vectors [N, C, 3], in one compiled program."""
-    graphdef, state = nnx.split(model)
+@functools.partial(jax.jit, static_argnums=0)
+def run(graphdef, state, graph, uniform):
+    """{mode: ParTokenOutput}, hidden vectors [N, C, 3] and the state afterwards, in one compiled program."""
+    m = nnx.merge(graphdef, state)
+    hidden = m.encoder.embed(graph)
+    for layer in m.encoder.layers:
+        hidden = hidden._replace(nodes=layer(hidden))
+    outputs = {"deterministic": m(graph), "sampled": m(graph, uniform=uniform)}
+    return outputs, hidden.nodes[1], nnx.state(m)
 
-    @jax.jit
-    def run(graph, uniform):
-        m = nnx.merge(graphdef, state)
-        hidden = m.encoder.embed(graph)
-        for layer in m.encoder.layers:
-            hidden = hidden._replace(nodes=layer(hidden))
-        outputs = {"deterministic": m(graph), "sampled": m(graph, uniform=uniform)}
-        return outputs, hidden.nodes[1]
+
+def evaluator(model: ParToken):
+    """graph → the outputs and hidden vectors of `run`."""
+    graphdef, state = nnx.split(model)
 
     def evaluate(graph, uniform=None):
         noise = seed_noise(KEY, graph, model.config.partitioner.max_clusters) if uniform is None else uniform
-        outputs, vectors = run(graph, noise)
+        outputs, vectors, _ = run(graphdef, state, graph, noise)
         return jax.device_get(outputs), np.asarray(vectors)
 
     return evaluate
@@ -70,8 +79,8 @@ def evaluator(model: ParToken):
 @pytest.fixture(scope="module")
 def codes(device_graph):
     """[8, 16]: near eight of the clusters, so that clusters choose different codes."""
-    model = new_model()
-    clusters = jax.jit(lambda g: model(g, bypass_codebook=True).cluster_features)(device_graph)
+    outputs, _ = evaluator(new_model())(device_graph)
+    clusters = outputs["deterministic"].cluster_features
     return 1.01 * clusters.reshape(-1, clusters.shape[-1])[:8]
 
 
@@ -286,35 +295,55 @@ def test_output_record(plain):
             assert out.seeds[i, cluster] in members
 
 
-def test_inference_is_deterministic_and_accumulates_nothing(graph):
-    """REFERENCE faults 2 and 3. Without a key or numbers there is no noise; training modes are explicit."""
-    graphdef, state = nnx.split(new_model())
-    run = jax.jit(lambda state, graph: _calls(nnx.merge(graphdef, state), graph))
-    first, second, trained, other, bypassed, before, idle, after = run(state, graph)
+def test_inference_is_deterministic_and_changes_nothing(device_graph, codes):
+    """REFERENCE faults 2 and 3."""
+    graphdef, state = nnx.split(new_model(codes))
+    noise = seed_noise(KEY, device_graph, 3)
+    first, _, after = run(graphdef, state, device_graph, noise)
+    second, _, _ = run(graphdef, state, device_graph, noise)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(a, b)
-    for a, b in zip(before, idle, strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert all(np.any(a != b) for a, b in zip(before, after, strict=True))
-    # A key means dropout and noise, another key other ones.
-    assert np.abs(trained.logits - first.logits).max() > 1e-3
+    same_state(after, state)
+
+
+def test_a_key_means_dropout_and_noise_and_the_codebook_moves(device_graph, plain, codes):
+    graphdef, state = nnx.split(new_model(codes))
+
+    @jax.jit
+    def train(state, key):
+        m = nnx.merge(graphdef, state)
+        return m(device_graph, key=key, update_codebook=True), m.codebook.state
+
+    (trained, moved_codebook), (other, _) = (train(state, jax.random.key(k)) for k in (0, 1))
+    assert np.abs(trained.logits - plain[0]["deterministic"].logits).max() > 1e-3
     assert np.abs(trained.logits - other.logits).max() > 1e-3
     assert np.any(trained.seeds != other.seeds)
-    # Stage 0: the same clusters and logits, no tokens.
-    np.testing.assert_allclose(bypassed.logits, first.logits, atol=1e-5)
-    np.testing.assert_array_equal(bypassed.cluster_of_residue, first.cluster_of_residue)
+    before = nnx.merge(graphdef, state).codebook.state
+    assert all(np.any(a != b) for a, b in zip(before, moved_codebook, strict=True))
+
+
+def test_without_the_codebook_clusters_and_logits_stay(device_graph, plain, codes):
+    """Stage 0: no tokens, and nothing moves the codebook."""
+    graphdef, state = nnx.split(new_model(codes))
+
+    @jax.jit
+    def bypass(state):
+        m = nnx.merge(graphdef, state)
+        return m(device_graph, bypass_codebook=True, update_codebook=True), nnx.state(m)
+
+    (bypassed, after), want = bypass(state), plain[0]["deterministic"]
+    np.testing.assert_allclose(bypassed.logits, want.logits, atol=1e-5)
+    np.testing.assert_array_equal(bypassed.cluster_of_residue, want.cluster_of_residue)
     np.testing.assert_array_equal(bypassed.codes, -1)
     assert bypassed.losses.vq == bypassed.losses.coverage == 0 < bypassed.losses.cardinality
+    same_state(after, state)
 
 
-def _calls(m, graph):
-    """Everything a model can be asked for, one after another on the same module."""
-    before = m.codebook.state
-    first, second = m(graph), m(graph)
-    idle = m.codebook.state
-    bypassed = m(graph, bypass_codebook=True, update_codebook=True)
-    trained, other = (m(graph, key=jax.random.key(k), update_codebook=True) for k in (0, 1))
-    return first, second, trained, other, bypassed, before, idle, m.codebook.state
+def same_state(got, want):
+    got, want = by_path(got), by_path(want)
+    assert got.keys() == want.keys()
+    for path, array in want.items():
+        np.testing.assert_array_equal(got[path], array, path)
 
 
 def test_codebook_in_the_path(device_graph, plain):
@@ -422,7 +451,8 @@ def test_baseline(baseline, proteins, chains, graph):
     [("gvp", 2, 514_267), ("partoken", 2, 705_409), ("gvp", 7, 514_772), ("partoken", 7, 711_515 - 5_101)],
 )
 def test_published_parameter_counts(kind, classes, total):
-    model = build_model(ModelConfig(kind=kind, num_classes=classes), rngs=nnx.Rngs(0))
+    config = ModelConfig(kind=kind, num_classes=classes)
+    model = nnx.eval_shape(lambda: build_model(config, rngs=nnx.Rngs(0)))  # shapes suffice
     table = dict(parameter_table(model))
     assert table["total"] == total == sum(v for k, v in table.items() if k != "total")
     parts = {"node encoder": 2_616, "edge encoder": 1_154, "output projection": 12_156}
@@ -434,7 +464,7 @@ def test_published_parameter_counts(kind, classes, total):
     assert {name: table[name] for name in parts} == parts
     assert set(table) == set(parts) | {"total", "classifier"}
     if kind == "partoken":
-        sizes = {k: v[...].size for k, v in _flat(nnx.state(model.partitioner)).items()}
+        sizes = {k: v.size for k, v in _flat(nnx.state(model.partitioner)).items()}
         by_part = {
             "seed_selector": 7_601,
             "context": 5_050,
@@ -444,7 +474,7 @@ def test_published_parameter_counts(kind, classes, total):
         }
         for part, want in by_part.items():
             assert sum(size for path, size in sizes.items() if path[0] == part) == want
-        assert model.codebook.embeddings[...].shape == (512, 100)
+        assert model.codebook.embeddings.shape == (512, 100)
         assert not nnx.to_flat_state(nnx.state(model.codebook, nnx.Param))
         assert len(nnx.to_flat_state(nnx.state(model, Codebook))) == 4
 
@@ -467,12 +497,15 @@ def test_a_graph_that_is_not_featurised_is_refused(chains):
     packed = batch(chains[2:3], num_nodes=13, batch_size=1)
     for kind in ("gvp", "partoken"):
         with pytest.raises(TypeError, match=r"call partoken_jax\.featurise"):
-            build_model(tiny(kind=kind, num_layers=1), rngs=nnx.Rngs(0))(packed)
+            build_model(tiny(kind=kind), rngs=nnx.Rngs(0))(packed)
 
 
-def test_models_take_a_packed_batch_without_compilation(chains):
-    """NumPy arrays of `pack` go through `featurise` and both models as they are."""
-    graph = featurise(batch(chains[2:3], num_nodes=13, batch_size=1))
-    for kind in ("gvp", "partoken"):
-        model = build_model(tiny(kind=kind, num_layers=1), rngs=nnx.Rngs(0))
-        assert np.isfinite(model(graph).logits).all()
+@pytest.mark.parametrize("kind", ["gvp", "partoken"])
+def test_models_take_the_arrays_of_pack_as_they_are(chains, kind):
+    """NumPy arrays go through `featurise` and the model. Traced only: every operation meets NumPy arrays that
+    are no arguments of a compiled function, as in a call without compilation."""
+    packed = batch(chains[2:3], num_nodes=13, batch_size=1)
+    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(packed))
+    model = build_model(tiny(kind=kind), rngs=nnx.Rngs(0))
+    logits = jax.eval_shape(lambda: model(featurise(packed)).logits)
+    assert (logits.shape, logits.dtype) == ((1, 3), jnp.float32)

@@ -22,6 +22,7 @@ from tests.helpers import (
 
 NODE, EDGE = (6, 3), (5, 2)
 SIZES = (9, 1, 2, 6)
+KEY = jax.random.key(3)
 VARIANTS = {
     "1 GVP": {"num_gvps": 1},
     "2 GVPs": {"num_gvps": 2},
@@ -105,19 +106,22 @@ def test_chunks_change_nothing(graph, variant, chunk):
         assert_close(chunked[name], want, 1e-4, name)
 
 
+def encoder(rematerialise, sender_gradient, num_layers):
+    return GVPEncoder(
+        NODE, EDGE, (8, 3), (5, 2), num_layers=num_layers, dropout=0.3, residue_types=False,
+        rematerialise=rematerialise, sender_gradient=sender_gradient, rngs=nnx.Rngs(0),
+    )  # fmt: skip
+
+
 def test_every_way_to_the_gradient_gives_the_same_numbers(graph):
     """With dropout on, so that what is computed again must draw the same units."""
     results = {}
     choices = [("none", "scatter"), ("layer", "scatter"), ("chunk", "scatter"), ("none", "gather")]
     for choice in [*choices, ("layer", "gather")]:
-        encoder = GVPEncoder(
-            NODE, EDGE, (8, 3), (5, 2), num_layers=2, dropout=0.3, residue_types=False,
-            rematerialise=choice[0], sender_gradient=choice[1], rngs=nnx.Rngs(0),
-        )  # fmt: skip
-        graphdef, params = nnx.split(encoder, nnx.Param)
+        graphdef, params = nnx.split(encoder(*choice, num_layers=1), nnx.Param)
 
         def total(params, graphdef=graphdef):
-            out = nnx.merge(graphdef, params)(graph, key=jax.random.key(3))
+            out = nnx.merge(graphdef, params)(graph, key=KEY)
             return jnp.sum(jnp.square(out)), out
 
         gradients, out = jax.jit(jax.grad(total, has_aux=True))(params)
@@ -127,6 +131,16 @@ def test_every_way_to_the_gradient_gives_the_same_numbers(graph):
         assert_close(other_out, out)
         for name, want in gradients.items():
             assert_close(other_gradients[name], want, 1e-4, f"{choice} {name}")
+
+
+def test_every_layer_keeps_its_own_dropout_when_computed_again(graph):
+    outputs = []
+    for rematerialise in ("none", "layer", "chunk"):
+        graphdef, params = nnx.split(encoder(rematerialise, "scatter", num_layers=2), nnx.Param)
+        forward = jax.jit(lambda params, graphdef=graphdef: nnx.merge(graphdef, params)(graph, key=KEY))
+        outputs.append(forward(params))
+    for other in outputs[1:]:
+        assert_close(other, outputs[0])
 
 
 @pytest.fixture(scope="module")

@@ -55,8 +55,8 @@ def uniform(packed):
 
 def pair(kind: str, bookkeeping: str = "vectorised", **changes):
     """Our model and the peer with the same weights, large enough that decisions spread."""
-    config = tiny(kind=kind, dropout=0.0, partitioner=PARTITIONER, **changes)
-    model = build_model(config, rngs=nnx.Rngs(3))
+    config = tiny(kind=kind, num_layers=1, dropout=0.0, partitioner=PARTITIONER, **changes)
+    model = build_model(config, rngs=nnx.Rngs(6))
     scaled_parameters(model, 1.5)
     peer = build_peer(config, bookkeeping)
     load_ours(peer, by_path(nnx.state(model)))
