@@ -72,7 +72,7 @@ def _run(code: str, cache: str) -> float:
 def table(result: dict[str, Any]) -> str:
     """A result as Markdown."""
     rows = [
-        (NAMES[key], f"{row['median_s']:.1f} s", "{:.1f} to {:.1f}".format(*row["quartiles_s"]))
+        (NAMES[key], f"{row['median_s']:.2g} s", "{:.2g} to {:.2g}".format(*row["quartiles_s"]))
         for key, row in result["rows"].items()
     ]
     where = f"`{result['environment']['command']}` on {result['environment']['device']}"
@@ -101,7 +101,7 @@ def main() -> int:
     }
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in rows.items():
-        print(f"{name}: {row['median_s']:.1f} s")
+        print(f"{name}: {row['median_s']:.2g} s")
     return 0
 
 
