@@ -73,7 +73,7 @@ def settings(batch_size: int) -> TimingConfig:
 
 
 def compare(config: TimingConfig, steps: int, *, quiet: bool = False) -> dict[str, Any]:
-    """The results of both models; docs/TIMING.md describes the fields."""
+    """The results of both models; experiments/results/README.md describes the fields."""
     data = timing_data(config)
     rows = len(data.batch.nodes.mask)  # of one shape, so that every program is compiled once
     alike = (batch for batch in data.loader.epoch(0) if len(batch.nodes.mask) == rows)

@@ -1,6 +1,6 @@
 """One timing analysis: measurements, ratios, components, roofline, and the gap between the models.
 
-The result is plain dictionaries, ready for JSON; docs/TIMING.md describes every field.
+The result is plain dictionaries, ready for JSON; experiments/results/README.md describes every field.
 """
 
 import sys

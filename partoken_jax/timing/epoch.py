@@ -21,7 +21,7 @@ RUNS = 3
 
 class EpochTiming(NamedTuple):
     row: dict[str, Any]
-    """A measurement row, as docs/TIMING.md describes it."""
+    """A measurement row, as experiments/results/README.md describes it."""
     timing: Timing
     shapes: list[int]
     """Node counts of the epoch's batches."""

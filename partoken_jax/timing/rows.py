@@ -1,4 +1,4 @@
-"""Rows of `measurements` and of sweeps, as docs/TIMING.md describes them."""
+"""Rows of `measurements` and of sweeps, as experiments/results/README.md describes them."""
 
 from typing import Any
 
