@@ -140,7 +140,8 @@ class ModelConfig:
     precision: Precision = "float32"
     """Precision of matrix products. "tensorfloat32" is faster on NVIDIA GPUs from 2020 on and the same as
     float32 on a CPU; "bfloat16" computes the whole encoder in bfloat16. Parameters, norms, sums and
-    everything after the encoder stay in float32. Change it for speed; docs/guide/train.md says what it costs."""
+    everything after the encoder stay in float32. Change it for speed; docs/guide/train.md says what it
+    costs."""
     partitioner: PartitionerConfig = field(default_factory=PartitionerConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
 

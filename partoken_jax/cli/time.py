@@ -24,8 +24,8 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
         json: Annotated[
             Path | None,
             arg(
-                help="File for the results, whose fields experiments/results/README.md describes. It is written "
-                "again after every part of them, so that little is lost when a later part fails.",
+                help="File for the results, whose fields experiments/results/README.md describes. It is "
+                "written again after every part of them, so that little is lost when a later part fails.",
                 metavar="FILE",
             ),
         ] = None,
