@@ -19,12 +19,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from experiments.compare.process import ALLOCATOR
 from partoken_jax.timing.measure import ratio, summary
 
 ROOT = Path(__file__).parents[1]
 MODELS = ("gvp", "partoken")
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "8589934592"}
-"""glibc otherwise gives the memory of every step back to the kernel."""
 
 # Only names that every commit since the first timing has.
 WORKER = """

@@ -10,6 +10,7 @@ from flax import nnx
 from partoken_jax.config import CodebookConfig, ModelConfig, PartitionerConfig
 from partoken_jax.convert import dotted
 from partoken_jax.graphs import neighbour_tables, pack
+from partoken_jax.graphs.segments import graph_index
 from partoken_jax.graphs.types import (
     EdgeFeatures,
     FeaturisedGraph,
@@ -199,3 +200,16 @@ def scaled_parameters(module: nnx.Module, factor: float) -> None:
     """Multiplies every parameter, so that decisions of a fresh module spread."""
     state = nnx.state(module, nnx.Param)
     nnx.update(module, jax.tree.map(lambda x: x * factor, state))
+
+
+SLOTS = (4, 1, 0, 7)
+"""Residues of each protein of `residues_in_slots`; the third slot is empty."""
+
+
+def residues_in_slots(width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(x [N, width], mask, index): 15 nodes, the last 3 padding, one residue masked."""
+    rng = np.random.default_rng(0)
+    graph = random_graph(rng, SLOTS, k=2, num_nodes=15, incomplete=(6,))
+    x = rng.normal(size=(15, width)).astype(np.float32) - 3  # negative, so that a 0 would win a maximum
+    x[~graph.nodes.mask] = 50.0
+    return jnp.asarray(x), jnp.asarray(graph.nodes.mask), graph_index(graph)

@@ -2,15 +2,15 @@
 
 import contextlib
 import io
-import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from experiments.compare.settings import CompareConfig
+from partoken_jax.cli.files import check_output_files, save_json
 from partoken_jax.config import ConfigError
 
 PROGRAM = "python -m experiments.compare"
@@ -27,11 +27,7 @@ class Output:
     """The file for the report. A plot is written beside it."""
 
     def __post_init__(self) -> None:
-        for path in (self.json, self.markdown):
-            if path is not None and not path.parent.is_dir():
-                raise ConfigError(f"{path}: there is no directory {path.parent}; make it first")
-            if path is not None and path.is_dir():
-                raise ConfigError(f"{path}: is a directory; name a file in it")
+        check_output_files(self.json, self.markdown)
 
 
 @dataclass(frozen=True)
@@ -74,11 +70,7 @@ def run(flags: Flags, command: str) -> None:
     from experiments.compare.comparison import compare_frameworks
     from experiments.compare.report import markdown, plot
 
-    def save(result: dict[str, Any]) -> None:
-        if flags.output.json is not None:
-            flags.output.json.write_text(json.dumps(result, indent=1) + "\n")
-
-    result = compare_frameworks(flags, command=command, save=save)
+    result = compare_frameworks(flags, command=command, save=partial(save_json, flags.output.json))
     report = markdown(result)
     if flags.output.markdown is not None:
         picture = flags.output.markdown.with_suffix(".png")

@@ -17,7 +17,7 @@ Gradients are those of Σ over `cotangents` of sum(output · cotangent), with ou
 
 import importlib
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,3 +35,18 @@ class Result(NamedTuple):
 def framework(name: str) -> ModuleType:
     """The module of "jax" or "torch"; imported on demand, so that neither needs the other's packages."""
     return importlib.import_module(f"experiments.parity.{name}_side")
+
+
+def partoken_arrays(out: Any) -> dict[str, Any]:
+    """What the checks compare of the record that ParToken returns; both frameworks call its fields alike."""
+    return {
+        "logits": out.logits,
+        **out.losses._asdict(),
+        "cluster_of_residue": out.cluster_of_residue,
+        "cluster_features": out.cluster_features,
+        "codes": out.codes,
+        "importance": out.importances,
+        "presence": out.presence,
+        "perplexity": out.perplexity,
+        "entropy_loss": out.entropy_loss,
+    }

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from experiments.parity.framework import Arrays, Result
+from experiments.parity.framework import Arrays, Result, partoken_arrays
 from experiments.parity.graphs import batch_graph
 from experiments.parity.vectors import Vectors
 from partoken_jax.config import ModelConfig
@@ -173,18 +173,7 @@ def _cross_entropy(logits: jax.Array, graph: FeaturisedGraph) -> jax.Array:
 
 
 def _outputs(out: ParTokenOutput, graph) -> dict[str, jax.Array]:
-    return {
-        "logits": out.logits,
-        "ce": _cross_entropy(out.logits, graph),
-        **out.losses._asdict(),
-        "cluster_of_residue": out.cluster_of_residue,
-        "cluster_features": out.cluster_features,
-        "codes": out.codes,
-        "importance": out.importances,
-        "presence": out.presence,
-        "perplexity": out.perplexity,
-        "entropy_loss": out.entropy_loss,
-    }
+    return partoken_arrays(out) | {"ce": _cross_entropy(out.logits, graph)}
 
 
 def follow(

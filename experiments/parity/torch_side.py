@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from experiments.parity.framework import Arrays, Result
+from experiments.parity.framework import Arrays, Result, partoken_arrays
 from experiments.parity.vectors import Vectors
 from experiments.torch_peer.attention import ClusterAttention, GatedFusion
 from experiments.torch_peer.codebook import VQCodebook, presence
@@ -327,18 +327,7 @@ def train(
 
 
 def _outputs(out: ParTokenOutput, graph: ProteinGraph) -> dict[str, Tensor]:
-    return {
-        "logits": out.logits,
-        "ce": nn.functional.cross_entropy(out.logits, graph.label),
-        **out.losses._asdict(),
-        "cluster_of_residue": out.cluster_of_residue,
-        "cluster_features": out.cluster_features,
-        "codes": out.codes,
-        "importance": out.importances,
-        "presence": out.presence,
-        "perplexity": out.perplexity,
-        "entropy_loss": out.entropy_loss,
-    }
+    return partoken_arrays(out) | {"ce": nn.functional.cross_entropy(out.logits, graph.label)}
 
 
 def follow(

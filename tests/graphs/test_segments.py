@@ -7,36 +7,29 @@ import pytest
 
 from partoken_jax.graphs.segments import (
     first_node,
-    graph_index,
     segment_max,
     segment_mean,
     segment_softmax,
     segment_sum,
 )
-from tests.helpers import assert_close, random_graph
+from tests.helpers import SLOTS, assert_close, random_graph, residues_in_slots
 
-SIZES = (4, 1, 0, 7)  # the third slot is empty
-GRAPHS = len(SIZES) + 1
+GRAPHS = len(SLOTS) + 1
 WIDTH = 6
 
 
 @pytest.fixture(scope="module")
 def data():
-    """(x [N, D], mask, index): 15 nodes, the last 3 padding, one residue masked."""
-    rng = np.random.default_rng(0)
-    graph = random_graph(rng, SIZES, k=2, num_nodes=15, incomplete=(6,))
-    x = rng.normal(size=(15, WIDTH)).astype(np.float32) - 3  # negative, so that a 0 would win a maximum
-    x[~graph.nodes.mask] = 50.0
-    return jnp.asarray(x), jnp.asarray(graph.nodes.mask), graph_index(graph)
+    return residues_in_slots(WIDTH)
 
 
 def test_graph_index(data):
-    np.testing.assert_array_equal(data[2], np.repeat(np.arange(GRAPHS), (*SIZES, 3)))
+    np.testing.assert_array_equal(data[2], np.repeat(np.arange(GRAPHS), (*SLOTS, 3)))
 
 
 def test_first_nodes():
-    graph = random_graph(np.random.default_rng(0), SIZES, k=2, num_nodes=15)
-    np.testing.assert_array_equal(first_node(graph), np.cumsum((0, *SIZES)))
+    graph = random_graph(np.random.default_rng(0), SLOTS, k=2, num_nodes=15)
+    np.testing.assert_array_equal(first_node(graph), np.cumsum((0, *SLOTS)))
 
 
 def test_reductions_against_numpy(data):

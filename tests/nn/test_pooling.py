@@ -6,23 +6,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from partoken_jax.graphs.segments import graph_index
 from partoken_jax.nn.pooling import Pool, weighted_sum
-from tests.helpers import assert_close, random_graph
+from tests.helpers import SLOTS, assert_close, residues_in_slots
 
-SIZES = (4, 1, 0, 7)  # the third slot is empty
-GRAPHS = len(SIZES) + 1
+GRAPHS = len(SLOTS) + 1
 WIDTH = 6
 
 
 @pytest.fixture(scope="module")
 def data():
-    """(x [N, D], mask, index): 15 nodes, the last 3 padding, one residue masked."""
-    rng = np.random.default_rng(0)
-    graph = random_graph(rng, SIZES, k=2, num_nodes=15, incomplete=(6,))
-    x = rng.normal(size=(15, WIDTH)).astype(np.float32) - 3  # negative, so that a 0 would win a maximum
-    x[~graph.nodes.mask] = 50.0
-    return jnp.asarray(x), jnp.asarray(graph.nodes.mask), graph_index(graph)
+    return residues_in_slots(WIDTH)
 
 
 def members(data):
