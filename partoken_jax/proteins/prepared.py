@@ -131,7 +131,10 @@ def write_prepared(
 
 def fingerprint(meta: Mapping[str, Any]) -> str:
     """Checksum (SHA-256) of what a set holds: all its files, and the names of its classes."""
-    held = {key: meta[key] for key in ("format", "version", "labels", "splits", "files")}
+    held = {
+        "files": {name: file["sha256"] for name, file in meta["files"].items()},
+        "classes": {name: column["classes"] for name, column in meta["labels"].items()},
+    }
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
