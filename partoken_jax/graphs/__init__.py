@@ -1,7 +1,8 @@
 """Proteins as static-shape `jraph.GraphsTuple`s."""
 
-from partoken_jax.graphs.batching import BatchLoader, BatchPlan, plan_batches
+from partoken_jax.graphs.batching import BatchPlan, plan_batches
 from partoken_jax.graphs.features import featurise
+from partoken_jax.graphs.loader import BatchLoader
 from partoken_jax.graphs.neighbours import neighbour_tables
 from partoken_jax.graphs.packing import pack
 from partoken_jax.graphs.types import (

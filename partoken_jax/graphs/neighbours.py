@@ -51,8 +51,8 @@ def neighbour_tables(
         held = proteins.prepared.neighbours
         if k > held:
             raise DataError(
-                f"{proteins.prepared.path}: holds {held} neighbours of a residue, but {k} are asked for; lower "
-                f"data.neighbours to {held}, or prepare the set again with {k}"
+                f"{proteins.prepared.path}: holds {held} neighbours of a residue, but {k} are asked for; "
+                f"lower data.neighbours to {held}, or prepare the set again with {k}"
             )
         return PreparedTables(proteins, k)
     bar = tqdm(

@@ -35,17 +35,18 @@ class StreamedProteins:
         residue_type = TYPE_OF_LETTER[letter]
         local = (np.arange(len(offset)) - np.repeat(first, lengths)).astype(np.int32)
         neighbour = local[:, None] + offset
-        wrong = (residue_type < 0) | (neighbour < 0).any(1) | (neighbour >= np.repeat(lengths, lengths)[:, None]).any(1)
-        if wrong.any():
-            place = places[np.searchsorted(first, wrong.argmax(), side="right") - 1]
+        outside = (neighbour < 0) | (neighbour >= np.repeat(lengths, lengths)[:, None])
+        wrong = np.flatnonzero((residue_type < 0) | outside.any(axis=1))
+        if wrong.size:
+            name = self.proteins.name(places[np.searchsorted(first, wrong[0], side="right") - 1])
             raise DataError(
-                f"{self.proteins.prepared.path}: {self.proteins.name(place)}: residue {local[wrong.argmax()] + 1} "
-                "has a letter or neighbours that cannot be; copy or prepare the set again"
+                f"{self.proteins.prepared.path}: {name}: its residue {local[wrong[0]] + 1} has a letter or "
+                "neighbours that cannot be; copy or prepare the set again"
             )
         return FlatProteins(
             backbone=backbone,
             residue_type=residue_type,
-            complete=np.isfinite(backbone).all(axis=(1, 2)),
+            complete=np.asarray(np.isfinite(backbone).all(axis=(1, 2))),
             neighbour_offset=offset,
             first=first,
             length=lengths,

@@ -47,8 +47,8 @@ class ProteinDataset:
         wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
         if wrong.size:
             raise DataError(
-                f"{self.source}: {self.names[wrong[0]]} has label {labels[wrong[0]]}, but task {self.task!r} has "
-                f"{num_classes} classes; give a label of 0 to {num_classes - 1}, or -1 for none"
+                f"{self.source}: {self.names[wrong[0]]} has label {labels[wrong[0]]}, but task "
+                f"{self.task!r} has {num_classes} classes; give a label of 0 to {num_classes - 1}, or -1 for none"
             )
 
     def __len__(self) -> int:
@@ -121,7 +121,7 @@ def load_splits(
     split_scheme: str = "identity",
     splits: Sequence[str] = tuple(SPLITS),
 ) -> dict[str, ProteinDataset]:
-    """Reads a file in the format of data/README.md, or opens a prepared set, once for all the splits asked for.
+    """Reads a file in the format of data/README.md, or opens a prepared set, once for all splits asked for.
 
     Args:
       path: the .npz file or the folder of a prepared set; None for the embedded file.
@@ -156,8 +156,8 @@ def _prepared_splits(
     if column.several:
         single = [name for name, other in prepared.labels.items() if not other.several]
         raise DataError(
-            f"{path}: a protein may have several labels of task {task!r}, and neither training, evaluation nor "
-            f"timing can use such a column yet; choose one of {', '.join(single) or 'another set'}"
+            f"{path}: a protein may have several labels of task {task!r}, and neither training, evaluation "
+            f"nor timing can use such a column yet; choose one of {', '.join(single) or 'another set'}"
         )
     labelled = PreparedProteins(prepared, np.arange(len(prepared)), column.values)
     left_out = tuple(labelled.take(np.flatnonzero((column.values >= 0) & (place == -1))).names)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypedDict, overload
+from typing import Any, Literal, TypedDict, overload
 
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
@@ -18,7 +18,6 @@ from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from partoken_jax.proteins.prepared import (
     FORMAT,
     RESIDUE_FILES,
-    SPLITS,
     VERSION,
     LabelColumn,
     checksum,
@@ -55,8 +54,10 @@ class _Rows:
     """A .npy file whose rows are read by range."""
 
     def __init__(self, path: Path):
-        mapped = _load(path, mmap_mode="r")  # checks the header
-        self.path, self.dtype, self.shape, self.offset = path, mapped.dtype, mapped.shape, mapped.offset
+        mapped: Any = _load(path, mmap_mode="r")  # checks the header
+        self.path, self.offset = path, mapped.offset
+        self.dtype: np.dtype = mapped.dtype
+        self.shape: tuple[int, ...] = mapped.shape
         self.stride = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
         self.descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
@@ -104,18 +105,18 @@ class PreparedProteins(Sequence[Protein]):
     """P proteins of a prepared set; each is read when it is asked for."""
 
     def __init__(
-        self, prepared: PreparedSet, index: np.ndarray, labels: np.ndarray, max_length: int | None = None
+        self, prepared: PreparedSet, number: np.ndarray, labels: np.ndarray, max_length: int | None = None
     ):
-        """`index` int64 [P]: numbers in the set; `labels` int32 [P]; of each protein the first `max_length`
+        """`number` int64 [P]: places in the set; `labels` int32 [P]; of each protein the first `max_length`
         residues."""
-        self.prepared, self.index, self.labels, self.max_length = prepared, index, labels, max_length
-        self.start = prepared.start[index]
-        whole = prepared.start[index + 1] - self.start
+        self.prepared, self.number, self.labels, self.max_length = prepared, number, labels, max_length
+        self.start = prepared.start[number]
+        whole = prepared.start[number + 1] - self.start
         self.lengths = whole if max_length is None else np.minimum(whole, max_length)
         self._cropped = self.lengths < whole
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.number)
 
     @overload
     def __getitem__(self, i: int) -> Protein: ...
@@ -136,14 +137,14 @@ class PreparedProteins(Sequence[Protein]):
                 backbone=self.read("backbone", i),
                 label=int(self.labels[i]),
                 residue_numbers=self.read("residue_number", i),
-                chain=self.prepared.chains[self.index[i]].decode("utf-8", "replace"),
+                chain=_text(self.prepared.chains[self.number[i]]),
                 insertion_codes=self.read("insertion_code", i).tobytes().decode("latin-1"),
             )
         except DataError as error:
             raise DataError(f"{self.prepared.path}: {error}") from None
 
     def name(self, i: int) -> str:
-        return self.prepared.names[self.index[i]].decode("utf-8", "replace")
+        return _text(self.prepared.names[self.number[i]])
 
     @property
     def names(self) -> list[str]:
@@ -168,17 +169,21 @@ class PreparedProteins(Sequence[Protein]):
     @cached_property
     def num_incomplete(self) -> int:
         """Residues that lack an atom."""
-        whole = self.prepared.incomplete[self.index[~self._cropped]].sum()
-        cropped = sum(int((~self[i].complete).sum()) for i in np.flatnonzero(self._cropped))
+        whole = self.prepared.incomplete[self.number[~self._cropped]].sum()
+        cropped = sum(int((~self[i].complete).sum()) for i in np.flatnonzero(self._cropped).tolist())
         return int(whole) + cropped
 
     def take(self, places: np.ndarray) -> "PreparedProteins":
         """The proteins at these places."""
-        return PreparedProteins(self.prepared, self.index[places], self.labels[places], self.max_length)
+        return PreparedProteins(self.prepared, self.number[places], self.labels[places], self.max_length)
 
     def cropped(self, max_length: int) -> "PreparedProteins":
         """The first `max_length` residues of every protein."""
-        return PreparedProteins(self.prepared, self.index, self.labels, max_length)
+        return PreparedProteins(self.prepared, self.number, self.labels, max_length)
+
+
+def _text(code: Any) -> str:
+    return code.decode("utf-8", "replace")
 
 
 def open_prepared(path: str | Path) -> PreparedSet:
@@ -227,7 +232,8 @@ def open_prepared(path: str | Path) -> PreparedSet:
 
 
 def verify_prepared(path: str | Path) -> None:
-    """Reads every file of a set and compares its checksum. Raises DataError that names the first that differs."""
+    """Reads every file of a set and compares its checksum. Raises DataError that names the first to
+    differ."""
     path = Path(path)
     open_prepared(path)
     _check_sums(path, dict(_read_meta(path)["files"]))

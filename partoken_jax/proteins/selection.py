@@ -39,8 +39,8 @@ def limit_lengths(
     if max_length < 1:
         raise DataError(f"max_length is {max_length}, but must be at least 1")
     lengths = dataset.lengths
-    long = np.flatnonzero(lengths > max_length)
-    if not long.size:
+    long = np.flatnonzero(lengths > max_length).tolist()
+    if not long:
         return dataset, []
     names = dataset.names
     if too_long == "refuse":

@@ -216,7 +216,7 @@ def test_a_damaged_file_is_refused(write):
 def test_missing_files_and_directories_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"none.npz: no such file"):
         load_dataset(tmp_path / "none.npz")
-    with pytest.raises(DataError, match="a folder without dataset.json, so it is no prepared set"):
+    with pytest.raises(DataError, match=r"a folder without dataset\.json, so it is no prepared set"):
         load_dataset(tmp_path)
 
 
