@@ -180,7 +180,9 @@ def _epoch(
     stage, epoch_of_stage = stage_of(config, epoch)
     bypass = _bypass(config, epoch)
     loader = data.loaders["train"]
-    settings = epoch_settings(config, stage, epoch_of_stage, len(loader), has_codebook=has_codebook(config))
+    settings = epoch_settings(
+        config, stage, epoch_of_stage, loader.num_batches(epoch), has_codebook=has_codebook(config)
+    )
     trained = train_epoch(
         program.train[bypass],
         state,

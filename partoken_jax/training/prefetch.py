@@ -16,10 +16,15 @@ def prefetch(batches: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
     """The same batches in the same order, on the device, `depth` of them ahead of the reader.
 
     `jax.device_put` starts a transfer and returns, and `BatchLoader` packs in threads, so this needs none.
+    What `batches` raises is raised in its place, after the batches before it.
     """
     waiting: deque[T] = deque()
-    for batch in batches:
-        waiting.append(jax.device_put(batch))
-        if len(waiting) > depth:
-            yield waiting.popleft()
+    try:
+        for batch in batches:
+            waiting.append(jax.device_put(batch))
+            if len(waiting) > depth:
+                yield waiting.popleft()
+    except Exception:
+        yield from waiting
+        raise
     yield from waiting
