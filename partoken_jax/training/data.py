@@ -90,9 +90,9 @@ def limited(dataset: ProteinDataset, config: DataConfig, seed: int) -> tuple[Pro
     if budget is not None and len(dataset) and lengths.max() > budget:
         longest = int(lengths.argmax())
         raise DataError(
-            f"{dataset.source}: {dataset.names[longest]} has {lengths[longest]} residues, more than a whole "
-            f"batch may have (data.residues_per_batch = {budget}); raise that, or lower data.max_length to it "
-            "and set data.too_long to crop"
+            f"{dataset.source}: {dataset.names[longest]} has {lengths[longest]} residues, more than a "
+            f"whole batch may have (data.residues_per_batch = {budget}); raise that, or lower "
+            "data.max_length to it and set data.too_long to crop"
         )
     return dataset, cropped
 
