@@ -289,6 +289,7 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path, capsys):
     assert "--overwrite" in complaint(capsys, run, source)
     assert "name a file" in complaint(capsys, run, tmp_path / "nowhere" / "w.npz")
     assert "leave out model.pooling" in complaint(capsys, run, tmp_path / "w.npz", *flags)
+    shutil.rmtree(run / "checkpoints" / "last")
     assert "no 'last' checkpoint" in complaint(capsys, run, tmp_path / "w.npz", "--checkpoint", "last")
     assert main(["convert", str(source), str(run), "--overwrite"]) == 0
 
@@ -303,6 +304,6 @@ def test_a_model_that_the_original_lacks_is_refused(tmp_path):
     config = dataclasses.replace(TrainConfig(), model=tiny(pooling="attention"))
     shapes = abstract_state(config)[1]._replace(key=None)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)._replace(key=state.key)
-    save(tmp_path / "run", "last", state, {**meta, "config": to_dict(config)})
+    save_imported(tmp_path / "run", state, {**meta, "config": to_dict(config)})
     with pytest.raises(ConvertError, match="the original's ParToken does not have"):
         export_weights(tmp_path / "run", tmp_path / "w.npz", checkpoint="last")

@@ -17,11 +17,11 @@ from partoken_jax.config import ConfigError, StageConfig, TrainConfig, load_yaml
 from partoken_jax.convert import export_weights, import_weights, read_weights
 from partoken_jax.proteins import DataError
 from partoken_jax.training.checkpoints import read_meta, restore, save_imported
-from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.evaluate import evaluate, write_evaluation
 from partoken_jax.training.loop import train
 from partoken_jax.training.records import read_records
+from partoken_jax.training.run_directory import CheckpointError
 from tests.helpers import by_path
 
 from .conftest import tiny
