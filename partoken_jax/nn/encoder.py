@@ -9,6 +9,7 @@ from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, HiddenGraph
 from partoken_jax.nn.gather import reverse_neighbours
 from partoken_jax.nn.gvp import GVP, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
+from partoken_jax.nn.noise import residue_noise
 from partoken_jax.nn.norms import TupleLayerNorm
 from partoken_jax.nn.platform import target_platform
 
@@ -103,7 +104,8 @@ class GVPEncoder(nnx.Module):
         splits = [nnx.split(layer) for layer in self.layers]
         graphdef = splits[0][0]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in splits])
-        keys = None if key is None else jax.random.split(key, len(self.layers))
+        noise = None if key is None else residue_noise(key, graph)
+        numbers = jnp.arange(len(self.layers))
         on_cpu = target_platform() == "cpu"
         table = graph.receivers is None
         choice = self.rematerialise
@@ -115,14 +117,15 @@ class GVPEncoder(nnx.Module):
         if table and chunk is None and read:
             reverse = reverse_neighbours(graph.senders, graph.edges.mask)
 
-        def body(nodes: HiddenNodes, weights_and_key):
-            weights, layer_key = weights_and_key
+        def body(nodes: HiddenNodes, weights_and_number):
+            weights, number = weights_and_number
             layer = nnx.merge(graphdef, weights)
             here = graph._replace(nodes=nodes)
-            return layer(here, key=layer_key, chunk=chunk, reverse=reverse), None
+            layer_noise = None if noise is None else noise.fold_in(number)
+            return layer(here, noise=layer_noise, chunk=chunk, reverse=reverse), None
 
         step = jax.checkpoint(body) if choice == "layer" else body
-        nodes, _ = jax.lax.scan(step, graph.nodes, (stacked, keys))
+        nodes, _ = jax.lax.scan(step, graph.nodes, (stacked, numbers))
         return nodes
 
 
