@@ -26,7 +26,7 @@ from experiments.parity.vectors import Vectors
 from partoken_jax.config import PartitionerConfig
 from partoken_jax.convert import from_state_dict, set_arrays
 from partoken_jax.graphs.features import featurise
-from partoken_jax.graphs.neighbours import neighbour_table
+from partoken_jax.proteins.neighbours import neighbour_table
 from partoken_jax.graphs.packing import pack
 from partoken_jax.graphs.types import (
     EdgeFeatures,

@@ -2,7 +2,6 @@
 
 from partoken_jax.graphs.batching import BatchLoader, BatchPlan, plan_batches
 from partoken_jax.graphs.features import featurise
-from partoken_jax.graphs.neighbours import neighbour_table, neighbour_tables
 from partoken_jax.graphs.packing import pack
 from partoken_jax.graphs.types import (
     EdgeFeatures,
@@ -16,6 +15,7 @@ from partoken_jax.graphs.types import (
     ResidueNodes,
     edge_list,
 )
+from partoken_jax.proteins.neighbours import neighbour_table, neighbour_tables
 
 __all__ = [
     "BatchLoader",

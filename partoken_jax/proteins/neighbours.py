@@ -1,11 +1,9 @@
 """Which residues are neighbours: the k nearest CA atoms, found once per protein on the host."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from tqdm import tqdm
 
-from partoken_jax.proteins import DataError, Protein, ProteinDataset
+from partoken_jax.proteins.protein import DataError, Proteins
 
 # Rows of the distance matrix in hand at a time: 128 rows of a long protein still fit the cache.
 _BLOCK = 128
@@ -44,7 +42,7 @@ def neighbour_table(ca: np.ndarray, complete: np.ndarray, k: int) -> np.ndarray:
     return table
 
 
-def neighbour_tables(proteins: ProteinDataset | Sequence[Protein], k: int) -> list[np.ndarray]:
+def neighbour_tables(proteins: Proteins, k: int) -> list[np.ndarray]:
     """`neighbour_table` of every protein, with a progress bar for many.
 
     Returns:
