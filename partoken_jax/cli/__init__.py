@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import tyro
 
-from partoken_jax.cli import convert, evaluate, params, time, train
+from partoken_jax.cli import convert, evaluate, params, prepare, time, train
 from partoken_jax.cli.errors import is_mistake
 from partoken_jax.cli.flags import flags_from_settings
 
@@ -27,8 +27,11 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resume = "; after a whole epoch `partoken train --resume` with the same --run-dir goes on"
-        print("interrupted" + (resume if words[:1] == ["train"] else ""), file=sys.stderr)
+        resume = {
+            "train": "; after a whole epoch `partoken train --resume` with the same --run-dir goes on",
+            "prepare": "; the same command goes on",
+        }
+        print("interrupted" + resume.get("".join(words[:1]), ""), file=sys.stderr)
         return 130
     return 0
 
@@ -44,11 +47,12 @@ def parse(args: list[str]) -> Callable[[], None]:
         "params": params.verb,
         "time": time.verb,
         "convert": convert.verb,
+        "prepare": prepare.verb,
     }
     return tyro.extras.subcommand_cli_from_dict(
         {name: verb(args) for name, verb in verbs.items()},
         prog="partoken",
-        description="Train, evaluate, time and convert GVP and ParToken on protein structures.",
+        description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein structures.",
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
         registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),

@@ -1,6 +1,7 @@
 """A CSV file of labels: the classes and splits of a user's own proteins."""
 
 import csv
+import re
 from pathlib import Path
 
 from partoken_jax.prepare.records import Annotations, Column
@@ -31,7 +32,9 @@ def read_labels(path: Path) -> tuple[Annotations, dict[str, Column]]:
             for row in rows:
                 where = f"{path}, line {rows.line_num}"
                 if "" in row or None in row.values():
-                    raise DataError(f"{where}: has not one value for each of the {len(names)} columns; correct it")
+                    raise DataError(
+                        f"{where}: has not one value for each of the {len(names)} columns; correct it"
+                    )
                 known = row.pop("id").strip()
                 if not known or known in labels:
                     problem = f"the id {known!r} stands twice" if known else "the id is empty"
@@ -43,10 +46,18 @@ def read_labels(path: Path) -> tuple[Annotations, dict[str, Column]]:
                 labels[known] = {column: _classes(cell) for column, cell in row.items()}
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error}); save it as such") from None
-    columns = [name for name in names if name not in ("id", "split")]
-    return Annotations(str(path), labels, splits), {
-        column: Column(several=any(len(said[column]) > 1 for said in labels.values())) for column in columns
-    }
+    columns = {}
+    for column in (name for name in names if name not in ("id", "split")):
+        used = {label for said in labels.values() for label in said[column]}
+        if len(used) < 2:
+            what = f"only one class, {min(used)!r}" if used else "no class"
+            raise DataError(
+                f"{path}: column {column!r} has {what}, but needs at least two; correct it or leave it out"
+            )
+        columns[column] = Column(several=any(len(said[column]) > 1 for said in labels.values()))
+    if all(split[SCHEME] == "none" for split in splits.values()):
+        splits = {}
+    return Annotations(str(path), labels, splits), columns
 
 
 def _check_header(path: Path, names: list[str]) -> None:
@@ -55,8 +66,11 @@ def _check_header(path: Path, names: list[str]) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{path}: has two columns called {twice[0]!r}; rename one")
     for name in names:
-        if not name or name.startswith(".") or any(letter in name for letter in '/\\\0'):
-            raise DataError(f"{path}: a column is called {name!r}, but it becomes the name of a file; rename it")
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise DataError(
+                f"{path}: a column is called {name!r}, but as the name of a file it must have letters, "
+                "digits, '-' and '_' alone; rename it"
+            )
 
 
 def _classes(cell: str) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """The two layouts in which BioBlobs (the original) keeps its data, as sources.
 
 The published one has all proteins of a split in a file, `ec/structure/ec_train.json`, with the classes in
-`ec_token_map.json`. The later one has a PDB file per protein, `ec_proteinshake/pdb/`, with tables beside them.
+`ec_token_map.json`. The later one has a PDB file per protein, `ec_proteinshake/pdb/`, and tables beside it.
 """
 
 import csv
@@ -47,7 +47,9 @@ def plan_json(folder: Path) -> Plan:
                 {"reader": "bioblobs", "size": len(part), "path": str(path), "spans": part}
                 | {"name": name, "split": split}
             )
-    return Plan("BioBlobs", "proteins", chunks, {column: Column(several, tuple(classes))}, [str(folder)])
+    return Plan(
+        "BioBlobs", "proteins", chunks, {column: Column(several, tuple(classes))}, True, [str(folder)]
+    )
 
 
 def read(chunk: Chunk) -> Contents:
@@ -102,7 +104,9 @@ def pdb_annotations(folder: Path) -> tuple[Annotations, dict[str, Column]]:
         if all(re.fullmatch(r"[1-7]\..*", label) for label in said.values()):  # numbers such as 2.7.7.4
             labels = {known: {"ec-class": (EC_CLASSES[int(ec[0]) - 1],)} for known, ec in said.items()}
             return Annotations(str(path), labels, splits), {"ec-class": Column(names=EC_CLASSES)}
-        return Annotations(str(path), {known: {name: (s,)} for known, s in said.items()}, splits), {name: Column()}
+        return Annotations(str(path), {known: {name: (s,)} for known, s in said.items()}, splits), {
+            name: Column()
+        }
     path = folder / "targets.jsonl"
     column, classes = _classes(folder / "token_map.json", name)
     labels, several = {}, False
@@ -122,7 +126,9 @@ def _classes(path: Path, name: str) -> tuple[str, list[str]]:
     try:
         number = {str(label): int(index) for label, index in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
-        raise DataError(f"{path}: does not name the classes ({error}); put the file there or write it anew") from None
+        raise DataError(
+            f"{path}: does not name the classes ({error}); put the file there or write it anew"
+        ) from None
     classes = sorted(number, key=number.__getitem__)
     if [number[label] for label in classes] != list(range(len(classes))):
         raise DataError(f"{path}: classes must be numbered from 0 without a gap; write it anew")
@@ -138,8 +144,8 @@ def _names(label: Any, classes: list[str], who: str) -> tuple[str, ...]:
     if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(classes):
         return (classes[label],)
     raise DataError(
-        f"{who}: label must be the number of one of the {len(classes)} classes, or a list with 0 or 1 for each; "
-        "write the file anew"
+        f"{who}: label must be the number of one of the {len(classes)} classes, or a list of 0 or 1 for "
+        "each; write the file anew"
     )
 
 

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from partoken_jax.graphs.neighbours import neighbour_table
 from partoken_jax.prepare.records import Chunk, Contents, Plan
 from partoken_jax.prepare.sources import READERS
 from partoken_jax.proteins import DataError, Protein
+from partoken_jax.proteins.neighbours import neighbour_table
 from partoken_jax.proteins.structures import Skipped
 
 FORMAT = "chunks of partoken prepare"
@@ -96,8 +96,8 @@ def read_chunks(
                 running |= {pool.submit(_read, *job) for _, job in zip(finished, waiting, strict=False)}
         except BrokenProcessPool:
             raise DataError(
-                f"a process that read {plan.paths[0]} died; run the command again with --workers 1, and with fewer "
-                "source files where that dies too"
+                f"a process that read {plan.paths[0]} died; run the command again with --workers 1, and with "
+                "fewer source files where that dies too"
             ) from None
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -112,7 +112,9 @@ def read_meta(folder: Path, plan: Plan) -> Iterator[Meta]:
                 ids=said["ids"],
                 chains=said["chains"],
                 lengths=np.diff(arrays["start"]).tolist(),
-                labels=[{column: tuple(names) for column, names in labels.items()} for labels in said["labels"]],
+                labels=[
+                    {column: tuple(names) for column, names in labels.items()} for labels in said["labels"]
+                ],
                 splits=said["splits"],
                 skipped=[Skipped(**skipped) for skipped in said["skipped"]],
                 counts=Counter(said["counts"]),
@@ -132,7 +134,7 @@ def read_proteins(folder: Path, plan: Plan) -> Iterator[tuple[Protein, np.ndarra
                 sequence=arrays["sequence"][part].tobytes().decode("ascii"),
                 backbone=arrays["backbone"][part],
                 residue_numbers=arrays["residue_number"][part],
-                insertion_codes=arrays["insertion_code"][part],
+                insertion_codes=arrays["insertion_code"][part].tobytes().decode("ascii"),
                 chain=chain,
             )
             yield protein, arrays["neighbours"][part].astype(np.int32)
@@ -148,12 +150,14 @@ def _read(chunk: Chunk, target: Path, neighbours: int) -> tuple[int, int, int]:
         "backbone": np.concatenate([np.empty((0, 4, 3), np.float32), *(p.backbone for p in proteins)]),
         "sequence": np.frombuffer("".join(p.sequence for p in proteins).encode("ascii"), np.uint8),
         "residue_number": np.concatenate([np.empty(0, np.int32), *(p.residue_numbers for p in proteins)]),
-        "insertion_code": np.concatenate([np.empty(0, np.uint8), *(p.insertion_codes for p in proteins)]),
-        # A place in a protein of at most `LONGEST` residues, or -1.
+        "insertion_code": np.frombuffer(
+            "".join(p.insertion_codes for p in proteins).encode("ascii"), np.uint8
+        ),
+        # A place in a protein of at most `MAX_LENGTH` residues, or -1.
         "neighbours": np.concatenate([np.empty((0, neighbours), np.int32), *tables]).astype(np.int16),
         "meta": np.frombuffer(json.dumps(_meta(contents)).encode(), np.uint8),
     }
-    unfinished = target.with_suffix(".tmp")
+    unfinished = target.with_suffix(f".{os.getpid()}")
     with unfinished.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
     os.replace(unfinished, target)

@@ -1,4 +1,4 @@
-"""The project's .npz files (proteins/data/README.md) as a source: all their tasks and both schemes of splits."""
+"""The project's .npz files (proteins/data/README.md) as a source: all tasks and both schemes of splits."""
 
 import zipfile
 from functools import lru_cache
@@ -25,7 +25,8 @@ def plan(path: Path) -> Plan:
         for first in range(0, len(arrays["id"]), CHUNK)
     ]
     columns = {task: Column(names=names) for task, names in classes.items()}
-    return Plan(".npz", "proteins", chunks, columns, [str(path)])
+    has_splits = any(array in arrays for array in SPLIT_ARRAYS.values())
+    return Plan(".npz", "proteins", chunks, columns, has_splits, [str(path)])
 
 
 def read(chunk: Chunk) -> Contents:
@@ -73,7 +74,7 @@ _NAMES = {number: split for split, number in SPLITS.items()} | {-1: "none"}
 
 @lru_cache(maxsize=1)
 def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, tuple[str, ...]]]:
-    """The arrays of a file, and labels and names of classes by task; a worker keeps those of the last file."""
+    """The arrays of a file, and labels and names of classes by task; those of the last file are kept."""
     optional = (*dict.fromkeys(TASK_ARRAYS.values()), *SPLIT_ARRAYS.values())
     try:
         with zipfile.ZipFile(path) as archive:

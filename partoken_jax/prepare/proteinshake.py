@@ -1,7 +1,7 @@
 """ProteinShake's releases as a source: its files of atoms, with the labels and splits that they carry.
 
-`EnzymeCommissionDataset.atom.avro` and the like are what ProteinShake keeps under its `root`. Labels are those
-of its tasks EnzymeClassTask, GeneOntologyTask and StructuralClassTask.
+`EnzymeCommissionDataset.atom.avro` and the like are what ProteinShake keeps under its `root`. Labels are
+those of its tasks EnzymeClassTask, GeneOntologyTask and StructuralClassTask.
 """
 
 import re
@@ -25,6 +25,7 @@ BRANCHES = ("molecular_function", "biological_process", "cellular_component")
 """Of the Gene Ontology."""
 CHUNK = 64
 """Proteins read at a time, at least; a chunk is whole blocks of the file."""
+_DAMAGED = (ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, StopIteration)
 
 
 def release_file(name: str, root: Path) -> Path:
@@ -41,25 +42,29 @@ def release_file(name: str, root: Path) -> Path:
             f"put {path.name} beside it, because the model needs N, CA, C and O"
         )
     raise DataError(
-        f"{path}: no such file; put ProteinShake's file there, or say with --root where ProteinShake keeps its "
-        "files"
+        f"{path}: no such file; put ProteinShake's file there, or say with --root where ProteinShake keeps "
+        "its files"
     )
 
 
 def plan(path: Path) -> Plan:
     """How a file of atoms is read. Raises DataError for one that cannot be."""
     chunks: list[Chunk] = []
+    said: dict[str, Any] = {}
     try:
         with path.open("rb") as file:
             for block in _fastavro().block_reader(file):
+                if not chunks:
+                    said = next(iter(block))["protein"]
                 if not chunks or chunks[-1]["size"] >= CHUNK:
                     chunks.append({"reader": "proteinshake", "size": 0, "path": str(path), "blocks": []})
                 chunks[-1]["blocks"].append(block.offset)
                 chunks[-1]["size"] += block.num_records
-    except (ValueError, EOFError, IndexError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a whole Avro file ({_words(error)}); download it again") from None
-    columns = {branch: Column(several=True) for branch in BRANCHES}
-    return Plan("ProteinShake", "proteins", chunks, {"ec-class": Column(names=EC_CLASSES), **columns}, [str(path)])
+        rules = {branch: Column(several=True) for branch in BRANCHES} | {"ec-class": Column(names=EC_CLASSES)}
+        columns = {name: rules.get(name, Column()) for name in _labels(said)}
+    except _DAMAGED as error:
+        raise _damaged(path, error) from None
+    return Plan("ProteinShake", "proteins", chunks, columns, bool(_splits(said)), [str(path)])
 
 
 def read(chunk: Chunk) -> Contents:
@@ -73,12 +78,8 @@ def read(chunk: Chunk) -> Contents:
                 file.seek(offset)
                 for record in next(blocks):
                     _add(contents, record)
-    except (ValueError, EOFError, IndexError, KeyError, TypeError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(
-            f"{path}: does not hold ProteinShake's proteins ({_words(error)}); give its file of atoms"
-        ) from None
+    except _DAMAGED as error:
+        raise _damaged(path, error) from None
     return contents
 
 
@@ -86,7 +87,9 @@ def _add(contents: Contents, record: dict[str, Any]) -> None:
     said = record["protein"]
     name = said["ID"]
     if "atom" not in record:
-        raise DataError(f"{name}: has CA atoms alone, but the model needs N, CA, C and O; give the file of atoms")
+        raise DataError(
+            f"{name}: has CA atoms alone, but the model needs N, CA, C and O; give the file of atoms"
+        )
     atoms = record["atom"]
     chains = list(dict.fromkeys(atoms.get("chain_id", ("A",))))
     if len(chains) != 1:
@@ -118,7 +121,9 @@ def _add(contents: Contents, record: dict[str, Any]) -> None:
 
 def _labels(said: dict[str, Any]) -> dict[str, tuple[str, ...]]:
     """As in ProteinShake's tasks: the first number of an EC, the terms of a branch, a level of SCOP."""
-    labels = {key: (str(value),) for key, value in said.items() if key.startswith("SCOP-")}
+    labels: dict[str, tuple[str, ...]] = {
+        key: (str(value),) for key, value in said.items() if key.startswith("SCOP-")
+    }
     labels |= {branch: tuple(dict.fromkeys(said[branch])) for branch in BRANCHES if branch in said}
     if "EC" in said:
         number = said["EC"].partition(".")[0]
@@ -129,11 +134,12 @@ def _labels(said: dict[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _splits(said: dict[str, Any]) -> dict[str, str]:
-    """"random", and "sequence-0.7" for a split at 70% similarity, say."""
+    """ "random", and "sequence-70" for the split in which nothing is more alike than 70%, say."""
     found = {}
     for key, value in said.items():
-        if match := re.fullmatch(r"(random|sequence|structure)_split(?:_([\d.]+))?", key):
-            found["-".join(part for part in match.groups() if part)] = value
+        if match := re.fullmatch(r"(random|sequence|structure)_split(?:_(0\.\d+))?", key):
+            name, limit = match.groups()
+            found[name if limit is None else f"{name}-{100 * float(limit):.0f}"] = value
     return found
 
 
@@ -147,5 +153,8 @@ def _fastavro() -> Any:
     return fastavro
 
 
-def _words(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _damaged(path: Any, error: Exception) -> DataError:
+    if isinstance(error, DataError):
+        return error
+    words = " ".join(str(error).split()) or type(error).__name__
+    return DataError(f"{path}: is not a whole file of ProteinShake's proteins ({words}); fetch it again")

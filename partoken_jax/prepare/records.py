@@ -1,17 +1,16 @@
 """What every source is turned into: proteins with the names of their classes and splits, chunk by chunk."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from partoken_jax.proteins import Protein
+from partoken_jax.proteins.prepared import MAX_LENGTH, MAX_NAME
 from partoken_jax.proteins.structures import Skipped
 
-LONGEST = 32_767
-"""Residues of a protein whose neighbours, as differences of places, fit the int16 of the format."""
 CA_DISTANCE = (1.0, 10.0)
 """Å. The median distance of consecutive CA atoms is 3.8 in a protein; outside this the unit is another."""
 
@@ -56,8 +55,8 @@ class Column(NamedTuple):
 
 
 Chunk = dict[str, Any]
-"""What one worker reads at a time, as JSON: "reader" (a key of `sources.READERS`), "size" (files or proteins) and
-what that reader needs."""
+"""What one worker reads at a time, as JSON: "reader" (a key of `sources.READERS`), "size" (files or proteins)
+and what that reader needs."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,8 @@ class Plan:
     """What is counted while it is read: "files" or "proteins"."""
     chunks: list[Chunk]
     columns: Mapping[str, Column]
+    """All its label columns."""
+    has_splits: bool
     paths: list[str]
     """The files and folders that the source is."""
     annotations: Annotations | None = None
@@ -94,8 +95,10 @@ def fault(protein: Protein) -> str | None:
     """Why a protein cannot be used, or None."""
     if not protein.name.strip():
         return "its id is empty"
-    if len(protein) > LONGEST:
-        return f"it has {len(protein)} residues, but at most {LONGEST} are possible"
+    if not protein.name.isprintable() or len(protein.name.encode()) > MAX_NAME:
+        return f"its id is not printable text of at most {MAX_NAME} bytes"
+    if len(protein) > MAX_LENGTH:
+        return f"it has {len(protein)} residues, but at most {MAX_LENGTH} are possible"
     if not protein.complete.any():
         return "none of its residues has all four backbone atoms"
     ca = protein.backbone[protein.complete, 1].astype(np.float64)
@@ -111,6 +114,6 @@ def fault(protein: Protein) -> str | None:
     return None
 
 
-def pieces(items: list[Any], size: int) -> list[list[Any]]:
+def pieces(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     """The items in order, `size` at a time."""
     return [items[first : first + size] for first in range(0, len(items), size)]

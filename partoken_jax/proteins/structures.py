@@ -11,7 +11,7 @@ from typing import Any
 import gemmi
 import numpy as np
 
-from partoken_jax.proteins.protein import RESIDUE_TYPES, DataError, Protein
+from partoken_jax.proteins.protein import RESIDUE_TYPES, UNKNOWN_RESIDUE, DataError, Protein
 
 BACKBONE = ("N", "CA", "C", "O")
 _FORMATS = {
@@ -34,7 +34,8 @@ class Skipped:
     name: str
     """The file (without its suffixes), or the chain as it would be called."""
     what: str
-    """"file", "protein", or "residues" where a protein is there without some of its chain's residues."""
+    """ "file", "chain", "protein", "label" (of a table, for which there is no protein), or "residues" where a
+    protein is there without some of its chain's residues."""
     reason: str
 
 
@@ -65,7 +66,7 @@ def read_structure(path: Path, chains: Collection[str] | None = None) -> Structu
     insertion codes. Its residues are those of its polymer that are in the file: a gap stays a gap in the
     numbers, and an atom that is missing is NaN. Of alternate locations, and of residues that share a number,
     the one with the highest occupancy is taken, and the first of equal ones. Modified residues become their
-    parent (MSE becomes M) by gemmi's table of residues, and X where they have none.
+    parent (MSE becomes M) by gemmi's table of residues, and `UNKNOWN_RESIDUE` where they have none.
 
     Args:
       path: the file; its name ends in one of `SUFFIXES`.
@@ -108,7 +109,7 @@ def _add_chain(found: StructureContents, chain: gemmi.Chain, name: str) -> None:
     polymer = chain.get_polymer()
     kind = polymer.check_polymer_type() if len(polymer) else None
     if kind not in _PEPTIDE:
-        found.skipped.append(Skipped(name, "protein", _no_protein(chain, kind)))
+        found.skipped.append(Skipped(name, "chain", _no_protein(chain, kind)))
         return
     letters, atoms, numbers, codes = [], [], [], []
     counts: Counter[str] = Counter()
@@ -123,9 +124,11 @@ def _add_chain(found: StructureContents, chain: gemmi.Chain, name: str) -> None:
         numbers.append(residue.seqid.num)
         codes.append(residue.seqid.icode)
     backbone = np.array(atoms, np.float32).reshape(-1, 4, 3)
-    present = np.isfinite(backbone).all(axis=2).any(axis=0)
-    if present[1] and not present[[0, 2, 3]].any():
-        found.skipped.append(Skipped(name, "protein", "it has CA atoms alone, but the model needs N, CA, C and O"))
+    present = np.isfinite(backbone).all(axis=2).any(axis=0).tolist()
+    if present == [False, True, False, False]:
+        found.skipped.append(
+            Skipped(name, "chain", "it has CA atoms alone, but the model needs N, CA, C and O")
+        )
         return
     try:
         protein = Protein(
@@ -133,11 +136,11 @@ def _add_chain(found: StructureContents, chain: gemmi.Chain, name: str) -> None:
             sequence="".join(letters),
             backbone=backbone,
             residue_numbers=np.array(numbers, np.int32),
-            insertion_codes=np.frombuffer("".join(codes).encode("latin-1"), np.uint8),
+            insertion_codes="".join(codes),
             chain=chain.name,
         )
     except DataError as error:
-        found.skipped.append(Skipped(name, "protein", str(error).removeprefix(f"{name}: ")))
+        found.skipped.append(Skipped(name, "chain", str(error).removeprefix(f"{name}: ")))
         return
     found.proteins.append(protein)
     counts["residues without all four backbone atoms"] += int((~protein.complete).sum())
@@ -171,7 +174,7 @@ def _letter(residue: gemmi.Residue, counts: Counter[str]) -> str | None:
     letter = info.one_letter_code.upper()
     if letter not in RESIDUE_TYPES or not letter.strip():
         counts["residues without a standard parent (X)"] += 1
-        return "X"
+        return UNKNOWN_RESIDUE
     if info.one_letter_code.islower():
         counts["modified residues read as their parent"] += 1
     return letter

@@ -12,8 +12,8 @@ FORMATS = ("1abc.pdb", "1abc.ent.gz", "1abc.cif", "1abc.cif.gz")
 
 @pytest.fixture
 def rich(chains):
-    """(the protein, chains as a file has them): MSE, insertion codes, a gap, atoms missing, two places, waters,
-    a ligand, a nucleic acid and a chain of CA atoms."""
+    """(the protein, chains as a file has them): MSE, insertion codes, a gap, atoms missing, two places,
+    waters, a ligand, a nucleic acid and a chain of CA atoms."""
     protein = chains[1]
     chain = chain_of(protein, "A")
     chain[3].name = "MSE"
@@ -50,7 +50,7 @@ def test_numbers_and_coordinates_survive_the_formats(name, tmp_path, chains):
     for got, want in zip(found.proteins, (chains[0], chains[2]), strict=True):
         assert got.sequence == want.sequence
         np.testing.assert_array_equal(got.residue_numbers, want.residue_numbers)
-        assert set(got.insertion_codes.tolist()) == {ord(" ")}
+        assert set(got.insertion_codes) == {" "}
         assert np.abs(got.backbone - want.backbone).max() <= 6e-4, "files have three decimals"
 
 
@@ -65,14 +65,14 @@ def test_what_real_files_have(name, tmp_path, rich):
     numbers[4] = numbers[3]
     numbers[10:] += 7
     np.testing.assert_array_equal(got.residue_numbers, numbers)
-    assert bytes(got.insertion_codes.tolist()) == b"    A" + b" " * (len(protein) - 5)
+    assert got.insertion_codes == "    A" + " " * (len(protein) - 5)
     assert np.flatnonzero(~got.complete).tolist() == [6]
     assert np.isnan(got.backbone[6, 3]).all() and np.isfinite(got.backbone[6, :3]).all()
     expected = protein.backbone.copy()
     expected[8] += 0.5  # the second place has the higher occupancy; of residue 9 both have the same
     np.testing.assert_allclose(np.delete(got.backbone, 6, 0), np.delete(expected, 6, 0), atol=6e-4)
     assert {(skipped.name, skipped.what) for skipped in found.skipped} == {
-        ("1abc_A", "residues"), ("1abc_B", "protein"), ("1abc_C", "protein"),
+        ("1abc_A", "residues"), ("1abc_B", "chain"), ("1abc_C", "chain"),
     }  # fmt: skip
     reasons = {skipped.name: skipped.reason for skipped in found.skipped}
     assert reasons["1abc_A"] == "3 waters, 1 GOL"
