@@ -14,16 +14,15 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
     """The flags of `partoken prepare`, as a function that tyro reads."""
 
     def prepare(
-        sources: Annotated[
+        paths: Annotated[
             Positional[tuple[str, ...]],
             arg(
-                help="Structure files (.pdb, .ent, .cif, .mmcif, also with .gz) and folders of them; or one "
-                "of these: a .npz file, a folder of BioBlobs, proteinshake-ec, proteinshake-go, "
-                "proteinshake-scop.",
-                metavar="SOURCE...",
+                help="The sources, and last the folder for the prepared set. Sources are structure files (.pdb, "
+                ".ent, .cif, .mmcif, also with .gz) and folders of them; or one of these: a .npz file, a "
+                "folder of BioBlobs, proteinshake-ec, proteinshake-go, proteinshake-scop.",
+                metavar="SOURCE... OUT",
             ),
         ],
-        out: Annotated[Positional[Path], arg(help="Folder for the prepared set.", metavar="OUT")],
         labels: Annotated[
             Path | None,
             arg(
@@ -90,12 +89,14 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             "workers": workers,
             "overwrite": overwrite,
         }
-        return partial(_prepare, sources, out, settings)
+        if len(paths) < 2:
+            raise ConfigError("name at least one source, and after the sources the folder for the prepared set")
+        return partial(_prepare, paths[:-1], paths[-1], settings)
 
     return prepare
 
 
-def _prepare(sources: tuple[str, ...], out: Path, settings: dict) -> None:
+def _prepare(sources: tuple[str, ...], out: str, settings: dict) -> None:
     from partoken_jax.prepare import prepare
 
     prepare(sources, out, **settings)
