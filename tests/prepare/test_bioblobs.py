@@ -72,7 +72,7 @@ def test_several_classes_in_the_published_layout(chains, tmp_path, load):
 
 
 def write_pdbs(folder, chains):
-    """The later layout, but for its labels: a PDB file per protein, and tables of the splits of two schemes."""
+    """The later layout, but for its labels: a PDB file per protein, and tables of two schemes of splits."""
     (folder / "pdb").mkdir(parents=True)
     for i in range(6):
         write_structure(folder / "pdb" / f"{i}abc.pdb", structure_of([chain_of(chains[i], "A")]))
