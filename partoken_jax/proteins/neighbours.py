@@ -1,13 +1,11 @@
 """Which residues are neighbours: the k nearest CA atoms, found once per protein on the host."""
 
 import numpy as np
-from tqdm import tqdm
 
-from partoken_jax.proteins.protein import DataError, Proteins
+from partoken_jax.proteins.protein import DataError
 
 # Rows of the distance matrix in hand at a time: 128 rows of a long protein still fit the cache.
 _BLOCK = 128
-_MANY_PROTEINS = 1000
 
 
 def neighbour_table(ca: np.ndarray, complete: np.ndarray, k: int) -> np.ndarray:
@@ -40,22 +38,6 @@ def neighbour_table(ca: np.ndarray, complete: np.ndarray, k: int) -> np.ndarray:
     nearest = _nearest(ca[present], k)
     table[present, : nearest.shape[1]] = present[nearest]
     return table
-
-
-def neighbour_tables(proteins: Proteins, k: int) -> list[np.ndarray]:
-    """`neighbour_table` of every protein, with a progress bar for many.
-
-    Returns:
-      int32 [L, k] per protein.
-    """
-    bar = tqdm(
-        range(len(proteins)),
-        desc="neighbours",
-        unit="protein",
-        disable=len(proteins) < _MANY_PROTEINS or None,  # None: no bar where there is no terminal
-        leave=False,
-    )
-    return [neighbour_table(proteins[i].backbone[:, 1], proteins[i].complete, k) for i in bar]
 
 
 def _nearest(ca: np.ndarray, k: int) -> np.ndarray:

@@ -47,8 +47,8 @@ class LabelColumn:
     classes: tuple[str, ...]
     """Names of the C classes."""
     values: np.ndarray
-    """int32 [P]: class of each protein, -1 where it has none. With `starts`, the classes of the first protein,
-    then those of the second, and so on."""
+    """int32 [P]: class of each protein, -1 where it has none. With `starts`, the classes of the first
+    protein, then those of the second, and so on."""
     starts: np.ndarray | None = None
     """int64 [P + 1]: protein i has the classes `values[starts[i]:starts[i + 1]]`. None: one class at most."""
 
@@ -131,7 +131,10 @@ def write_prepared(
 
 def fingerprint(meta: Mapping[str, Any]) -> str:
     """Checksum (SHA-256) of what a set holds: all its files, and the names of its classes."""
-    held = {key: meta[key] for key in ("format", "version", "labels", "splits", "files")}
+    held = {
+        "files": {name: file["sha256"] for name, file in meta["files"].items()},
+        "classes": {name: column["classes"] for name, column in meta["labels"].items()},
+    }
     return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
 
 
@@ -175,7 +178,10 @@ def _write_residues(
         name: _GrowingArray(folder / f"{name}.npy", dtype, tuple(k if n == "K" else int(n) for n in shape))
         for name, (dtype, shape) in RESIDUE_FILES.items()
     }
-    lengths, chains, incomplete, unknown = [], [], [], 0
+    lengths: list[int] = []
+    chains: list[bytes] = []
+    incomplete: list[int] = []
+    unknown = 0
     names: dict[bytes, None] = {}
     try:
         for protein, table in _with_tables(proteins, tables, k):
@@ -265,15 +271,17 @@ def _write_labels(folder: Path, name: str, column: LabelColumn, num_proteins: in
         starts = np.asarray(column.starts)
         if starts.shape != (num_proteins + 1,) or starts[0] != 0 or starts[-1] != len(values):
             raise DataError(
-                f"labels {name!r}: starts has shape {starts.shape} and must have ({num_proteins + 1},), from 0 "
-                f"to the number of labels, {len(values)}"
+                f"labels {name!r}: starts has shape {starts.shape} and must have ({num_proteins + 1},), "
+                f"from 0 to the number of labels, {len(values)}"
             )
         if (np.diff(starts) < 0).any():
             raise DataError(f"labels {name!r}: starts must not fall")
         lowest, labelled = 0, int((np.diff(starts) > 0).sum())
     num_classes = len(column.classes)
     if len(set(column.classes)) != num_classes or not all(column.classes):
-        raise DataError(f"labels {name!r}: every class needs a name of its own, but they are {column.classes}")
+        raise DataError(
+            f"labels {name!r}: every class needs a name of its own, but they are {column.classes}"
+        )
     wrong = (values < lowest) | (values >= num_classes)
     if wrong.any():
         raise DataError(
@@ -293,8 +301,8 @@ def _write_split(folder: Path, name: str, split: np.ndarray, num_proteins: int) 
     split = np.asarray(split)
     if split.shape != (num_proteins,) or not np.isin(split, (-1, 0, 1, 2)).all():
         raise DataError(
-            f"split scheme {name!r} must give each of the {num_proteins} proteins 0 (train), 1 (val), 2 (test) "
-            f"or -1 (none); its shape is {split.shape}"
+            f"split scheme {name!r} must give each of the {num_proteins} proteins 0 (train), 1 (val), 2 "
+            f"(test) or -1 (none); its shape is {split.shape}"
         )
     (folder / "splits").mkdir(exist_ok=True)
     np.save(folder / "splits" / f"{name}.npy", split.astype(np.int8))

@@ -1,7 +1,6 @@
 """The record of one protein chain: what every later step knows about it."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -103,10 +102,14 @@ class Protein:
         """int32 [L]: index of each residue in `RESIDUE_TYPES`, and 20 where it is unknown."""
         return TYPE_OF_LETTER[np.frombuffer(self.sequence.encode("ascii"), np.uint8)]
 
-
-class Proteins(Protocol):
-    """Proteins by number: a list, a tuple or a data set."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Protein: ...
+    def cropped(self, max_length: int) -> "Protein":
+        """The first `max_length` residues; the protein itself if it has no more."""
+        if len(self) <= max_length:
+            return self
+        return replace(
+            self,
+            sequence=self.sequence[:max_length],
+            backbone=self.backbone[:max_length],
+            residue_numbers=self.residue_numbers[:max_length],
+            insertion_codes=self.insertion_codes[:max_length],
+        )

@@ -168,7 +168,7 @@ def test_only_the_arrays_in_use_are_needed(write):
         ({"backbone": np.zeros((9, 14), np.int8)}, r"array 'backbone' has shape \(9, 14\), .*\(12, 14\)"),
         ({"backbone": np.zeros((12, 13), np.int8)}, r"array 'backbone' has shape \(12, 13\), .*\(12, 14\)"),
         ({"sequence": np.array(["A"] * 14)}, "array 'sequence' has type <U1, but must be uint8"),
-        ({"sequence": np.full(14, ord("X"), np.uint8)}, "1ABC_A: residue 1 is 'X'"),
+        ({"sequence": np.full(14, ord("Z"), np.uint8)}, "1ABC_A: residue 1 is 'Z'"),
         ({"sequence": np.full(14, 200, np.uint8)}, "1ABC_A: residue 1 is 'È'"),
         ({"length": np.array([5, 3, 4, 3])}, "'length' adds up to 15 residues, but .* hold 14"),
         ({"length": np.array([5, 3, 6, 0])}, "chain '4GHI_C' has length 0"),
@@ -216,7 +216,7 @@ def test_a_damaged_file_is_refused(write):
 def test_missing_files_and_directories_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"none.npz: no such file"):
         load_dataset(tmp_path / "none.npz")
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match=r"a folder without dataset\.json, so it is no prepared set"):
         load_dataset(tmp_path)
 
 

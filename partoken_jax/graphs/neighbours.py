@@ -1,0 +1,65 @@
+"""The neighbours of many proteins: computed, or as a prepared set holds them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from tqdm import tqdm
+
+from partoken_jax.proteins import DataError, PreparedProteins, Protein, ProteinDataset
+from partoken_jax.proteins.neighbours import neighbour_table
+
+_MANY_PROTEINS = 1000
+
+
+class PreparedTables(Sequence[np.ndarray]):
+    """Tables int32 [L, k] of prepared proteins, each read when it is asked for; computed for cropped ones."""
+
+    def __init__(self, proteins: PreparedProteins, k: int):
+        self.proteins, self.k = proteins, k
+
+    def __len__(self) -> int:
+        return len(self.proteins)
+
+    def __getitem__(self, i):
+        offset = self.offsets(i)
+        table = np.arange(len(offset), dtype=np.int32)[:, None] + offset
+        table[offset == 0] = -1
+        return table
+
+    def offsets(self, i: int) -> np.ndarray:
+        """int32 [L, k]: neighbour minus residue, 0 where there is none."""
+        if self.proteins.is_cropped(i):
+            protein = self.proteins[i]
+            table = neighbour_table(protein.backbone[:, 1], protein.complete, self.k)
+            return np.where(table < 0, 0, table - np.arange(len(table), dtype=np.int32)[:, None])
+        return self.proteins.read("neighbours", i)[:, : self.k].astype(np.int32)
+
+
+def neighbour_tables(
+    proteins: ProteinDataset | PreparedProteins | Sequence[Protein], k: int
+) -> Sequence[np.ndarray]:
+    """`neighbour_table` of every protein, with a progress bar for many; of a prepared set, what it holds.
+
+    Returns:
+      int32 [L, k] per protein.
+
+    Raises DataError where a prepared set holds fewer than k neighbours of a residue.
+    """
+    if isinstance(proteins, ProteinDataset):
+        return neighbour_tables(proteins.proteins, k)
+    if isinstance(proteins, PreparedProteins):
+        held = proteins.prepared.neighbours
+        if k > held:
+            raise DataError(
+                f"{proteins.prepared.path}: holds {held} neighbours of a residue, but {k} are asked for; "
+                f"lower data.neighbours to {held}, or prepare the set again with {k}"
+            )
+        return PreparedTables(proteins, k)
+    bar = tqdm(
+        proteins,
+        desc="neighbours",
+        unit="protein",
+        disable=len(proteins) < _MANY_PROTEINS or None,  # None: no bar where there is no terminal
+        leave=False,
+    )
+    return [neighbour_table(protein.backbone[:, 1], protein.complete, k) for protein in bar]

@@ -1,0 +1,303 @@
+"""Reads the prepared format: what is small at once, residues when they are asked for.
+
+Ranges are read, not mapped: pages of a memory map would count as memory of the process, the more the longer
+it runs.
+"""
+
+import os
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypedDict, overload
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+
+from partoken_jax.proteins.prepared import (
+    FORMAT,
+    RESIDUE_FILES,
+    VERSION,
+    LabelColumn,
+    checksum,
+    fingerprint,
+)
+from partoken_jax.proteins.protein import DataError, Protein
+
+
+class _Column(TypedDict):
+    classes: list[str]
+    several: bool
+
+
+class _File(TypedDict):
+    bytes: NonNegativeInt
+    sha256: str
+
+
+class _Meta(TypedDict):
+    """What the reader needs of dataset.json."""
+
+    format: Literal["partoken-prepared"]
+    version: PositiveInt
+    proteins: PositiveInt
+    residues: PositiveInt
+    neighbours: PositiveInt
+    labels: dict[str, _Column]
+    splits: dict[str, dict[str, int]]
+    files: dict[str, _File]
+    fingerprint: str
+
+
+class _Rows:
+    """A .npy file whose rows are read by range."""
+
+    def __init__(self, path: Path):
+        mapped: Any = _load(path, mmap_mode="r")  # checks the header
+        self.path, self.offset = path, mapped.offset
+        self.dtype: np.dtype = mapped.dtype
+        self.shape: tuple[int, ...] = mapped.shape
+        self.stride = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+    def read(self, start: int, out: np.ndarray) -> None:
+        """Fills `out` with the rows from `start` on."""
+        view, place = out.reshape(-1).view(np.uint8).data, self.offset + start * self.stride
+        while len(view):
+            try:
+                count = os.preadv(self.descriptor, [view], place)
+            except OSError as error:
+                raise DataError(f"{self.path}: cannot be read ({error.strerror}); check the disk") from None
+            if count == 0:
+                raise DataError(f"{self.path}: ends too early; it has changed since it was opened")
+            view, place = view[count:], place + count
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSet:
+    """A prepared set of P proteins, open for reading. Made by `open_prepared`."""
+
+    path: Path
+    fingerprint: str
+    """Changes with anything that the set holds."""
+    neighbours: int
+    """K."""
+    start: np.ndarray
+    """int64 [P + 1]: protein i has the residues start[i] to start[i + 1]."""
+    names: np.ndarray
+    """bytes [P], UTF-8."""
+    chains: np.ndarray
+    """bytes [P], UTF-8."""
+    incomplete: np.ndarray
+    """int32 [P]: residues that lack an atom."""
+    labels: dict[str, LabelColumn]
+    splits: dict[str, np.ndarray]
+    """int8 [P] by scheme: 0 train, 1 val, 2 test, -1 none."""
+    rows: dict[str, _Rows]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class PreparedProteins(Sequence[Protein]):
+    """P proteins of a prepared set; each is read when it is asked for."""
+
+    def __init__(
+        self, prepared: PreparedSet, number: np.ndarray, labels: np.ndarray, max_length: int | None = None
+    ):
+        """`number` int64 [P]: places in the set; `labels` int32 [P]; of each protein the first `max_length`
+        residues."""
+        self.prepared, self.number, self.labels, self.max_length = prepared, number, labels, max_length
+        self.start = prepared.start[number]
+        whole = prepared.start[number + 1] - self.start
+        self.lengths = whole if max_length is None else np.minimum(whole, max_length)
+        self._cropped = self.lengths < whole
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @overload
+    def __getitem__(self, i: int) -> Protein: ...
+
+    @overload
+    def __getitem__(self, i: slice) -> "PreparedProteins": ...
+
+    def __getitem__(self, i):
+        if isinstance(i, slice):
+            return self.take(np.arange(len(self))[i])
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"protein {i} of {len(self)}")
+        i = int(i) % len(self)
+        try:
+            return Protein(
+                name=self.name(i),
+                sequence=self.read("sequence", i).tobytes().decode("latin-1"),
+                backbone=self.read("backbone", i),
+                label=int(self.labels[i]),
+                residue_numbers=self.read("residue_number", i),
+                chain=_text(self.prepared.chains[self.number[i]]),
+                insertion_codes=self.read("insertion_code", i).tobytes().decode("latin-1"),
+            )
+        except DataError as error:
+            raise DataError(f"{self.prepared.path}: {error}") from None
+
+    def name(self, i: int) -> str:
+        return _text(self.prepared.names[self.number[i]])
+
+    @property
+    def names(self) -> list[str]:
+        """Name of each protein."""
+        return [self.name(i) for i in range(len(self))]
+
+    def read(self, name: str, i: int) -> np.ndarray:
+        """The rows of protein i in a file of residues, as `RESIDUE_FILES` describes them."""
+        rows = self.prepared.rows[name]
+        out = np.empty((int(self.lengths[i]), *rows.shape[1:]), rows.dtype)
+        self.read_into(name, i, out)
+        return out
+
+    def read_into(self, name: str, i: int, out: np.ndarray) -> None:
+        """The same into an array that is there, contiguous and of the right type."""
+        self.prepared.rows[name].read(int(self.start[i]), out)
+
+    def is_cropped(self, i: int) -> bool:
+        """Whether protein i is longer in the set, so that its neighbours there are not those it has here."""
+        return bool(self._cropped[i])
+
+    @cached_property
+    def num_incomplete(self) -> int:
+        """Residues that lack an atom."""
+        whole = self.prepared.incomplete[self.number[~self._cropped]].sum()
+        cropped = sum(int((~self[i].complete).sum()) for i in np.flatnonzero(self._cropped).tolist())
+        return int(whole) + cropped
+
+    def take(self, places: np.ndarray) -> "PreparedProteins":
+        """The proteins at these places."""
+        return PreparedProteins(self.prepared, self.number[places], self.labels[places], self.max_length)
+
+    def cropped(self, max_length: int) -> "PreparedProteins":
+        """The first `max_length` residues of every protein."""
+        return PreparedProteins(self.prepared, self.number, self.labels, max_length)
+
+
+def _text(code: Any) -> str:
+    return code.decode("utf-8", "replace")
+
+
+def open_prepared(path: str | Path) -> PreparedSet:
+    """Opens a prepared set. Checks sizes and shapes of all files, and checksums of those that are small.
+
+    Raises DataError for a folder that is not a prepared set or is not whole.
+    """
+    path = Path(path)
+    meta = _read_meta(path)
+    for name, file in meta["files"].items():
+        size = (path / name).stat().st_size if (path / name).is_file() else None
+        if size != file["bytes"]:
+            found = "is missing" if size is None else f"has {size} bytes in place of {file['bytes']}"
+            raise DataError(f"{path / name}: {found}; copy or prepare the set again")
+    large = {f"{name}.npy" for name in RESIDUE_FILES}
+    _check_sums(path, {name: file for name, file in meta["files"].items() if name not in large})
+    num, residues = meta["proteins"], meta["residues"]
+    rows = {}
+    for name, (dtype, shape) in RESIDUE_FILES.items():
+        rows[name] = _Rows(_listed(path, meta, name))
+        want = (residues, *(meta["neighbours"] if n == "K" else n for n in shape))
+        _check_shape(rows[name].path, rows[name].dtype, rows[name].shape, np.dtype(dtype), want)
+    start = _small(path, meta, "start", np.int64, (num + 1,))
+    if start[0] != 0 or start[-1] != residues or (np.diff(start) < 1).any():
+        raise DataError(f"{path / 'start.npy'}: must rise from 0 to {residues}; prepare the set again")
+    labels = {}
+    for name, column in meta["labels"].items():
+        starts = None
+        if column["several"]:
+            starts = _small(path, meta, f"labels/{name}.start", np.int64, (num + 1,))
+        count = num if starts is None else int(starts[-1])
+        values = _small(path, meta, f"labels/{name}", np.int32, (count,))
+        labels[name] = LabelColumn(tuple(column["classes"]), values, starts)
+    return PreparedSet(
+        path=path,
+        fingerprint=meta["fingerprint"],
+        neighbours=meta["neighbours"],
+        start=start,
+        names=_small(path, meta, "id", np.bytes_, (num,)),
+        chains=_small(path, meta, "chain", np.bytes_, (num,)),
+        incomplete=_small(path, meta, "incomplete", np.int32, (num,)),
+        labels=labels,
+        splits={name: _small(path, meta, f"splits/{name}", np.int8, (num,)) for name in meta["splits"]},
+        rows=rows,
+    )
+
+
+def verify_prepared(path: str | Path) -> None:
+    """Reads every file of a set and compares its checksum. Raises DataError that names the first to
+    differ."""
+    path = Path(path)
+    open_prepared(path)
+    _check_sums(path, dict(_read_meta(path)["files"]))
+
+
+def _read_meta(path: Path) -> _Meta:
+    file = path / "dataset.json"
+    if not file.is_file():
+        raise DataError(
+            f"{path}: is a folder without dataset.json, so it is no prepared set; make one with "
+            "`partoken prepare`, or give a .npz file"
+        )
+    try:
+        meta = TypeAdapter(_Meta).validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        if isinstance(error, OSError):
+            why = str(error.strerror)
+        else:
+            fault = error.errors(include_url=False)[0]
+            why = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".lstrip(": ")
+        raise DataError(f"{file}: does not describe a prepared set ({why}); prepare the set again") from None
+    if meta["version"] != VERSION:
+        raise DataError(
+            f"{file}: has version {meta['version']} of the format {FORMAT}, but this package reads version "
+            f"{VERSION}; prepare the set again, or install the package that made it"
+        )
+    if meta["fingerprint"] != fingerprint(meta):
+        raise DataError(f"{file}: has been changed since the set was written; prepare the set again")
+    return meta
+
+
+def _check_sums(path: Path, files: dict[str, _File]) -> None:
+    for name, file in files.items():
+        if checksum(path / name) != file["sha256"]:
+            raise DataError(
+                f"{path / name}: its content does not have the checksum in dataset.json; copy or prepare the "
+                "set again"
+            )
+
+
+def _listed(path: Path, meta: _Meta, name: str) -> Path:
+    """The file of an array that the set must have."""
+    if f"{name}.npy" not in meta["files"]:
+        raise DataError(f"{path / 'dataset.json'}: does not list {name}.npy; prepare the set again")
+    return path / f"{name}.npy"
+
+
+def _small(path: Path, meta: _Meta, name: str, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
+    file = _listed(path, meta, name)
+    array = _load(file)
+    _check_shape(file, array.dtype, array.shape, np.dtype(dtype), shape)
+    return array
+
+
+def _load(file: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    try:
+        return np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(f"{file}: is no readable .npy file ({error}); prepare the set again") from None
+
+
+def _check_shape(file: Path, dtype: np.dtype, shape: tuple, want: np.dtype, want_shape: tuple) -> None:
+    if dtype.kind != want.kind or (want.kind != "S" and dtype != want) or shape != want_shape:
+        raise DataError(
+            f"{file}: holds {dtype} of shape {shape}, but must hold {want} of shape {want_shape}; "
+            "prepare the set again"
+        )
