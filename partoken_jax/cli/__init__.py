@@ -27,11 +27,8 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        resume = {
-            "train": "; after a whole epoch `partoken train --resume` with the same --run-dir goes on",
-            "prepare": "; the same command goes on",
-        }
-        print("interrupted" + resume.get("".join(words[:1]), ""), file=sys.stderr)
+        resume = "; after a whole epoch `partoken train --resume` with the same --run-dir goes on"
+        print("interrupted" + (resume if words[:1] == ["train"] else ""), file=sys.stderr)
         return 130
     return 0
 

@@ -3,6 +3,7 @@
 Every finished chunk is a file in a folder beside the data set to be. A run that was killed finds them there.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -44,27 +46,47 @@ class Meta(NamedTuple):
 
 
 def is_chunk_folder(folder: Path) -> bool:
-    """Whether a folder holds chunks of ours and nothing of anybody else."""
-    try:
-        return json.loads((folder / _PLAN).read_text())["format"] == FORMAT
-    except (OSError, ValueError, KeyError, TypeError):
+    """Whether a folder holds chunks of ours, or nothing yet, because its process was killed at once."""
+    if not folder.is_dir():
         return False
+    said = _read_plan(folder)
+    return said.get("format") == FORMAT or {path.name for path in folder.iterdir()} <= {_PLAN}
 
 
-def open_folder(folder: Path, plan: Plan, neighbours: int) -> int:
+@contextmanager
+def chunk_folder(folder: Path, plan: Plan, neighbours: int) -> Iterator[int]:
     """Makes the folder, or keeps the chunks in it that another run of the same plan has finished.
 
-    Returns how many of the source's files or proteins are in finished chunks.
+    Yields how many of the source's files or proteins are in finished chunks. Until the block ends, no other
+    process can have the folder. Raises DataError if one has it.
     """
-    key = _fingerprint(plan, neighbours)
-    if is_chunk_folder(folder):
-        if json.loads((folder / _PLAN).read_text())["key"] == key:
-            done = [chunk["size"] for i, chunk in enumerate(plan.chunks) if _file(folder, i).exists()]
-            return sum(done)
-        shutil.rmtree(folder)
-    folder.mkdir()
-    (folder / _PLAN).write_text(json.dumps({"format": FORMAT, "version": VERSION, "key": key}) + "\n")
-    return 0
+    folder.mkdir(exist_ok=True)
+    with (folder / _PLAN).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(
+                f"{folder}: another process is at work there; wait until it has finished, or stop it"
+            ) from None
+        key = _fingerprint(plan, neighbours)
+        if _read_plan(folder).get("key") != key:
+            for path in folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != _PLAN:
+                    path.unlink()
+            file.truncate(0)
+            file.write(json.dumps({"format": FORMAT, "key": key}) + "\n")
+            file.flush()
+        yield sum(chunk["size"] for i, chunk in enumerate(plan.chunks) if _file(folder, i).exists())
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
+    try:
+        said = json.loads((folder / _PLAN).read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 def read_chunks(

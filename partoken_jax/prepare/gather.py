@@ -54,9 +54,7 @@ def gather(folder: Path, plan: Plan) -> Gathered:
         raise DataError(f"{plan.paths[0]}: there is no protein that can be used{why}")
     if len(set(found.ids)) < len(found.ids):
         name = next(name for name, number in Counter(found.ids).items() if number > 1)
-        raise DataError(
-            f"{plan.paths[0]}: two proteins have the id {name!r}; rename one or leave it out"
-        )
+        raise DataError(f"{plan.paths[0]}: two proteins have the id {name!r}; rename one or leave it out")
     if plan.annotations is not None:
         _annotate(found, chains, plan)
     return found

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from partoken_jax.config import ConfigError
-from partoken_jax.prepare.chunks import is_chunk_folder, open_folder, read_chunks, read_proteins
+from partoken_jax.prepare.chunks import chunk_folder, is_chunk_folder, read_chunks, read_proteins
 from partoken_jax.prepare.gather import Gathered, gather, label_columns, split_schemes
 from partoken_jax.prepare.progress import Progress
 from partoken_jax.prepare.records import Plan
@@ -67,20 +67,24 @@ def prepare(
     if split is not None and plan.has_splits:
         raise ConfigError(f"split is given, but {plan.paths[0]} brings splits of its own; leave out --split")
     folder = out.with_name(f"{out.name}.partial")
-    done, total = open_folder(folder, plan, neighbours), sum(chunk["size"] for chunk in plan.chunks)
-    if done:
-        print(f"{folder}: going on after {done:,} of {total:,} {plan.unit}", flush=True)
-    try:
-        with closing(Progress(total, done, plan.unit)) as progress:
-            read_chunks(folder, plan, neighbours, workers or os.cpu_count() or 1, progress)
-        said = _write(folder, plan, split, seed, neighbours)
-        if out.exists():
-            os.rename(out, folder / "replaced")
-        os.rename(folder / "dataset", out)
-    except DataError:
+    total = sum(chunk["size"] for chunk in plan.chunks)
+    with chunk_folder(folder, plan, neighbours) as done:
+        if done:
+            print(f"{folder}: going on after {done:,} of {total:,} {plan.unit}", flush=True)
+        try:
+            with closing(Progress(total, done, plan.unit)) as progress:
+                read_chunks(folder, plan, neighbours, workers or os.cpu_count() or 1, progress)
+            said = _write(folder, plan, split, seed, neighbours)
+            if out.exists():
+                os.rename(out, folder / "replaced")
+            os.rename(folder / "dataset", out)
+        except DataError:
+            shutil.rmtree(folder)
+            raise
+        except KeyboardInterrupt:
+            print(f"{folder}: unfinished; the same command goes on from there", flush=True)
+            raise
         shutil.rmtree(folder)
-        raise
-    shutil.rmtree(folder)
     print("\n".join([*said, f"wrote {out}"]), flush=True)
 
 

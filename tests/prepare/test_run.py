@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from partoken_jax.config import ConfigError
+from partoken_jax.graphs import neighbour_tables
 from partoken_jax.prepare import chunks, npz_files, prepare
 from partoken_jax.prepare.sources import READERS
-from partoken_jax.proteins import DataError, load_dataset
+from partoken_jax.proteins import DataError, load_splits, open_prepared, verify_prepared
 from partoken_jax.proteins.dataset import EMBEDDED
 from partoken_jax.proteins.neighbours import neighbour_table
 from tests.structure_files import chain_of, structure_of, write_structure
@@ -27,26 +28,24 @@ def whole(tmp_path_factory) -> Path:
     return out
 
 
-def test_a_npz_file_gives_the_same_proteins_labels_and_splits(whole, load):
-    found = load(whole)
-    names = found["id"].tolist()
-    assert found["json"]["proteins"] == len(names) == 2297
-    for task in ("ec-class", "cath-class", "cath-architecture"):
-        for scheme in ("identity", "superfamily"):
-            for code, split in enumerate(("train", "val", "test")):
-                wanted = load_dataset(task=task, split=split, split_scheme=scheme)
-                chosen = np.flatnonzero((found[f"labels/{task}"] >= 0) & (found[f"splits/{scheme}"] == code))
-                assert [names[i].decode() for i in chosen] == [p.name for p in wanted.proteins]
-                np.testing.assert_array_equal(found[f"labels/{task}"][chosen], wanted.labels)
-                assert tuple(found["json"]["labels"][task]["classes"]) == wanted.class_names
-    for i, protein in zip(chosen[:20], wanted.proteins[:20], strict=True):
-        part = slice(*found["start"][i : i + 2])
-        np.testing.assert_array_equal(found["backbone"][part], protein.backbone)
-        np.testing.assert_array_equal(found["residue_number"][part], protein.residue_numbers)
-        assert found["sequence"][part].tobytes().decode() == protein.sequence
-        assert found["chain"][i].decode() == protein.chain
-        table = neighbour_table(protein.backbone[:, 1], protein.complete, 5)
-        np.testing.assert_array_equal(found["neighbours"][part] + np.arange(len(protein))[:, None], table)
+@pytest.mark.parametrize("scheme", ["identity", "superfamily"])
+@pytest.mark.parametrize("task", ["ec-class", "cath-class", "cath-architecture"])
+def test_a_npz_file_gives_the_same_proteins_labels_and_splits(task, scheme, whole):
+    verify_prepared(whole)
+    assert len(open_prepared(whole)) == 2297
+    got, want = (load_splits(path, task=task, split_scheme=scheme) for path in (whole, EMBEDDED))
+    for split in ("train", "val", "test"):
+        assert list(got[split].names) == list(want[split].names)
+        assert got[split].class_names == want[split].class_names
+        np.testing.assert_array_equal(got[split].labels, want[split].labels)
+        tables = neighbour_tables(got[split], 5)
+        for i in range(0, len(want[split]), 50):
+            same, protein = got[split][i], want[split][i]
+            np.testing.assert_array_equal(same.backbone, protein.backbone)
+            np.testing.assert_array_equal(same.residue_numbers, protein.residue_numbers)
+            assert (same.sequence, same.chain) == (protein.sequence, protein.chain)
+            table = neighbour_table(protein.backbone[:, 1], protein.complete, 5)
+            np.testing.assert_array_equal(tables[i], table)
 
 
 def test_the_number_of_processes_changes_nothing(some_npz, tmp_path, load, monkeypatch):
@@ -102,14 +101,24 @@ def test_a_source_that_has_changed_is_read_anew(some_npz, tmp_path, load):
     source.write_bytes(some_npz.read_bytes())
     plan = npz_files.plan(source)
     folder = tmp_path / "out.partial"
-    assert chunks.open_folder(folder, plan, 5) == 0
-    chunks.read_chunks(folder, plan, 5, 1, lambda *told: None)
+
+    def done(neighbours):
+        with chunks.chunk_folder(folder, plan, neighbours) as done:
+            chunks.read_chunks(folder, plan, neighbours, 1, lambda *told: None)
+            return done
+
     total = sum(chunk["size"] for chunk in plan.chunks)
-    assert chunks.open_folder(folder, plan, 5) == total
-    assert chunks.open_folder(folder, plan, 6) == 0, "other neighbours"
-    chunks.read_chunks(folder, plan, 6, 1, lambda *told: None)
+    assert [done(5), done(5), done(6), done(6)] == [0, total, 0, total]
     os.utime(source, ns=(1, 1))
-    assert chunks.open_folder(folder, plan, 6) == 0
+    assert done(6) == 0
+
+
+def test_a_folder_has_one_process(some_npz, tmp_path):
+    plan = npz_files.plan(some_npz)
+    with chunks.chunk_folder(tmp_path / "out.partial", plan, 5):
+        with pytest.raises(DataError, match="another process is at work there"):
+            prepare([str(some_npz)], tmp_path / "out", neighbours=5)
+        assert (tmp_path / "out.partial").exists()
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to list processes")
@@ -200,9 +209,10 @@ def test_only_a_prepared_set_is_ever_replaced(structures, tmp_path, load):
     assert (out / "dataset.json").read_text() == '{"format": "mine"}'
 
     (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial" / "mine").touch()
     with pytest.raises(ConfigError, match="something else is there"):
         prepare([str(structures)], tmp_path / "other")
-    assert (tmp_path / "other.partial").exists()
+    assert (tmp_path / "other.partial" / "mine").exists()
 
     prepare([str(structures)], tmp_path / "set", workers=1, neighbours=4)
     with pytest.raises(ConfigError, match=r"already prepared.*--overwrite"):
