@@ -17,9 +17,9 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
         paths: Annotated[
             Positional[tuple[str, ...]],
             arg(
-                help="The sources, and last the folder for the prepared set. Sources are structure files (.pdb, "
-                ".ent, .cif, .mmcif, also with .gz) and folders of them; or one of these: a .npz file, a "
-                "folder of BioBlobs, proteinshake-ec, proteinshake-go, proteinshake-scop.",
+                help="The sources, and last the folder for the prepared set. Sources are structure files "
+                "(.pdb, .ent, .cif, .mmcif, also with .gz) and folders of them; or one of these: a .npz file, "
+                "a folder of BioBlobs, proteinshake-ec, proteinshake-go, proteinshake-scop.",
                 metavar="SOURCE... OUT",
             ),
         ],
@@ -90,7 +90,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             "overwrite": overwrite,
         }
         if len(paths) < 2:
-            raise ConfigError("name at least one source, and after the sources the folder for the prepared set")
+            raise ConfigError("name at least one source, and last the folder for the prepared set")
         return partial(_prepare, paths[:-1], paths[-1], settings)
 
     return prepare
