@@ -162,6 +162,9 @@ def _one_per_number(polymer: gemmi.ResidueSpan, counts: Counter[str]) -> Iterato
     """Of the residues that share a number and insertion code, the one with the highest occupancy."""
     for _, same in groupby(polymer, key=lambda residue: (residue.seqid.num, residue.seqid.icode)):
         residues = list(same)
+        if len(residues) == 1:
+            yield residues[0]
+            continue
         counts["residues that share a number with another"] += len(residues) - 1
         yield max(residues, key=lambda residue: max((atom.occ for atom in residue), default=0.0))
 
