@@ -23,6 +23,8 @@ def read_labels(path: Path) -> tuple[Annotations, dict[str, Column]]:
     """
     labels: dict[str, dict[str, tuple[str, ...]]] = {}
     splits: dict[str, dict[str, str]] = {}
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a file; give a CSV file")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, restkey="", strict=True)

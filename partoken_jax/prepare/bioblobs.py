@@ -21,6 +21,7 @@ SPLITS = ("train", "val", "test")
 CHUNK = 64
 """Proteins read at a time."""
 _EC_NAMES = ("ec", "enzymecommission")
+_WRONG = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RecursionError)
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[{}]')
 
 
@@ -62,20 +63,17 @@ def read(chunk: Chunk) -> Contents:
             file.seek(start)
             try:
                 said = json.loads(file.read(stop - start))
-                name, letters, label = said["name"], said["seq"], said["label"]
+                name, label = str(said["name"]), said["label"]
+                sequence = "".join(letter if letter in RESIDUE_TYPES else "X" for letter in said["seq"])
                 coordinates = np.array(said["coords"], np.float32)
-            except (ValueError, KeyError, TypeError) as error:
+            except _WRONG as error:
                 raise DataError(
                     f"{path}: byte {start} does not begin a protein with name, seq, coords and label "
                     f"({type(error).__name__}: {error}); write the file anew"
                 ) from None
             coordinates[~np.isfinite(coordinates)] = np.nan
             try:
-                protein = Protein(
-                    name=name,
-                    sequence="".join(letter if letter in RESIDUE_TYPES else "X" for letter in letters),
-                    backbone=coordinates,
-                )
+                protein = Protein(name=name, sequence=sequence, backbone=coordinates)
             except DataError as error:
                 contents.skip(name, str(error).removeprefix(f"{name}: "))
                 continue
@@ -111,12 +109,12 @@ def pdb_annotations(folder: Path) -> tuple[Annotations, dict[str, Column]]:
     column, classes = _classes(folder / "token_map.json", name)
     labels, several = {}, False
     try:
-        for line in path.read_text().splitlines():
+        for line in _text(path).splitlines():
             row = json.loads(line)
             several = several or "label_ids" in row
             numbers = row["label_ids"] if "label_ids" in row else [row["label_id"]]
             labels[row["pdb_id"]] = {column: tuple(classes[number] for number in numbers)}
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+    except (OSError, *_WRONG) as error:
         raise DataError(f"{path}: does not hold a label for every protein ({error}); write it anew") from None
     return Annotations(str(path), labels, splits), {column: Column(several, tuple(classes))}
 
@@ -124,8 +122,8 @@ def pdb_annotations(folder: Path) -> tuple[Annotations, dict[str, Column]]:
 def _classes(path: Path, name: str) -> tuple[str, list[str]]:
     """The label column and the names of its classes, in their order."""
     try:
-        number = {str(label): int(index) for label, index in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+        number = {str(label): int(index) for label, index in json.loads(_text(path)).items()}
+    except (OSError, *_WRONG) as error:
         raise DataError(
             f"{path}: does not name the classes ({error}); put the file there or write it anew"
         ) from None
@@ -176,13 +174,22 @@ def _has_list(path: Path, spans: list[tuple[int, int]]) -> bool:
         file.seek(spans[0][0])
         try:
             return isinstance(json.loads(file.read(spans[0][1] - spans[0][0])).get("label"), list)
-        except ValueError:
+        except _WRONG:
             return False  # `read` says what is wrong
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if rows and not set(columns) <= set(rows[0]):
-        raise DataError(f"{path}: must have the columns {', '.join(columns)}; write it anew")
+    """The lines of a table. Raises DataError where a column is missing."""
+    try:
+        rows = list(csv.DictReader(_text(path).splitlines(), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error}); write it anew") from None
+    if any(not row.get(column) for row in rows for column in columns):
+        raise DataError(f"{path}: must have a value in {' and '.join(columns)} on every line; write it anew")
     return rows
+
+
+def _text(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{path}: is not a file; write it anew")
+    return path.read_text(encoding="utf-8")

@@ -5,6 +5,7 @@ those of its tasks EnzymeClassTask, GeneOntologyTask and StructuralClassTask.
 """
 
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ BRANCHES = ("molecular_function", "biological_process", "cellular_component")
 """Of the Gene Ontology."""
 CHUNK = 64
 """Proteins read at a time, at least; a chunk is whole blocks of the file."""
-_DAMAGED = (ValueError, EOFError, IndexError, KeyError, TypeError, AttributeError, StopIteration)
 
 
 def release_file(name: str, root: Path) -> Path:
@@ -62,7 +62,7 @@ def plan(path: Path) -> Plan:
                 chunks[-1]["size"] += block.num_records
         rules = {branch: Column(several=True) for branch in BRANCHES} | {"ec-class": Column(names=EC_CLASSES)}
         columns = {name: rules.get(name, Column()) for name in _labels(said)}
-    except _DAMAGED as error:
+    except _damages() as error:
         raise _damaged(path, error) from None
     return Plan("ProteinShake", "proteins", chunks, columns, bool(_splits(said)), [str(path)])
 
@@ -78,7 +78,7 @@ def read(chunk: Chunk) -> Contents:
                 file.seek(offset)
                 for record in next(blocks):
                     _add(contents, record)
-    except _DAMAGED as error:
+    except _damages() as error:
         raise _damaged(path, error) from None
     return contents
 
@@ -151,6 +151,12 @@ def _fastavro() -> Any:
             "ProteinShake's .avro files are read with fastavro; run pip install 'partoken_jax[proteinshake]'"
         ) from None
     return fastavro
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    """What reading a file that is none of ProteinShake's, or not whole, may raise."""
+    own = (ValueError, EOFError, LookupError, TypeError, AttributeError, StopIteration, ArithmeticError)
+    return (*own, MemoryError, zlib.error, _fastavro().schema.SchemaParseException)
 
 
 def _damaged(path: Any, error: Exception) -> DataError:

@@ -119,6 +119,8 @@ def _whole_data_set(source: str, root: Path) -> Plan | None:
         raise DataError(
             f"{path}: no such file or folder; give one, or {', '.join(proteinshake.RELEASES)} with --root"
         )
+    if path.suffix in (".npz", ".avro") and not path.is_file():
+        raise DataError(f"{path}: is not a file; give the file itself")
     if path.suffix == ".npz":
         return npz_files.plan(path)
     if path.suffix == ".avro":

@@ -1,5 +1,6 @@
 """Reads PDB and mmCIF files through gemmi: what a structure says, and what of it is left out."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -13,6 +14,8 @@ import numpy as np
 
 from partoken_jax.proteins.protein import RESIDUE_TYPES, UNKNOWN_RESIDUE, DataError, Protein
 
+MAX_BYTES = 2**29
+"""Of a structure file, unpacked: several times the largest of the PDB."""
 BACKBONE = ("N", "CA", "C", "O")
 _FORMATS = {
     ".pdb": gemmi.CoorFormat.Pdb,
@@ -77,14 +80,18 @@ def read_structure(path: Path, chains: Collection[str] | None = None) -> Structu
       or of CA atoms alone, and a file that cannot be read. Nothing is raised for what a file holds.
     """
     name = stem(path)
-    if not path.is_file():
-        return StructureContents(skipped=[Skipped(name, "file", "it is not a file")])
+    if (problem := _no_structure(path)) is not None:
+        return StructureContents(skipped=[Skipped(name, "file", problem)])
     try:
         structure = gemmi.read_structure(str(path), format=_FORMATS[_suffix(path)])
         structure.setup_entities()
-    except (RuntimeError, ValueError, OSError) as error:
+        return _contents(structure, name, chains)
+    except (RuntimeError, ValueError, IndexError, OSError) as error:  # names in no text are found late
         reason = " ".join(str(error).replace(f"{path}", "").split()).strip(" :")
         return StructureContents(skipped=[Skipped(name, "file", f"it cannot be read ({reason})")])
+
+
+def _contents(structure: gemmi.Structure, name: str, chains: Collection[str] | None) -> StructureContents:
     found = StructureContents()
     if not len(structure) or not len(structure[0]):
         found.skipped.append(Skipped(name, "file", "it holds no atoms"))
@@ -100,6 +107,18 @@ def read_structure(path: Path, chains: Collection[str] | None = None) -> Structu
     return found
 
 
+def _no_structure(path: Path) -> str | None:
+    """What is wrong with a file before it is read."""
+    if not path.is_file():
+        return "it is not a file"
+    size = path.stat().st_size
+    if path.name.lower().endswith(".gz") and size >= 4:
+        with path.open("rb") as file:
+            file.seek(-4, os.SEEK_END)
+            size = int.from_bytes(file.read(), "little")  # gzip ends with the length of what it holds
+    return f"it is larger than {MAX_BYTES >> 20} MiB" if size > MAX_BYTES else None
+
+
 def _suffix(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
@@ -110,6 +129,9 @@ def _add_chain(found: StructureContents, chain: gemmi.Chain, name: str) -> None:
     kind = polymer.check_polymer_type() if len(polymer) else None
     if kind not in _PEPTIDE:
         found.skipped.append(Skipped(name, "chain", _no_protein(chain, kind)))
+        return
+    if any(residue.seqid.num is None for residue in polymer):
+        found.skipped.append(Skipped(name, "chain", "one of its residues has no number"))
         return
     letters, atoms, numbers, codes = [], [], [], []
     counts: Counter[str] = Counter()
@@ -123,7 +145,8 @@ def _add_chain(found: StructureContents, chain: gemmi.Chain, name: str) -> None:
         atoms.append(_backbone(residue, counts))
         numbers.append(residue.seqid.num)
         codes.append(residue.seqid.icode)
-    backbone = np.array(atoms, np.float32).reshape(-1, 4, 3)
+    with np.errstate(over="ignore"):  # `Protein` refuses what is infinite
+        backbone = np.array(atoms, np.float32).reshape(-1, 4, 3)
     present = np.isfinite(backbone).all(axis=2).any(axis=0).tolist()
     if present == [False, True, False, False]:
         found.skipped.append(

@@ -57,7 +57,8 @@ def test_labels_that_are_no_text(structures, tmp_path, complaint):
         structures, tmp_path / "out", "--labels", tmp_path / "l.csv"
     )
     assert "nowhere.csv" in complaint(structures, tmp_path / "out", "--labels", tmp_path / "nowhere.csv")
-    assert "cannot be read" in complaint(structures, tmp_path / "out", "--labels", structures)
+    assert "pdbs: is not a file" in complaint(structures, tmp_path / "out", "--labels", structures)
+    assert "zero: is not a file" in complaint(structures, tmp_path / "out", "--labels", "/dev/zero")
 
 
 @pytest.mark.parametrize(
