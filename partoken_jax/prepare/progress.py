@@ -29,8 +29,8 @@ class Progress:
         elif time.monotonic() - self.last >= SECONDS:
             self.last = time.monotonic()
             print(
-                f"read {self.done:,} of {self.total:,} {self.unit}: "
-                f"{self.proteins:,} proteins, {self.skipped:,} skipped",
+                f"read {self.done:,} of {self.total:,} {self.unit}; "
+                f"in this run {self.proteins:,} proteins, {self.skipped:,} skipped",
                 flush=True,
             )
 

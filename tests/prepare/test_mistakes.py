@@ -1,8 +1,6 @@
 """A mistake is answered in a sentence that names the file, and leaves nothing behind."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -118,14 +116,3 @@ def test_nothing_but_what_cannot_be_used(tmp_path, complaint):
     os.mkfifo(tmp_path / "pdbs" / "b.pdb")
     said = complaint(tmp_path / "pdbs", tmp_path / "out", "--workers", "1")
     assert "there is no protein that can be used; a: it holds no atoms" in said
-
-
-def test_help_needs_neither_gemmi_nor_jax():
-    code = (
-        "import sys\nfrom partoken_jax.cli import main\n"
-        "try:\n    main(['prepare', '--help'])\nexcept SystemExit as error:\n    assert error.code == 0\n"
-        "sys.exit(', '.join({'gemmi', 'jax'} & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "SOURCE... OUT" in done.stdout

@@ -12,7 +12,7 @@ import pytest
 
 from partoken_jax.config import ConfigError
 from partoken_jax.graphs import neighbour_tables
-from partoken_jax.prepare import chunks, npz_files, prepare
+from partoken_jax.prepare import chunks, npz_files, prepare, progress, sources
 from partoken_jax.prepare.sources import READERS
 from partoken_jax.proteins import DataError, load_splits, open_prepared, verify_prepared
 from partoken_jax.proteins.dataset import EMBEDDED
@@ -167,6 +167,33 @@ def test_structures_with_labels_of_their_own(structures, table, chains, tmp_path
     assert "broken,file,it holds no atoms" in listed and "none,label,no protein has this id" in listed
     assert {entry["name"] for entry in found["json"]["skipped"]} == {"broken", "none"}
     assert "left out: files 1, chains 0, proteins 0, labels 1" in said
+
+
+def test_a_line_now_and_then_where_there_is_no_terminal(structures, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(sources, "FILES", 4)
+    prepare([str(structures)], tmp_path / "out", workers=1, neighbours=4)
+    said = capsys.readouterr()
+    assert "read 4 of 6 files; in this run 4 proteins, 0 skipped\nread 6 of 6 files" in said.out
+    assert said.err == ""
+
+
+def test_names_that_stand_twice_or_not_at_all(some_npz, tmp_path, load):
+    with np.load(some_npz) as file:
+        arrays = dict(file)
+    ids = arrays["id"].copy()
+    arrays["id"][3] = b"  "
+    np.savez(tmp_path / "empty.npz", **arrays)
+    prepare([str(tmp_path / "empty.npz")], tmp_path / "out", workers=1, neighbours=4)
+    found = load(tmp_path / "out")
+    assert found["id"].tolist() == np.delete(ids, 3).tolist()
+    assert found["json"]["skipped"] == [{"name": "  ", "what": "protein", "reason": "its id is empty"}]
+    arrays["id"] = ids
+    arrays["id"][4] = ids[2]
+    np.savez(tmp_path / "twice.npz", **arrays)
+    with pytest.raises(DataError, match=f"twice.npz: two proteins have the id '{ids[2].decode()}'"):
+        prepare([str(tmp_path / "twice.npz")], tmp_path / "other", workers=1, neighbours=4)
+    assert not list(tmp_path.glob("other*"))
 
 
 def test_without_splits_they_are_random_and_said_to_leak(structures, tmp_path, load, capsys):
