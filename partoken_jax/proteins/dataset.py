@@ -46,9 +46,10 @@ class ProteinDataset:
         labels = self.labels
         wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
         if wrong.size:
+            i = wrong[0]
             raise DataError(
-                f"{self.source}: {self.names[wrong[0]]} has label {labels[wrong[0]]}, but task "
-                f"{self.task!r} has {num_classes} classes; give a label of 0 to {num_classes - 1}, or -1 for none"
+                f"{self.source}: {self.names[i]} has label {labels[i]}, but task {self.task!r} has "
+                f"{num_classes} classes; give a label of 0 to {num_classes - 1}, or -1 for none"
             )
 
     def __len__(self) -> int:
