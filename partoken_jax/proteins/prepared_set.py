@@ -68,6 +68,8 @@ class _Rows:
     def read(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """`counts[i]` rows from `starts[i]` on, for every i, one after another."""
         out = np.empty((int(counts.sum()), *self.shape[1:]), self.dtype)
+        if not out.size:
+            return out
         view = memoryview(out.data).cast("B")
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
             self._fill(view[: count * self.stride], self.offset + start * self.stride)
