@@ -183,7 +183,7 @@ def test_a_batch_keeps_to_its_budget_and_uses_it(budget, num_shards):
 
 def test_a_protein_longer_than_the_budget_is_refused():
     for split in ("train", "test"):
-        with pytest.raises(DataError, match="a protein of 600 residues does not fit .* = 599"):
+        with pytest.raises(DataError, match=r"a protein of 600 residues does not fit .* = 599"):
             plan_batches(
                 **{split: [50, 600]}, epochs=1, batch_size=2, max_shapes=1, seed=0, residues_per_batch=599
             )
