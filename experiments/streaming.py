@@ -220,9 +220,10 @@ def table(result: dict[str, Any]) -> str:
     environment = result["environment"]
     where = f"`{result['command']}` on {environment['device']}"
     return (
-        f"{markdown_table(header, rows)}\n\n{where}: medians of {result['repeats']} starts of a small ParToken "
-        f"at batch {result['batch_size']}, with chains of 60 residues on average and {result['epochs_planned']} "
-        f"epochs planned. {result['note']}\n\n![memory, start-up and waiting](../figures/streaming.png)"
+        f"{markdown_table(header, rows)}\n\n{where}: medians of {result['repeats']} starts of a small "
+        f"ParToken at batch {result['batch_size']}, with chains of 60 residues on average and "
+        f"{result['epochs_planned']} epochs planned. {result['note']}\n\n"
+        "![memory, start-up and waiting](../figures/streaming.png)"
     )
 
 

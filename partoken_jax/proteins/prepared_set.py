@@ -183,7 +183,8 @@ class PreparedProteins(Sequence[Protein]):
 
     def cropped(self, max_length: int) -> "PreparedProteins":
         """The first `max_length` residues of every protein."""
-        return PreparedProteins(self.prepared, self.number, self.labels, max_length)
+        length = max_length if self.max_length is None else min(max_length, self.max_length)
+        return PreparedProteins(self.prepared, self.number, self.labels, length)
 
 
 def _text(code: Any) -> str:

@@ -295,7 +295,7 @@ def test_subsets_and_limits_of_a_prepared_set_are_those_in_memory(prepared):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"task": "ec-class"}, "set: unknown task 'ec-class'; choose one of kind, roles"),
+        ({"task": "ec-class"}, "set: unknown task 'ec-class'; choose one of kind$"),
         ({"split_scheme": "identity"}, "set: unknown split_scheme 'identity'; choose one of random"),
         ({"task": "roles"}, "several labels of task 'roles', and neither training, .*; choose one of kind"),
         ({"split": "valid"}, "unknown split 'valid'; choose one of train, val, test"),

@@ -56,6 +56,8 @@ def test_cropped_proteins_are_the_beginnings(original):
     for one, i in zip(read, (7, 2, 11), strict=True):
         same(one, proteins[i].cropped(12))
     assert read.num_incomplete == sum(int((~protein.complete).sum()) for protein in read)
+    assert read.cropped(20).lengths.tolist() == read.lengths.tolist()
+    assert max(read.cropped(8).lengths) == 8
 
 
 def test_several_labels_per_protein_are_kept(original):
