@@ -68,6 +68,8 @@ class _Rows:
     def read(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
         """`counts[i]` rows from `starts[i]` on, for every i, one after another."""
         out = np.empty((int(counts.sum()), *self.shape[1:]), self.dtype)
+        if not out.size:
+            return out
         view = memoryview(out.data).cast("B")
         for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
             self._fill(view[: count * self.stride], self.offset + start * self.stride)
@@ -181,7 +183,8 @@ class PreparedProteins(Sequence[Protein]):
 
     def cropped(self, max_length: int) -> "PreparedProteins":
         """The first `max_length` residues of every protein."""
-        return PreparedProteins(self.prepared, self.number, self.labels, max_length)
+        length = max_length if self.max_length is None else min(max_length, self.max_length)
+        return PreparedProteins(self.prepared, self.number, self.labels, length)
 
 
 def _text(code: Any) -> str:
