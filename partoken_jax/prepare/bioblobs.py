@@ -46,7 +46,7 @@ def plan_json(folder: Path) -> Plan:
             part = spans[first : first + CHUNK]
             chunks.append(
                 {"reader": "bioblobs", "size": len(part), "path": str(path), "spans": part}
-                | {"name": name, "split": split}
+                | {"name": name, "split": split, "beside": [str(folder / f"{name}_token_map.json")]}
             )
     return Plan(
         "BioBlobs", "proteins", chunks, {column: Column(several, tuple(classes))}, True, [str(folder)]

@@ -10,8 +10,10 @@ import os
 import shutil
 import signal
 import threading
+import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -78,6 +80,9 @@ def chunk_folder(folder: Path, plan: Plan, neighbours: int) -> Iterator[int]:
             file.truncate(0)
             file.write(json.dumps({"format": FORMAT, "key": key}) + "\n")
             file.flush()
+        for path in folder.glob("*.npz"):
+            if not zipfile.is_zipfile(path):  # cut short when the machine went down
+                path.unlink()
         yield sum(chunk["size"] for i, chunk in enumerate(plan.chunks) if _file(folder, i).exists())
 
 
@@ -128,26 +133,23 @@ def read_chunks(
 def read_meta(folder: Path, plan: Plan) -> Iterator[Meta]:
     """What the chunks hold, in order."""
     for i in range(len(plan.chunks)):
-        with _open(_file(folder, i)) as arrays:
-            said = json.loads(arrays["meta"].tobytes())
-            yield Meta(
-                ids=said["ids"],
-                chains=said["chains"],
-                lengths=np.diff(arrays["start"]).tolist(),
-                labels=[
-                    {column: tuple(names) for column, names in labels.items()} for labels in said["labels"]
-                ],
-                splits=said["splits"],
-                skipped=[Skipped(**skipped) for skipped in said["skipped"]],
-                counts=Counter(said["counts"]),
-            )
+        arrays = _load(_file(folder, i), ("meta", "start"))
+        said = json.loads(arrays["meta"].tobytes())
+        yield Meta(
+            ids=said["ids"],
+            chains=said["chains"],
+            lengths=np.diff(arrays["start"]).tolist(),
+            labels=[{column: tuple(names) for column, names in labels.items()} for labels in said["labels"]],
+            splits=said["splits"],
+            skipped=[Skipped(**skipped) for skipped in said["skipped"]],
+            counts=Counter(said["counts"]),
+        )
 
 
 def read_proteins(folder: Path, plan: Plan) -> Iterator[tuple[Protein, np.ndarray]]:
     """The proteins of all chunks in order, each with its table of neighbours, int32 [L, K]."""
     for i in range(len(plan.chunks)):
-        with _open(_file(folder, i)) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = _load(_file(folder, i))
         said = json.loads(arrays["meta"].tobytes())
         for j, (name, chain) in enumerate(zip(said["ids"], said["chains"], strict=True)):
             part = slice(*arrays["start"][j : j + 2].tolist())
@@ -197,12 +199,14 @@ def _meta(contents: Contents) -> dict[str, Any]:
     }
 
 
-def _open(path: Path) -> Any:
+def _load(path: Path, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Arrays of a chunk by name; None for all."""
     try:
-        return np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: file[name] for name in names or file.files}
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
-            f"{path}: is damaged ({error}); delete {path.parent} and run the command again"
+            f"{path}: was damaged after it was written ({error}); run the command again"
         ) from None
 
 
@@ -215,7 +219,7 @@ def _fingerprint(plan: Plan, neighbours: int) -> str:
     digest = hashlib.sha256(f"{VERSION} {neighbours}".encode())
     for chunk in plan.chunks:
         digest.update(json.dumps(chunk, sort_keys=True).encode())
-        for path in chunk.get("paths") or [chunk["path"]]:
+        for path in (*(chunk.get("paths") or [chunk["path"]]), *chunk.get("beside", ())):
             try:
                 status = os.stat(path)
             except OSError:

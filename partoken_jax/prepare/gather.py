@@ -121,7 +121,8 @@ def split_schemes(found: Gathered, shares: Sequence[float] | None, seed: int) ->
     schemes = {}
     for scheme in names:
         said = [splits.get(scheme, "none") for splits in found.splits]
-        if wrong := next((i for i, split in enumerate(said) if split not in code), None):
+        wrong = next((i for i, split in enumerate(said) if split not in code), None)
+        if wrong is not None:
             raise DataError(
                 f"{found.ids[wrong]}: its split of scheme {scheme!r} is {said[wrong]!r}, but must be train, "
                 "val, test or none"

@@ -51,9 +51,10 @@ def plan(path: Path) -> Plan:
     """How a file of atoms is read. Raises DataError for one that cannot be."""
     chunks: list[Chunk] = []
     said: dict[str, Any] = {}
+    fastavro = _fastavro()
     try:
         with path.open("rb") as file:
-            for block in _fastavro().block_reader(file):
+            for block in fastavro.block_reader(file):
                 if not chunks:
                     said = next(iter(block))["protein"]
                 if not chunks or chunks[-1]["size"] >= CHUNK:
@@ -71,9 +72,10 @@ def read(chunk: Chunk) -> Contents:
     """The proteins of a chunk. Raises DataError for a file that is damaged."""
     contents = Contents()
     path = chunk["path"]
+    fastavro = _fastavro()
     try:
         with open(path, "rb") as file:
-            blocks = _fastavro().block_reader(file)
+            blocks = fastavro.block_reader(file)
             for offset in chunk["blocks"]:
                 file.seek(offset)
                 for record in next(blocks):
@@ -109,13 +111,17 @@ def _add(contents: Contents, record: dict[str, Any]) -> None:
     backbone[residue, kind] = np.array([atoms["x"], atoms["y"], atoms["z"]], np.float32).T[wanted][::-1]
     letters[residue] = np.array(atoms["residue_type"], "U1")[wanted][::-1]
     letters[~np.isin(letters, list(RESIDUE_TYPES))] = "X"
-    protein = Protein(
-        name=name,
-        sequence="".join(letters),
-        backbone=backbone,
-        residue_numbers=numbers.astype(np.int32),
-        chain=chains[0],
-    )
+    try:
+        protein = Protein(
+            name=name,
+            sequence="".join(letters),
+            backbone=backbone,
+            residue_numbers=numbers.astype(np.int32),
+            chain=chains[0],
+        )
+    except DataError as error:
+        contents.skip(name, str(error).removeprefix(f"{name}: "))
+        return
     contents.add(Record(protein, _labels(said), _splits(said)))
 
 
@@ -161,6 +167,6 @@ def _damages() -> tuple[type[Exception], ...]:
 
 def _damaged(path: Any, error: Exception) -> DataError:
     if isinstance(error, DataError):
-        return error
+        return DataError(f"{path}: {error}")
     words = " ".join(str(error).split()) or type(error).__name__
     return DataError(f"{path}: is not a whole file of ProteinShake's proteins ({words}); fetch it again")

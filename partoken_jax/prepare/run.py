@@ -81,7 +81,7 @@ def prepare(
         except DataError:
             shutil.rmtree(folder)
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, OSError):  # a full disk, for instance
             print(f"{folder}: unfinished; the same command goes on from there", flush=True)
             raise
         shutil.rmtree(folder)

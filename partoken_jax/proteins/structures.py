@@ -114,8 +114,9 @@ def _no_structure(path: Path) -> str | None:
     size = path.stat().st_size
     if path.name.lower().endswith(".gz") and size >= 4:
         with path.open("rb") as file:
-            file.seek(-4, os.SEEK_END)
-            size = int.from_bytes(file.read(), "little")  # gzip ends with the length of what it holds
+            if file.read(2) == b"\x1f\x8b":  # gzip, which ends with the length of what it holds
+                file.seek(-4, os.SEEK_END)
+                size = int.from_bytes(file.read(), "little")
     return f"it is larger than {MAX_BYTES >> 20} MiB" if size > MAX_BYTES else None
 
 

@@ -1,10 +1,13 @@
 """ProteinShake's releases, from small files of their layout: an Avro record per protein, atoms as lists."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from partoken_jax.cli import main
 from partoken_jax.prepare import prepare, proteinshake
+from partoken_jax.proteins import DataError
 from partoken_jax.proteins.structures import BACKBONE
 
 fastavro = pytest.importorskip("fastavro")
@@ -123,6 +126,19 @@ def test_levels_of_scop_by_path(chains, tmp_path, load):
     assert found["json"]["labels"]["SCOP-FA"]["classes"] == ["4000002", "4000003", "4000010"]
     assert found["labels/SCOP-FA"].tolist() == [2, 0, 2, 1]
     assert found["labels/SCOP-CL"].tolist() == [0, 1, 0, 0]
+
+
+def test_a_split_that_there_is_not_and_coordinates_without_end(chains, tmp_path, load, monkeypatch):
+    broken = dataclasses.replace(chains[1], backbone=chains[1].backbone.copy())
+    broken.backbone[2, 1, 0] = np.inf
+    path = write_release(tmp_path, "SCOPDataset", [chains[0], broken, *chains[2:]])
+    prepare([str(path)], tmp_path / "out", workers=1, neighbours=4)
+    (skipped,) = load(tmp_path / "out")["json"]["skipped"]
+    assert skipped["name"] == "1ABC" and "infinite" in skipped["reason"]
+    monkeypatch.setitem(SPLITS, "random_split", ("training", "val", "test", "train"))
+    path = write_release(tmp_path, "SCOPDataset", chains)
+    with pytest.raises(DataError, match="0ABC: its split of scheme 'random' is 'training'"):
+        prepare([str(path)], tmp_path / "other", workers=1, neighbours=4)
 
 
 def test_files_that_cannot_be_used(chains, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """What is read of a structure file, and what is left out."""
 
+import gzip
+
 import gemmi
 import numpy as np
 import pytest
@@ -122,6 +124,20 @@ def test_a_file_that_cannot_be_read_is_listed(name, text, tmp_path):
     assert found.proteins == []
     (skipped,) = found.skipped
     assert skipped.what == "file" and skipped.name == "a" and "\n" not in skipped.reason
+
+
+def test_a_file_that_would_unpack_to_too_much_is_listed(tmp_path):
+    path = tmp_path / "a.cif.gz"
+    path.write_bytes(gzip.compress(b"data_x\n")[:-4] + (2**30).to_bytes(4, "little"))
+    (skipped,) = read_structure(path).skipped
+    assert skipped.reason == "it is larger than 512 MiB"
+
+
+def test_a_name_that_is_no_text_is_listed(tmp_path, chains):
+    path = write_structure(tmp_path / "a.pdb", structure_of([chain_of(chains[0], "A")]))
+    path.write_bytes(path.read_bytes().replace(b" A ", b" \xff "))
+    (skipped,) = read_structure(path).skipped
+    assert skipped.what == "file" and "cannot be read" in skipped.reason
 
 
 def test_names_of_files_and_chains(tmp_path, chains):
