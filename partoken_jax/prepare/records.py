@@ -56,7 +56,8 @@ class Column(NamedTuple):
 
 Chunk = dict[str, Any]
 """What one worker reads at a time, as JSON: "reader" (a key of `sources.READERS`), "size" (in files or
-proteins), "path" or "paths", perhaps "beside" (files that it needs as well), and what else that reader needs."""
+proteins), "path" or "paths", perhaps "beside" (files that it needs as well), and what else the reader
+needs."""
 
 
 @dataclass(frozen=True)
