@@ -167,7 +167,9 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     if epoch_of_stage == 0 and not run.so_far["steps"]:
         _begin_stage(run, stage)
     loader = data.loaders["train"]
-    settings = epoch_settings(config, stage, epoch_of_stage, len(loader), has_codebook=has_codebook(config))
+    settings = epoch_settings(
+        config, stage, epoch_of_stage, loader.num_batches(epoch), has_codebook=has_codebook(config)
+    )
     trained = train_epoch(
         run.program.train[bypass],
         run.state,
