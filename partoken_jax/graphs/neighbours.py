@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from partoken_jax.proteins import DataError, PreparedProteins, Protein, ProteinDataset
 from partoken_jax.proteins.neighbours import neighbour_table
+from partoken_jax.proteins.prepared import neighbour_offsets
 
 _MANY_PROTEINS = 1000
 
@@ -21,18 +22,21 @@ class PreparedTables(Sequence[np.ndarray]):
         return len(self.proteins)
 
     def __getitem__(self, i):
-        offset = self.offsets(i)
+        offset = self.offsets(np.array([i]))
         table = np.arange(len(offset), dtype=np.int32)[:, None] + offset
         table[offset == 0] = -1
         return table
 
-    def offsets(self, i: int) -> np.ndarray:
-        """int32 [L, k]: neighbour minus residue, 0 where there is none."""
-        if self.proteins.is_cropped(i):
-            protein = self.proteins[i]
+    def offsets(self, places: np.ndarray) -> np.ndarray:
+        """int32 [sum of L, k]: neighbour minus residue, 0 where there is none, of the proteins at these
+        places, one after another."""
+        offset = self.proteins.read("neighbours", places)[:, : self.k].astype(np.int32)
+        ends = np.cumsum(self.proteins.lengths[places])
+        for place in np.flatnonzero(self.proteins.is_cropped[places]):
+            protein = self.proteins[places[place]]
             table = neighbour_table(protein.backbone[:, 1], protein.complete, self.k)
-            return np.where(table < 0, 0, table - np.arange(len(table), dtype=np.int32)[:, None])
-        return self.proteins.read("neighbours", i)[:, : self.k].astype(np.int32)
+            offset[ends[place] - len(protein) : ends[place]] = neighbour_offsets(protein, table, self.k)
+        return offset
 
 
 def neighbour_tables(

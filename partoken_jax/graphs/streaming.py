@@ -25,14 +25,9 @@ class StreamedProteins:
         """
         lengths = self.length[places]
         first = np.cumsum(lengths) - lengths
-        backbone = np.empty((int(lengths.sum()), 4, 3), np.float32)
-        letter = np.empty(len(backbone), np.uint8)
-        offset = np.empty((len(backbone), self.tables.k), np.int32)
-        for place, start, stop in zip(places, first, first + lengths, strict=True):
-            self.proteins.read_into("backbone", place, backbone[start:stop])
-            self.proteins.read_into("sequence", place, letter[start:stop])
-            offset[start:stop] = self.tables.offsets(place)
-        residue_type = TYPE_OF_LETTER[letter]
+        backbone = self.proteins.read("backbone", places)
+        residue_type = TYPE_OF_LETTER[self.proteins.read("sequence", places)]
+        offset = self.tables.offsets(places)
         local = (np.arange(len(offset)) - np.repeat(first, lengths)).astype(np.int32)
         neighbour = local[:, None] + offset
         outside = (neighbour < 0) | (neighbour >= np.repeat(lengths, lengths)[:, None])

@@ -151,15 +151,15 @@ def _prepared_splits(
     path: Path, task: str, split_scheme: str, splits: Sequence[str]
 ) -> dict[str, ProteinDataset]:
     prepared = open_prepared(path)
-    _check_choice(path, "task", task, prepared.labels)
-    _check_choice(path, "split_scheme", split_scheme, prepared.splits)
-    column, place = prepared.labels[task], prepared.splits[split_scheme]
-    if column.several:
-        single = [name for name, other in prepared.labels.items() if not other.several]
+    single = {name: column for name, column in prepared.labels.items() if not column.several}
+    if task in prepared.labels and task not in single:
         raise DataError(
             f"{path}: a protein may have several labels of task {task!r}, and neither training, evaluation "
-            f"nor timing can use such a column yet; choose one of {', '.join(single) or 'another set'}"
+            f"nor timing can use such a column yet; choose {_one_of(single)}"
         )
+    _check_choice(path, "task", task, single)
+    _check_choice(path, "split_scheme", split_scheme, prepared.splits)
+    column, place = single[task], prepared.splits[split_scheme]
     labelled = PreparedProteins(prepared, np.arange(len(prepared)), column.values)
     left_out = tuple(labelled.take(np.flatnonzero((column.values >= 0) & (place == -1))).names)
     found = {}
@@ -219,8 +219,11 @@ def _npz_splits(path: Path, task: str, split_scheme: str, splits: Sequence[str])
 
 def _check_choice(path: Path, what: str, value: str, known: Mapping[str, Any]) -> None:
     if value not in known:
-        remedy = f"choose one of {', '.join(known)}" if known else "it has none; prepare the set with one"
-        raise DataError(f"{path}: unknown {what} {value!r}; {remedy}")
+        raise DataError(f"{path}: unknown {what} {value!r}; choose {_one_of(known)}")
+
+
+def _one_of(known: Mapping[str, Any]) -> str:
+    return f"one of {', '.join(known)}" if known else "another set, for this one has none"
 
 
 def _empty(path: Path, what: str, split: str, split_scheme: str) -> DataError:

@@ -121,7 +121,10 @@ def write_prepared(
                 for path in sorted(partial.rglob("*.npy"))
             },
         }
-        meta["fingerprint"] = fingerprint(meta)
+        meta["fingerprint"] = fingerprint(
+            {name: file["sha256"] for name, file in meta["files"].items()},
+            {name: column["classes"] for name, column in meta["labels"].items()},
+        )
         (partial / "dataset.json").write_text(json.dumps(meta, indent=1) + "\n")
         os.rename(partial, out)
     except BaseException:
@@ -129,13 +132,9 @@ def write_prepared(
         raise
 
 
-def fingerprint(meta: Mapping[str, Any]) -> str:
-    """Checksum (SHA-256) of what a set holds: all its files, and the names of its classes."""
-    held = {
-        "files": {name: file["sha256"] for name, file in meta["files"].items()},
-        "classes": {name: column["classes"] for name, column in meta["labels"].items()},
-    }
-    return hashlib.sha256(json.dumps(held, sort_keys=True).encode()).hexdigest()
+def fingerprint(checksums: Mapping[str, str], classes: Mapping[str, Sequence[str]]) -> str:
+    """SHA-256 of what a set holds: the checksums of its files, and the class names of its label columns."""
+    return hashlib.sha256(json.dumps([checksums, classes], sort_keys=True).encode()).hexdigest()
 
 
 def checksum(path: Path) -> str:
@@ -196,7 +195,7 @@ def _write_residues(
                 "sequence": np.frombuffer(protein.sequence.encode(), np.uint8),
                 "residue_number": protein.residue_numbers,
                 "insertion_code": np.frombuffer(protein.insertion_codes.encode(), np.uint8),
-                "neighbours": offsets(protein, table, k),
+                "neighbours": neighbour_offsets(protein, table, k),
             }
             for key, array in rows.items():
                 files[key].append(array)
@@ -231,7 +230,7 @@ def _with_tables(
         yield protein, table
 
 
-def offsets(protein: Protein, table: np.ndarray, k: int) -> np.ndarray:
+def neighbour_offsets(protein: Protein, table: np.ndarray, k: int) -> np.ndarray:
     """int16 [L, K]: neighbour minus residue, 0 where there is none, for nobody is their own neighbour.
 
     Raises DataError for a table of another protein, or a protein of more than `MAX_LENGTH` residues.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypedDict, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
@@ -26,17 +26,20 @@ from partoken_jax.proteins.prepared import (
 from partoken_jax.proteins.protein import DataError, Protein
 
 
-class _Column(TypedDict):
+@dataclass(frozen=True)
+class _Column:
     classes: list[str]
     several: bool
 
 
-class _File(TypedDict):
+@dataclass(frozen=True)
+class _File:
     bytes: NonNegativeInt
     sha256: str
 
 
-class _Meta(TypedDict):
+@dataclass(frozen=True)
+class _Meta:
     """What the reader needs of dataset.json."""
 
     format: Literal["partoken-prepared"]
@@ -62,9 +65,18 @@ class _Rows:
         self.descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
 
-    def read(self, start: int, out: np.ndarray) -> None:
-        """Fills `out` with the rows from `start` on."""
-        view, place = out.reshape(-1).view(np.uint8).data, self.offset + start * self.stride
+    def read(self, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+        """`counts[i]` rows from `starts[i]` on, for every i, one after another."""
+        out = np.empty((int(counts.sum()), *self.shape[1:]), self.dtype)
+        if not out.size:
+            return out
+        view = memoryview(out.data).cast("B")
+        for start, count in zip(starts.tolist(), counts.tolist(), strict=True):
+            self._fill(view[: count * self.stride], self.offset + start * self.stride)
+            view = view[count * self.stride :]
+        return out
+
+    def _fill(self, view: memoryview, place: int) -> None:
         while len(view):
             try:
                 count = os.preadv(self.descriptor, [view], place)
@@ -113,7 +125,8 @@ class PreparedProteins(Sequence[Protein]):
         self.start = prepared.start[number]
         whole = prepared.start[number + 1] - self.start
         self.lengths = whole if max_length is None else np.minimum(whole, max_length)
-        self._cropped = self.lengths < whole
+        self.is_cropped = self.lengths < whole
+        """bool [P]: longer in the set, so that the neighbours there are not those within what is left."""
 
     def __len__(self) -> int:
         return len(self.number)
@@ -129,16 +142,17 @@ class PreparedProteins(Sequence[Protein]):
             return self.take(np.arange(len(self))[i])
         if not -len(self) <= i < len(self):
             raise IndexError(f"protein {i} of {len(self)}")
-        i = int(i) % len(self)
+        place = np.array([i % len(self)])
+        letters, codes = (self.read(name, place).tobytes() for name in ("sequence", "insertion_code"))
         try:
             return Protein(
                 name=self.name(i),
-                sequence=self.read("sequence", i).tobytes().decode("latin-1"),
-                backbone=self.read("backbone", i),
+                sequence=letters.decode("latin-1"),
+                backbone=self.read("backbone", place),
                 label=int(self.labels[i]),
-                residue_numbers=self.read("residue_number", i),
+                residue_numbers=self.read("residue_number", place),
                 chain=_text(self.prepared.chains[self.number[i]]),
-                insertion_codes=self.read("insertion_code", i).tobytes().decode("latin-1"),
+                insertion_codes=codes.decode("latin-1"),
             )
         except DataError as error:
             raise DataError(f"{self.prepared.path}: {error}") from None
@@ -151,26 +165,16 @@ class PreparedProteins(Sequence[Protein]):
         """Name of each protein."""
         return [self.name(i) for i in range(len(self))]
 
-    def read(self, name: str, i: int) -> np.ndarray:
-        """The rows of protein i in a file of residues, as `RESIDUE_FILES` describes them."""
-        rows = self.prepared.rows[name]
-        out = np.empty((int(self.lengths[i]), *rows.shape[1:]), rows.dtype)
-        self.read_into(name, i, out)
-        return out
-
-    def read_into(self, name: str, i: int, out: np.ndarray) -> None:
-        """The same into an array that is there, contiguous and of the right type."""
-        self.prepared.rows[name].read(int(self.start[i]), out)
-
-    def is_cropped(self, i: int) -> bool:
-        """Whether protein i is longer in the set, so that its neighbours there are not those it has here."""
-        return bool(self._cropped[i])
+    def read(self, name: str, places: np.ndarray) -> np.ndarray:
+        """The rows of the proteins at these places, one after another, in a file of residues
+        (`RESIDUE_FILES`)."""
+        return self.prepared.rows[name].read(self.start[places], self.lengths[places])
 
     @cached_property
     def num_incomplete(self) -> int:
         """Residues that lack an atom."""
-        whole = self.prepared.incomplete[self.number[~self._cropped]].sum()
-        cropped = sum(int((~self[i].complete).sum()) for i in np.flatnonzero(self._cropped).tolist())
+        whole = self.prepared.incomplete[self.number[~self.is_cropped]].sum()
+        cropped = sum(int((~self[i].complete).sum()) for i in np.flatnonzero(self.is_cropped).tolist())
         return int(whole) + cropped
 
     def take(self, places: np.ndarray) -> "PreparedProteins":
@@ -179,7 +183,8 @@ class PreparedProteins(Sequence[Protein]):
 
     def cropped(self, max_length: int) -> "PreparedProteins":
         """The first `max_length` residues of every protein."""
-        return PreparedProteins(self.prepared, self.number, self.labels, max_length)
+        length = max_length if self.max_length is None else min(max_length, self.max_length)
+        return PreparedProteins(self.prepared, self.number, self.labels, length)
 
 
 def _text(code: Any) -> str:
@@ -193,40 +198,40 @@ def open_prepared(path: str | Path) -> PreparedSet:
     """
     path = Path(path)
     meta = _read_meta(path)
-    for name, file in meta["files"].items():
+    for name, file in meta.files.items():
         size = (path / name).stat().st_size if (path / name).is_file() else None
-        if size != file["bytes"]:
-            found = "is missing" if size is None else f"has {size} bytes in place of {file['bytes']}"
+        if size != file.bytes:
+            found = "is missing" if size is None else f"has {size} bytes in place of {file.bytes}"
             raise DataError(f"{path / name}: {found}; copy or prepare the set again")
     large = {f"{name}.npy" for name in RESIDUE_FILES}
-    _check_sums(path, {name: file for name, file in meta["files"].items() if name not in large})
-    num, residues = meta["proteins"], meta["residues"]
+    _check_sums(path, {name: file for name, file in meta.files.items() if name not in large})
+    num, residues = meta.proteins, meta.residues
     rows = {}
     for name, (dtype, shape) in RESIDUE_FILES.items():
         rows[name] = _Rows(_listed(path, meta, name))
-        want = (residues, *(meta["neighbours"] if n == "K" else n for n in shape))
+        want = (residues, *(meta.neighbours if n == "K" else n for n in shape))
         _check_shape(rows[name].path, rows[name].dtype, rows[name].shape, np.dtype(dtype), want)
     start = _small(path, meta, "start", np.int64, (num + 1,))
     if start[0] != 0 or start[-1] != residues or (np.diff(start) < 1).any():
         raise DataError(f"{path / 'start.npy'}: must rise from 0 to {residues}; prepare the set again")
     labels = {}
-    for name, column in meta["labels"].items():
+    for name, column in meta.labels.items():
         starts = None
-        if column["several"]:
+        if column.several:
             starts = _small(path, meta, f"labels/{name}.start", np.int64, (num + 1,))
         count = num if starts is None else int(starts[-1])
         values = _small(path, meta, f"labels/{name}", np.int32, (count,))
-        labels[name] = LabelColumn(tuple(column["classes"]), values, starts)
+        labels[name] = LabelColumn(tuple(column.classes), values, starts)
     return PreparedSet(
         path=path,
-        fingerprint=meta["fingerprint"],
-        neighbours=meta["neighbours"],
+        fingerprint=meta.fingerprint,
+        neighbours=meta.neighbours,
         start=start,
         names=_small(path, meta, "id", np.bytes_, (num,)),
         chains=_small(path, meta, "chain", np.bytes_, (num,)),
         incomplete=_small(path, meta, "incomplete", np.int32, (num,)),
         labels=labels,
-        splits={name: _small(path, meta, f"splits/{name}", np.int8, (num,)) for name in meta["splits"]},
+        splits={name: _small(path, meta, f"splits/{name}", np.int8, (num,)) for name in meta.splits},
         rows=rows,
     )
 
@@ -236,7 +241,7 @@ def verify_prepared(path: str | Path) -> None:
     differ."""
     path = Path(path)
     open_prepared(path)
-    _check_sums(path, dict(_read_meta(path)["files"]))
+    _check_sums(path, dict(_read_meta(path).files))
 
 
 def _read_meta(path: Path) -> _Meta:
@@ -255,19 +260,21 @@ def _read_meta(path: Path) -> _Meta:
             fault = error.errors(include_url=False)[0]
             why = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".lstrip(": ")
         raise DataError(f"{file}: does not describe a prepared set ({why}); prepare the set again") from None
-    if meta["version"] != VERSION:
+    if meta.version != VERSION:
         raise DataError(
-            f"{file}: has version {meta['version']} of the format {FORMAT}, but this package reads version "
+            f"{file}: has version {meta.version} of the format {FORMAT}, but this package reads version "
             f"{VERSION}; prepare the set again, or install the package that made it"
         )
-    if meta["fingerprint"] != fingerprint(meta):
+    checksums = {name: held.sha256 for name, held in meta.files.items()}
+    classes = {name: column.classes for name, column in meta.labels.items()}
+    if meta.fingerprint != fingerprint(checksums, classes):
         raise DataError(f"{file}: has been changed since the set was written; prepare the set again")
     return meta
 
 
 def _check_sums(path: Path, files: dict[str, _File]) -> None:
     for name, file in files.items():
-        if checksum(path / name) != file["sha256"]:
+        if checksum(path / name) != file.sha256:
             raise DataError(
                 f"{path / name}: its content does not have the checksum in dataset.json; copy or prepare the "
                 "set again"
@@ -276,7 +283,7 @@ def _check_sums(path: Path, files: dict[str, _File]) -> None:
 
 def _listed(path: Path, meta: _Meta, name: str) -> Path:
     """The file of an array that the set must have."""
-    if f"{name}.npy" not in meta["files"]:
+    if f"{name}.npy" not in meta.files:
         raise DataError(f"{path / 'dataset.json'}: does not list {name}.npy; prepare the set again")
     return path / f"{name}.npy"
 

@@ -112,8 +112,8 @@ def evaluate_on_mesh(step: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Ca
 
 
 def on_mesh_by_rows(function: Callable[[jax.Array], T], rows: np.ndarray, mesh: Mesh) -> T:
-    """What `function`, which sums over `AXIS`, makes of the rows [M, ...]: each device gets as many of them, in
-    their order, and zeros after the last."""
+    """What `function`, which sums over `AXIS`, makes of the rows [M, ...]: each device gets its part of
+    them, in their order, with zeros after the last."""
     each = -(-len(rows) // mesh.size)
     padded = np.zeros((mesh.size * each, *rows.shape[1:]), rows.dtype)
     padded[: len(rows)] = rows

@@ -1,30 +1,37 @@
-"""Batches moved to the device ahead of the step: transfers run while the device works."""
+"""Batches moved to the device ahead, in a thread, so that no step waits for a transfer."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 import jax
 
 T = TypeVar("T")
 
-DEPTH = 1
-"""Batches that wait on the device, ready or on their way."""
+DEPTH = 2
+"""Batches that wait, ready, on the device."""
 
 
 def prefetch(batches: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
-    """The same batches in the same order, on the device, `depth` of them ahead of the reader.
+    """The same batches in the same order, on the device, up to `depth` of them ahead of the reader.
 
-    `jax.device_put` starts a transfer and returns, and `BatchLoader` packs in threads, so this needs none.
-    What `batches` raises is raised in its place, after the batches before it.
+    One thread reads `batches`, so a generator needs no lock; what it raises is raised here, in its place. A
+    reader that stops early stops the thread after the batch it is at.
     """
-    waiting: deque[T] = deque()
+    source = iter(batches)
+
+    def fetch() -> tuple[T] | None:
+        try:
+            return (jax.device_put(next(source)),)
+        except StopIteration:
+            return None
+
+    pool = ThreadPoolExecutor(1, thread_name_prefix="partoken-batches")
     try:
-        for batch in batches:
-            waiting.append(jax.device_put(batch))
-            if len(waiting) > depth:
-                yield waiting.popleft()
-    except Exception:
-        yield from waiting
-        raise
-    yield from waiting
+        waiting: deque[Future] = deque(pool.submit(fetch) for _ in range(depth))
+        while (ready := waiting.popleft().result()) is not None:
+            waiting.append(pool.submit(fetch))
+            yield ready[0]
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

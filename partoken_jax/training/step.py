@@ -170,8 +170,8 @@ def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh
     """`(state, graph, settings) -> (state, metrics)`, compiled once per shape of `graph`.
 
     Arguments as for `make_gradient_step`. With a mesh, `graph` has an axis of shards, one for each device,
-    and state and metrics are the same on all. The old state is donated: its buffers are reused and must not be
-    read again.
+    and state and metrics are the same on all. The old state is donated: its buffers are reused and must not
+    be read again.
     """
     axis_name = None if mesh is None else AXIS
     gradient_step = make_gradient_step(graphdef, bypass_codebook=bypass_codebook, axis_name=axis_name)
