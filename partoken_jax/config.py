@@ -302,6 +302,9 @@ class TrainConfig:
     reseed_dead_codes: Flag = False
     """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1.
     Switch it on when few codes are in use."""
+    devices: AtLeast1 | None = None
+    """Number of devices that share every batch; without it, all there are. The result is the same for any
+    number. Lower it to leave devices to others."""
     init_from: FilePath | None = None
     """Start from the weights of this run (a directory) or file of weights of the PyTorch original instead of
     random ones. A classifier of another number of classes starts anew. Set it to fine-tune a model."""

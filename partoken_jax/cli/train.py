@@ -1,5 +1,7 @@
 """`partoken train`: a whole run."""
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +11,8 @@ from typing import Annotated
 from tyro.conf import arg
 
 from partoken_jax.cli.flags import checked, stored_settings
-from partoken_jax.config import TrainConfig
+from partoken_jax.cli.stopping import EXIT_CODE
+from partoken_jax.config import ConfigError, TrainConfig
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
@@ -26,15 +29,42 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
                 metavar="FILE",
             ),
         ] = None,
+        coordinator: Annotated[
+            str | None,
+            arg(
+                help="Address of the first of several processes that train together, on one machine or "
+                'many, or "auto" for what JAX finds by itself under SLURM, Open MPI and on TPU. Give it to '
+                "all of them (docs/guide/devices.md).",
+                metavar="HOST:PORT",
+            ),
+        ] = None,
+        num_processes: Annotated[
+            int | None, arg(help="How many processes train together; with --coordinator.", metavar="INT")
+        ] = None,
+        process_id: Annotated[
+            int | None, arg(help="Which of them this one is, from 0; with --coordinator.", metavar="INT")
+        ] = None,
     ) -> Callable[[threading.Event | None], None]:
         """Train a model, evaluate it on the test proteins and write a report. Without flags this is the
         published configuration on the proteins that come with the package."""
-        return partial(_train, checked(TrainConfig, run))
+        settings = checked(TrainConfig, run)
+        if coordinator is None and (num_processes, process_id) != (None, None):
+            raise ConfigError("--num-processes and --process-id need --coordinator; give the three together")
+        together = None if coordinator is None else (coordinator, num_processes, process_id)
+        return partial(_train, settings, together)
 
     return train
 
 
-def _train(config: TrainConfig, stop: threading.Event | None = None) -> None:
+def _train(
+    config: TrainConfig,
+    together: tuple[str, int | None, int | None] | None,
+    stop: threading.Event | None = None,
+) -> None:
+    if together is not None:
+        from partoken_jax.training.devices import start_processes
+
+        start_processes(*together)
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
 
@@ -44,4 +74,16 @@ def _train(config: TrainConfig, stop: threading.Event | None = None) -> None:
 
         weights = read_initial_weights(config.init_from)
     use_compilation_cache()
-    train(config, stop=stop, weights=weights)
+    if together is None:
+        train(config, stop=stop, weights=weights)
+        return
+    import jax
+
+    try:
+        train(config, stop=stop, weights=weights)
+    except jax.errors.JaxRuntimeError as error:
+        # Not by an exception: at its end jax would wait for the one that is lost.
+        reason = str(error).splitlines()[0]
+        line = f"another process of the run was lost ({reason[:200]}); the same command with --resume goes on"
+        print(line, file=sys.stderr, flush=True)
+        os._exit(EXIT_CODE)

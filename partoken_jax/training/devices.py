@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from partoken_jax.config import ConfigError
@@ -41,6 +42,48 @@ def data_mesh(num_devices: int | None) -> Mesh | None:
         return None
     auto = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((wanted,), (AXIS,), devices=there[:wanted], axis_types=auto)
+
+
+def start_processes(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+    """Makes this process one of several that train together (`jax.distributed`), before any other use of jax.
+
+    Args:
+      coordinator: HOST:PORT of the first process, or "auto" for what jax finds by itself under SLURM, Open
+        MPI and on TPU.
+      num_processes, process_id: how many there are, and which one this is, from 0; not with "auto".
+
+    Raises ConfigError where these do not fit, or the others cannot be reached.
+    """
+    auto = coordinator == "auto"
+    if auto != (num_processes is None) or auto != (process_id is None):
+        raise ConfigError(
+            "--coordinator HOST:PORT needs --num-processes and --process-id, and --coordinator auto needs "
+            "neither; give the three together"
+        )
+    if num_processes is not None and not 0 <= process_id < num_processes:  # type: ignore[operator]
+        raise ConfigError(
+            f"process-id is {process_id}, but must be a whole number from 0 to {num_processes - 1}"
+        )
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(None if auto else coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"coordinator is {coordinator}, but the processes of the run did not find each other ({reason}); "
+            "start all of them with the same address, within five minutes"
+        ) from None
+
+
+def is_first_process() -> bool:
+    """Whether this process writes and prints for all; true where it is the only one."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(where: str) -> None:
+    """Returns when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
 
 
 def num_shards(mesh: Mesh | None) -> int:

@@ -3,18 +3,22 @@
 import dataclasses
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from partoken_jax.config import TrainConfig, save_yaml, to_dict
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.training.checkpoints import CheckpointMeta, CheckpointWriter, Restored, Score, restore
-from partoken_jax.training.data import RunData
+from partoken_jax.training.data import RunData, Split
+from partoken_jax.training.devices import is_first_process, own_shards, put_batch
 from partoken_jax.training.epochs import SoFar, nothing_yet
-from partoken_jax.training.interruption import Interrupted
+from partoken_jax.training.interruption import Interrupted, until
+from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.records import read_records
 from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.stages import has_codebook, stage_of
@@ -40,6 +44,7 @@ class Run:
     parameters: dict[str, int]
     stop: threading.Event | None
     quiet: bool
+    mesh: Mesh | None
     state: TrainState
     """After the last step of `so_far`."""
     epoch: int = 0
@@ -67,8 +72,19 @@ class Run:
         steps = len(self.so_far["steps"])
         return f"after step {steps} of epoch {self.epoch + 1}" if steps else f"after epoch {self.epoch}"
 
+    def training_batches(self, first: int = 0) -> Iterator[PackedGraph]:
+        """The batches of the epoch that the run is at, from batch `first` on: this process's shards
+        of them, on its devices."""
+        batches = self.data.loaders["train"].epoch(self.epoch, first=first, shards=own_shards(self.mesh))
+        return prefetch(batches, put=put_batch(self.mesh))
+
+    def evaluation_batches(self, split: Split) -> Iterator[PackedGraph]:
+        """The proteins of a split, until somebody stops the run."""
+        batches = self.data.loaders[split].evaluation(shards=own_shards(self.mesh))
+        return until(self.stop, prefetch(batches, put=put_batch(self.mesh)))
+
     def say(self, line: str) -> None:
-        if not self.quiet:
+        if not self.quiet and is_first_process():
             print(line, flush=True)
 
 

@@ -17,7 +17,7 @@ RUN_FILES = (
 )
 GLOBS = ("evaluation_*.json", "non_finite_step_*.npz")
 LOCK = "lock"
-FREE_TO_CHANGE = ("run_dir", "overwrite", "resume", "checkpoint", "init_from")
+FREE_TO_CHANGE = ("run_dir", "overwrite", "resume", "checkpoint", "init_from", "devices")
 """Settings that a resumed run may have others of."""
 
 
