@@ -222,7 +222,8 @@ def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh 
         )
 
     if mesh is not None:
-        specs = EvalOutput(*[SPLIT] * len(EvalOutput._fields))._replace(cross_entropy=SAME, residues=SAME)
+        whole = ("cross_entropy", "residues")
+        specs: Any = EvalOutput._make(SAME if name in whole else SPLIT for name in EvalOutput._fields)
         return evaluate_on_mesh(eval_step, mesh, specs)
     return jax.jit(eval_step)
 
@@ -252,7 +253,8 @@ def _of_all_devices(found: Objective, metrics: StepMetrics, axis_name: str) -> t
     baseline = isinstance(found.output, GVPOutput)
     if baseline:
         parts = jax.tree.map(lambda x: x * metrics.labelled, parts)
-    counts = metrics._replace(losses=None, perplexity=None)  # the perplexity is that of all devices already
+    # The perplexity is that of all devices already.
+    counts: Any = metrics._replace(losses=None, perplexity=None)  # type: ignore[arg-type]
     parts, counts = sum_over_devices((parts, counts), axis_name)
     if baseline:
         parts = jax.tree.map(lambda x: x / jnp.maximum(counts.labelled, 1), parts)

@@ -89,19 +89,23 @@ def test_flags_that_do_not_fit_are_a_mistake(flags, said, tmp_path, capsys):
 
 PROCESS = """
 import json, sys
-from pathlib import Path
 from partoken_jax.graphs import loader
 log, *words = sys.argv[1:]
-original, read = loader.pack_flat, []
-def watched(flat, places, **options):
-    read.append(flat.number[places].tolist())
-    Path(log).write_text(json.dumps(read))
-    return original(flat, places, **options)
-loader.pack_flat = watched
+pack, get = loader.pack_flat, loader.PackedBatches.__getitem__
+def note(**what):
+    with open(log, "a") as file:
+        file.write(json.dumps(what) + chr(10))
+def watched_pack(flat, places, **options):
+    note(proteins=len(places))
+    return pack(flat, places, **options)
+def watched_get(self, number):
+    note(shards=list(self.shards))
+    return get(self, number)
+loader.pack_flat, loader.PackedBatches.__getitem__ = watched_pack, watched_get
 from partoken_jax.cli import main
 sys.exit(main(words))
 """
-"""`partoken`, with a log of the proteins that it reads, shard by shard."""
+"""`partoken`, with a log of the batches and shards that it reads."""
 
 
 class Processes:
@@ -130,8 +134,8 @@ class Processes:
     def said(self, number: int) -> str:
         return (self.directory / f"out{number}").read_text()
 
-    def read(self, number: int) -> list[list[int]]:
-        return json.loads((self.directory / f"read{number}.json").read_text())
+    def read(self, number: int) -> list[dict]:
+        return [json.loads(line) for line in (self.directory / f"read{number}.json").read_text().splitlines()]
 
 
 def test_two_processes_are_killed_and_resumed_to_the_losses_of_one(partoken_run, tmp_path):
@@ -163,8 +167,8 @@ def test_two_processes_are_killed_and_resumed_to_the_losses_of_one(partoken_run,
     assert read_meta(run_dir, "last")["epoch"] == 5
     final = json.loads((run_dir / "report.json").read_text())
     assert final["test"]["classification"] == report["test"]["classification"]
-    # Shard by shard, what one process reads of a batch the other does not.
-    pairs = list(zip(second.read(0), second.read(1), strict=False))
-    assert len(pairs) > 10
-    for here, there in pairs:
-        assert not set(here) & set(there) and abs(len(here) - len(there)) <= 1
+    for number in (0, 1):  # of every batch its own shard and nothing else
+        read = second.read(number)
+        batches = [note["shards"] for note in read if "shards" in note]
+        assert len(batches) > 10 and all(shards == [number] for shards in batches)
+        assert sum("proteins" in note for note in read) == len(batches)
