@@ -1,6 +1,6 @@
 """k-means, which makes the first codes out of cluster features."""
 
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,37 @@ from partoken_jax.nn.codebook import CodebookState, nearest_code
 from partoken_jax.nn.devices import sum_over_devices
 
 T = TypeVar("T")
+
+
+class _Part(NamedTuple):
+    """The samples of this device; all there are without `axis_name`."""
+
+    samples: jax.Array
+    """[m, D]"""
+    total: int
+    """M"""
+    axis_name: str | None
+
+    @property
+    def first(self) -> int | jax.Array:
+        """How many samples the devices before this one have."""
+        return 0 if self.axis_name is None else len(self.samples) * jax.lax.axis_index(self.axis_name)
+
+    @property
+    def real(self) -> jax.Array:
+        """[m]: 1, and 0 for padding after the last sample."""
+        return (self.first + jnp.arange(len(self.samples)) < self.total).astype(jnp.float32)
+
+    def rows(self, numbers: jax.Array) -> jax.Array:
+        """Samples by their number among all; 0 where another device has them."""
+        if self.axis_name is None:
+            return self.samples[numbers]
+        place = numbers - self.first
+        found = (place >= 0) & (place < len(self.samples))
+        return jnp.where(found[:, None], self.samples[jnp.where(found, place, 0)], 0.0)
+
+    def summed(self, tree: T) -> T:
+        return tree if self.axis_name is None else sum_over_devices(tree, self.axis_name)
 
 
 def kmeans(
@@ -32,34 +63,20 @@ def kmeans(
     REFERENCE.md section 5, k-means.
     """
     num_samples = permutation.shape[0]
-    here = samples.shape[0]
-    first = 0 if axis_name is None else here * jax.lax.axis_index(axis_name)
-    real = (first + jnp.arange(here) < num_samples)[:, None]
-
-    def summed(tree: T) -> T:
-        return tree if axis_name is None else sum_over_devices(tree, axis_name)
-
-    def rows(indices: jax.Array) -> jax.Array:
-        """Samples by their number among all, 0 where another device has them."""
-        if axis_name is None:
-            return samples[indices]
-        place = indices - first
-        found = (place >= 0) & (place < here)
-        return jnp.where(found[:, None], samples[jnp.where(found, place, 0)], 0.0)
-
+    part = _Part(samples, num_samples, axis_name)
     if num_samples < num_codes:
-        return summed(rows(jnp.arange(num_codes) % num_samples)), jnp.int32(0)
+        return part.summed(part.rows(jnp.arange(num_codes) % num_samples)), jnp.int32(0)
 
     def body(carry):
         centres, last_shift, _, step = carry
         nearest = nearest_code(centres, samples, "l2")
-        counts = jnp.zeros(num_codes).at[nearest].add(jnp.where(real[:, 0], 1.0, 0.0))
-        sums = jnp.zeros_like(centres).at[nearest].add(jnp.where(real, samples, 0.0))
+        counts = jnp.zeros(num_codes).at[nearest].add(part.real)
+        sums = jnp.zeros_like(centres).at[nearest].add(samples * part.real[:, None])
         spare = permutation[(num_codes + step * num_codes + jnp.arange(num_codes)) % num_samples]
-        counts, sums, spares = summed((counts, sums, rows(spare)))
-        means = sums / jnp.maximum(counts, 1.0)[:, None]
+        counts, sums, spares = part.summed((counts, sums, part.rows(spare)))
         # The e-th empty cluster of this iteration takes the e-th unused entry of the permutation.
         empty = counts == 0
+        means = sums / jnp.maximum(counts, 1.0)[:, None]
         new = jnp.where(empty[:, None], spares[jnp.cumsum(empty) - 1], means)
         shift = jnp.linalg.norm(new - centres)
         return new, shift, jnp.abs(shift - last_shift), step + 1
@@ -67,7 +84,7 @@ def kmeans(
     def unfinished(carry):
         return (carry[3] < iterations) & (carry[2] >= tolerance)
 
-    start = summed(rows(permutation[:num_codes]))
+    start = part.summed(part.rows(permutation[:num_codes]))
     centres, _, _, steps = jax.lax.while_loop(
         unfinished, body, (start, jnp.float32(jnp.inf), jnp.float32(jnp.inf), jnp.int32(0))
     )
