@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import SHORT, stored_settings
 from partoken_jax.config import (
     ConfigError,
@@ -89,6 +90,7 @@ def _convert(
     trust_pickle: bool,
     overwrite: bool,
 ) -> None:
+    check_input(source)
     from partoken_jax.convert import export_weights, import_weights
 
     if not source.is_dir():
