@@ -29,7 +29,7 @@ from partoken_jax.training.step import initial_state, make_eval_step, make_train
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--epochs", type=int, nargs=2, default=(4, 6), help="of stage 0 and stage 1")
-    flags.add_argument("--train", type=int, default=400, help="training proteins, and at most as many of validation and of test")
+    flags.add_argument("--train", type=int, default=400, help="proteins of each split, at most")
     flags.add_argument("--batch-size", type=int, default=16)
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args()
@@ -63,7 +63,9 @@ def main() -> None:
 
     # One compiled program per stage: stage 0 leaves the codebook out.
     train_steps = [
-        announced(make_train_step(graphdef, bypass_codebook=stage == 0), f"the training step of stage {stage}")
+        announced(
+            make_train_step(graphdef, bypass_codebook=stage == 0), f"the training step of stage {stage}"
+        )
         for stage in (0, 1)
     ]
     eval_steps = [make_eval_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)]

@@ -52,7 +52,9 @@ def _show_warning(
 ) -> None:
     """Ours as a sentence, without the line of code that says it; those of others as Python shows them."""
     if category is UserWarning:
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        from partoken_jax.training.progress import warn
+
+        warn(str(message))
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 

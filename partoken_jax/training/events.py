@@ -8,6 +8,7 @@ cluster) and `validation/codes` (clusters per code).
 import importlib
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,82 +22,97 @@ FOLDER = "tensorboard"
 """In the directory of a run."""
 
 
-def open_events(run_dir: Path, steps_done: int = 0) -> Any:
-    """A new event file of a run that has done so many steps: a `tensorboardX.event_file_writer.EventsWriter`.
+class EventLog:
+    """The event file of one process that works on a run.
 
-    What an interrupted process wrote about later steps, which are now done again, TensorBoard then leaves out.
-    Nothing is certain to be on the disk before `flush()` or `close()`; the loop flushes before it saves a
-    checkpoint, so that a resumed run misses no step.
-
-    Raises OSError where the file cannot be written.
+    What an interrupted process wrote about steps that are now done again, TensorBoard leaves out. Nothing is
+    certain to be on the disk before `flush` or `close`; whoever saves a checkpoint flushes first, so that a
+    resumed run misses no step. A file that cannot be written is one warning: the run goes on without it.
     """
-    events, _, protobuf = _tensorboardx()
-    folder = Path(run_dir) / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    # The name holds the time in seconds; the number tells files of the same second apart, in order.
-    writer = events.EventsWriter(str(folder / "events"), f".{len(list(folder.iterdir()))}")
-    # How TensorFlow says since TensorBoard began that a run starts again at a step.
-    start = protobuf.SessionLog(status=protobuf.SessionLog.START)
-    writer.write_event(protobuf.Event(wall_time=time.time(), step=steps_done + 1, session_log=start))
-    return writer
 
+    def __init__(self, run_dir: Path, steps_done: int = 0):
+        """Starts a new file, for the steps after the first `steps_done` of the run."""
+        self._writer: Any = None
+        events, self._summary, self._protobuf = _tensorboardx()
+        self._folder = Path(run_dir) / FOLDER
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            # The name holds the time in seconds; the number tells files of one second apart, in order.
+            suffix = f".{len(list(self._folder.iterdir()))}"
+            self._writer = events.EventsWriter(str(self._folder / "events"), suffix)
+        except OSError as error:
+            self._give_up(error)
+        log = self._protobuf.SessionLog
+        self._write(steps_done + 1, session_log=log(status=log.START))
 
-def write_step(writer: Any, step: int, metrics: Any, settings: Any) -> None:
-    """What a step reported, after `step` steps in all.
+    def step(self, step: int, metrics: Any, settings: Any) -> None:
+        """What a step reported.
 
-    Args:
-      writer: from `open_events`.
-      step: the number of steps done, this one included.
-      metrics: its `StepMetrics`, on the host: every loss term, and `gradient_norm` if there is one.
-      settings: its `StepSettings`: the learning rate.
-    """
-    scalars = {name: value for name, value in metrics.losses._asdict().items() if name != "total"}
-    scalars = {"loss": metrics.losses.total, **scalars, "learning_rate": settings.learning_rate}
-    if (norm := getattr(metrics, "gradient_norm", None)) is not None:
-        scalars["gradient_norm"] = norm
-    _write(writer, step, {f"step/{name}": float(value) for name, value in scalars.items()})
+        Args:
+          step: the number of steps done, this one included.
+          metrics: its `StepMetrics`, on the host: every loss term, and `gradient_norm` if there is one.
+          settings: its `StepSettings`: the learning rate.
+        """
+        losses = metrics.losses._asdict()
+        scalars = {"loss": losses.pop("total"), **losses, "learning_rate": settings.learning_rate}
+        if (norm := getattr(metrics, "gradient_norm", None)) is not None:
+            scalars["gradient_norm"] = norm
+        self._write(step, summary=self._scalars({f"step/{name}": x for name, x in scalars.items()}))
 
+    def epoch(self, step: int, record: EpochRecord, predictions: Predictions, codebook_size: int) -> None:
+        """What an epoch reported that ended with this step; `predictions` are those of validation."""
+        validation = record["validation"]
+        scores = validation["classification"]
+        scalars: dict[str, Any] = {f"train/{name}": value for name, value in record["train"].items()}
+        scalars |= {f"train/{name}": record[name] for name in ("temperature", "proteins_per_second")}  # type: ignore[literal-required]
+        scalars |= {f"validation/{name}": scores[name] for name in ("accuracy", "macro_f1")}  # type: ignore[literal-required]
+        scalars["validation/cross_entropy"] = validation["cross_entropy"]
+        for name, value in (validation["clustering"] or {}).items():
+            if name != "cluster_sizes":  # drawn as a histogram
+                scalars[f"validation/{name}"] = value
+        summary = self._scalars(scalars)
+        sizes, codes = predictions.cluster_sizes, predictions.codes
+        if np.any(sizes > 0):
+            values, edges = sizes[sizes > 0], np.arange(0.5, sizes.max() + 1)
+            summary.MergeFrom(self._summary.histogram("validation/cluster_sizes", values, edges))
+        if np.any(codes >= 0):
+            values, edges = codes[codes >= 0], np.arange(-0.5, codebook_size)
+            summary.MergeFrom(self._summary.histogram("validation/codes", values, edges))
+        self._write(step, summary=summary)
 
-def write_epoch(
-    writer: Any, step: int, record: EpochRecord, predictions: Predictions, codebook_size: int
-) -> None:
-    """What an epoch reported, after `step` steps in all; `predictions` are those of validation."""
-    scalars: dict[str, float] = {f"train/{name}": value for name, value in record["train"].items()}  # type: ignore[misc]
-    validation = record["validation"]
-    scores = validation["classification"]
-    scalars |= {
-        "train/proteins_per_second": record["proteins_per_second"],
-        "train/temperature": record["temperature"],
-        "validation/cross_entropy": validation["cross_entropy"],
-        "validation/accuracy": scores["accuracy"],
-        "validation/macro_f1": scores["macro_f1"],
-    }
-    if (clusters := validation["clustering"]) is not None:
-        for name in ("coverage", "clusters_per_protein", "codes_used", "perplexity"):
-            scalars[f"validation/{name}"] = clusters[name]
-    sizes, codes = predictions.cluster_sizes, predictions.codes
-    histograms = {}
-    if np.any(sizes > 0):
-        histograms["validation/cluster_sizes"] = sizes[sizes > 0], np.arange(0.5, sizes.max() + 1)
-    if np.any(codes >= 0):
-        histograms["validation/codes"] = codes[codes >= 0], np.arange(-0.5, codebook_size)
-    _write(writer, step, scalars, histograms)
+    def flush(self) -> None:
+        """Returns when everything is on the disk."""
+        self._try(lambda writer: writer.flush())
 
+    def close(self) -> None:
+        """Ends the file."""
+        self._try(lambda writer: writer.close())
 
-def _write(
-    writer: Any,
-    step: int,
-    scalars: Mapping[str, float],
-    histograms: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-) -> None:
-    """One event with all values; a histogram is its values and the edges of its bins."""
-    _, summary, protobuf = _tensorboardx()
-    event = protobuf.Event(wall_time=time.time(), step=step)
-    for tag, number in scalars.items():
-        event.summary.value.add(tag=tag, simple_value=number)
-    for tag, (values, edges) in (histograms or {}).items():
-        event.summary.MergeFrom(summary.histogram(tag, values, edges))
-    writer.write_event(event)
+    def _scalars(self, scalars: Mapping[str, Any]) -> Any:
+        summary = self._protobuf.Event().summary
+        for tag, number in scalars.items():
+            summary.value.add(tag=tag, simple_value=float(number))
+        return summary
+
+    def _write(self, step: int, **content: Any) -> None:
+        event = self._protobuf.Event(wall_time=time.time(), step=step, **content)
+        self._try(lambda writer: writer.write_event(event))
+
+    def _try(self, call: Any) -> None:
+        if self._writer is None:
+            return
+        try:
+            call(self._writer)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self._writer = None
+        warnings.warn(
+            f"{self._folder}: the events for TensorBoard cannot be written ({error.strerror or error}); the "
+            "run goes on without them",
+            stacklevel=2,
+        )
 
 
 def _tensorboardx() -> Any:

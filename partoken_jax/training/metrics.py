@@ -134,7 +134,7 @@ def wilson(hits: int, count: int) -> tuple[float, float]:
 
 
 def f1_interval(hits: int, count: int, predicted: int) -> tuple[float, float]:
-    """The 95% interval of the F1 of a class of `count` proteins, `predicted` given it, `hits` of them rightly.
+    """The 95% interval of the F1 of a class: `count` proteins, `predicted` given it, `hits` of them rightly.
 
     Of the count + predicted - hits proteins that are of the class or were given it, hits is a share J, and
     F1 = 2J/(1+J) rises with it: the ends are those of J's interval (`wilson`). Raises ValueError as it does.

@@ -168,12 +168,10 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
     cropped = sum(map(len, data["cropped"].values()))
     unlabelled = sum(data.get("unlabelled", {}).values())  # reports of before had no such count
     more = f" and {unlabelled} without a label" if unlabelled else ""
-    started = datetime.fromisoformat(report["date"]).strftime("%-d %B %Y, %H:%M UTC") if "date" in report else ""
-    command = f"`{report['command']}`" if report.get("command") else "a call from Python"
     lines = [
         f"# {model['kind']} on {data['task']}",
         "",
-        *([f"{started}: {command}", ""] if started else []),  # reports of before had neither
+        *_origin(report),
         f"{report['parameters']['total']:,} parameters, seed {report['config']['seed']}, "
         f"{len(records)} epochs; {sizes} proteins{more} ({cropped} cropped, "
         f"{data['left_out']} chains in no split); batches of {data['batch_size']}, "
@@ -198,3 +196,12 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _origin(report: RunReport) -> list[str]:
+    """The command and its date, and an empty line."""
+    if "date" not in report:  # reports of before had neither
+        return []
+    date = datetime.fromisoformat(report["date"])
+    command = f"`{report['command']}`" if report["command"] else "A call from Python"
+    return [f"{command}, started on {date:%Y-%m-%d} at {date:%H:%M} UTC.", ""]

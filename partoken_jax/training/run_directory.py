@@ -25,6 +25,14 @@ class CheckpointError(ValueError):
     """A run directory or checkpoint that cannot be used; the message says what to do."""
 
 
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The settings with paths that mean the same from any working directory."""
+    path, weights = (
+        None if p is None else str(Path(p).resolve()) for p in (config.data.path, config.init_from)
+    )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path), init_from=weights)
+
+
 def check_run_dir(config: TrainConfig) -> Path:
     """The run directory, if it may be used. Changes nothing.
 

@@ -49,8 +49,8 @@ class Summary(TypedDict):
     """summary.json. What is not known yet is null."""
 
     state: State
-    """"running" while a process works on the run, and after one that was killed; "stopped" after a signal, with
-    everything saved; "finished" with the report written."""
+    """"running" while a process works on the run, and after one that was killed; "stopped" after a signal or
+    an error; "finished" when the report is written."""
     command: str | None
     """The command line that started the process; null for a call from Python."""
     date: str

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from partoken_jax.training.epochs import Predictions
-from partoken_jax.training.events import open_events, write_epoch, write_step
+from partoken_jax.training.events import EventLog
 from partoken_jax.training.objective import LossTerms
 
 
@@ -68,10 +68,10 @@ def predictions(sizes, codes) -> Predictions:
 
 
 def test_steps_hold_every_term_and_the_learning_rate(tmp_path):
-    writer = open_events(tmp_path)
-    write_step(writer, 1, metrics(4.0), SETTINGS)
-    write_step(writer, 2, metrics(2.0, gradient_norm=np.float32(1.5)), SETTINGS)
-    writer.close()
+    log = EventLog(tmp_path)
+    log.step(1, metrics(4.0), SETTINGS)
+    log.step(2, metrics(2.0, gradient_norm=np.float32(1.5)), SETTINGS)
+    log.close()
     shown = read_events(tmp_path)
     assert shown == {
         "step/loss": {1: 4.0, 2: 2.0},
@@ -85,10 +85,10 @@ def test_steps_hold_every_term_and_the_learning_rate(tmp_path):
 
 
 def test_epochs_hold_scores_and_histograms(tmp_path):
-    writer = open_events(tmp_path)
+    log = EventLog(tmp_path)
     found = predictions([[3, 7, 0], [3, 0, 0]], [[5, 0, -1], [5, -1, -1]])
-    write_epoch(writer, 9, RECORD, found, codebook_size=8)
-    writer.close()
+    log.epoch(9, RECORD, found, codebook_size=8)
+    log.close()
     shown = read_events(tmp_path)
     assert shown["train/loss"] == {9: 1.5} and shown["train/temperature"] == {9: 0.5}
     assert shown["validation/accuracy"] == {9: 0.25} and shown["validation/codes_used"] == {9: 2}
@@ -104,31 +104,29 @@ def test_epochs_hold_scores_and_histograms(tmp_path):
 
 
 def test_without_clusters_there_are_no_histograms(tmp_path):
-    writer = open_events(tmp_path)
+    log = EventLog(tmp_path)
     record = RECORD | {"validation": RECORD["validation"] | {"clustering": None}}
-    write_epoch(writer, 9, record, predictions(np.zeros((2, 0), int), np.zeros((2, 0), int)), 512)
-    writer.close()
+    log.epoch(9, record, predictions(np.zeros((2, 0), int), np.zeros((2, 0), int)), 512)
+    log.close()
     assert not {tag for tag in read_events(tmp_path) if "cluster" in tag or "code" in tag}
 
 
 @pytest.mark.parametrize("end", ["closed", "killed"])
 def test_after_an_interruption_nothing_is_there_twice_and_nothing_is_missing(tmp_path, end):
     """The process had saved after step 3 and gone on to step 5; the next one goes on after step 3."""
-    writer = open_events(tmp_path)
+    log = EventLog(tmp_path)
     for step in range(1, 6):
-        write_step(writer, step, metrics(step), SETTINGS)
+        log.step(step, metrics(step), SETTINGS)
         if step == 3:
-            writer.flush()
-    if end == "closed":
-        writer.close()
+            log.flush()
+    log.close()
     (file,) = (tmp_path / "tensorboard").iterdir()
     if end == "killed":
-        writer.close()
         file.write_bytes(file.read_bytes()[:-40])  # the last record was cut short
-    writer = open_events(tmp_path, steps_done=3)
+    log = EventLog(tmp_path, steps_done=3)
     for step in range(4, 8):
-        write_step(writer, step, metrics(10 * step), SETTINGS)
-    writer.close()
+        log.step(step, metrics(10 * step), SETTINGS)
+    log.close()
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
     assert read_events(tmp_path)["step/loss"] == {1: 1, 2: 2, 3: 3, 4: 40, 5: 50, 6: 60, 7: 70}
 
@@ -136,9 +134,9 @@ def test_after_an_interruption_nothing_is_there_twice_and_nothing_is_missing(tmp
 def test_what_is_flushed_survives_a_process_that_is_killed(tmp_path):
     code = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from tests.training.test_events import SETTINGS, metrics, open_events, write_step\n"
-        "writer = open_events(Path(sys.argv[1]))\n"
-        "write_step(writer, 1, metrics(4.0), SETTINGS); writer.flush()\n"
+        "from tests.training.test_events import SETTINGS, EventLog, metrics\n"
+        "log = EventLog(Path(sys.argv[1]))\n"
+        "log.step(1, metrics(4.0), SETTINGS); log.flush()\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     root = str(Path(__file__).parents[2])
@@ -147,10 +145,33 @@ def test_what_is_flushed_survives_a_process_that_is_killed(tmp_path):
     assert read_events(tmp_path)["step/loss"] == {1: 4.0}
 
 
+def test_a_full_disk_is_one_warning_and_the_run_goes_on(tmp_path, monkeypatch):
+    log = EventLog(tmp_path)
+
+    def full(data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(log._writer._py_recordio_writer, "write", full)
+    with pytest.warns(UserWarning, match=r"tensorboard: the events .* \(No space left on device\)") as caught:
+        for step in range(3):
+            log.step(1 + step, metrics(1.0), SETTINGS)
+        log.flush()
+        log.close()
+    assert len(caught) == 1
+
+
+def test_a_directory_that_cannot_be_made_is_one_too(tmp_path):
+    (tmp_path / "tensorboard").write_text("")
+    with pytest.warns(UserWarning, match="tensorboard: the events"):
+        log = EventLog(tmp_path)
+    log.step(1, metrics(1.0), SETTINGS)
+    log.close()
+
+
 def test_tensorboardx_does_not_bring_pytorch_along(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from partoken_jax.training.events import open_events\n"
-        "assert 'tensorboardX' not in sys.modules; open_events(Path(sys.argv[1])).close()\n"
+        "import sys; from pathlib import Path; from partoken_jax.training.events import EventLog\n"
+        "assert 'tensorboardX' not in sys.modules; EventLog(Path(sys.argv[1])).close()\n"
         "print('tensorboardX' in sys.modules, 'torch' in sys.modules)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

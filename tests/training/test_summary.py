@@ -16,7 +16,9 @@ from partoken_jax.training.summary import Scores, Summary, read_summary, summari
 from .conftest import tiny
 
 CALL = {"command": "partoken train", "date": "2026-01-02T03:04:05+00:00", "parameters": 5}
-DATA = SimpleNamespace(datasets={"train": SimpleNamespace(task="cath-class", source="some/where/proteins.npz")})
+DATA = SimpleNamespace(
+    datasets={"train": SimpleNamespace(task="cath-class", source="some/where/proteins.npz")}
+)
 
 
 def evaluation(correct: int, clusters: bool = True) -> Evaluation:
