@@ -1,11 +1,12 @@
 """What a run says and writes for people, scripts and TensorBoard is what it computed."""
 
-import dataclasses
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 from partoken_jax.cli import main
 from partoken_jax.config import StageConfig, save_yaml
+from partoken_jax.training.interruption import Interrupted
 from partoken_jax.training.loop import train
 from partoken_jax.training.records import read_records
 from partoken_jax.training.report import report_markdown
@@ -21,7 +23,6 @@ from partoken_jax.training.summary import read_summary, scores
 
 from .conftest import tiny
 from .test_events import read_events
-from .test_run import run_until
 
 pytestmark = pytest.mark.slow
 ROOT = str(Path(__file__).parents[2])
@@ -61,15 +62,35 @@ def test_events_are_the_numbers_of_the_records(partoken_run, gvp_run):
         compared_with_records(Path(config.run_dir))
 
 
-def test_after_an_interruption_events_are_there_once(gvp_run, tmp_path):
-    """Stopped after it had reported the second epoch, and what it wrote last was lost with it."""
-    config = dataclasses.replace(gvp_run[0], run_dir=str(tmp_path / "run"))
-    run_until(config, 2)
-    assert read_summary(config.run_dir)["state"] == "stopped"
-    train(dataclasses.replace(config, resume=True), quiet=True)
-    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 2
+class AfterLooks(threading.Event):
+    """Somebody asks the run to stop; it finds out when it looks for the `number`-th time, as after a step."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.left = number
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+def test_after_interruptions_events_are_there_once(tmp_path):
+    """Stopped within an epoch; stopped again, and then what it had saved last was lost; then to the end."""
+    stage0 = StageConfig(2, 1e-3, warmup_epochs=0)
+    config = tiny(tmp_path / "run", kind="gvp", stage0=stage0, stage1=StageConfig(0), resume=True)
+    checkpoints = tmp_path / "run" / "checkpoints" / "last"
+    for steps, lost in (3, False), (3, True):
+        with pytest.raises(Interrupted):
+            train(config, quiet=True, stop=AfterLooks(steps))
+        assert read_summary(config.run_dir)["state"] == "stopped"
+        if lost:
+            newest = max(checkpoints.iterdir(), key=lambda path: int(path.name))
+            shutil.rmtree(newest)
+    assert len(read_events(tmp_path / "run")["step/loss"]) > 3  # more than the checkpoint that is left knows
+    train(config, quiet=True)
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 3
     compared_with_records(tmp_path / "run")
-    assert read_events(tmp_path / "run")["step/loss"] == read_events(Path(gvp_run[0].run_dir))["step/loss"]
+    assert len(read_events(tmp_path / "run")["step/loss"]) == 8
     assert read_summary(config.run_dir)["state"] == "finished"
 
 
