@@ -304,6 +304,7 @@ def test_a_model_that_the_original_lacks_is_refused(tmp_path):
     config = dataclasses.replace(TrainConfig(), model=tiny(pooling="attention"))
     shapes = abstract_state(config)[1]._replace(key=None)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)._replace(key=state.key)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
     save_imported(tmp_path / "run", state, {**meta, "config": to_dict(config)})
     with pytest.raises(ConvertError, match="the original's ParToken does not have"):
         export_weights(tmp_path / "run", tmp_path / "w.npz", checkpoint="last")
