@@ -52,10 +52,14 @@ def _train(
     quiet: bool,
     command: str,
 ) -> None:
+    from partoken_jax.training.data import checked_data
+
     # Before JAX is imported, which takes long.
     check_input(config.data.path)
     check_input(config.init_from)
-    check_run_dir(with_absolute_paths(config))
+    config = with_absolute_paths(config)
+    check_run_dir(config)
+    datasets = checked_data(config)
 
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
@@ -66,4 +70,4 @@ def _train(
 
         weights = read_initial_weights(config.init_from)
     use_compilation_cache()
-    train(config, quiet=quiet, stop=stop, weights=weights, command=command)
+    train(config, quiet=quiet, stop=stop, datasets=datasets, weights=weights, command=command)

@@ -12,6 +12,7 @@ from flax import nnx
 
 from partoken_jax.config import ConfigError, TrainConfig
 from partoken_jax.models import parameter_table
+from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.checkpoints import (
     CheckpointWriter,
     Score,
@@ -19,7 +20,7 @@ from partoken_jax.training.checkpoints import (
     has_checkpoint,
     restore,
 )
-from partoken_jax.training.data import describe, load_run_data
+from partoken_jax.training.data import Split, describe, load_data, prepare
 from partoken_jax.training.epochs import (
     OnResult,
     TrainEpoch,
@@ -78,6 +79,7 @@ def train(
     *,
     quiet: bool = False,
     stop: threading.Event | None = None,
+    datasets: Mapping[Split, ProteinDataset] | None = None,
     weights: Mapping[str, np.ndarray] | None = None,
     command: str | None = None,
 ) -> RunReport:
@@ -95,6 +97,7 @@ def train(
       config: the settings.
       quiet: say nothing but warnings.
       stop: set it, from another thread or a signal, to stop the run after the step it is at.
+      datasets: the whole splits that `config.data` stands for, where they have been read already.
       weights: what `config.init_from` stands for where that is a file (`convert.read_initial_weights`):
         arrays by the dotted names of our parameters.
       command: the command line that this call stands for, for the reports.
@@ -107,7 +110,7 @@ def train(
     run_dir = check_run_dir(config)
     if config.stage0.epochs + config.stage1.epochs == 0:
         raise ConfigError("stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch")
-    data = load_run_data(config)
+    data = prepare(config, load_data(config.data) if datasets is None else datasets)
     model = dataclasses.replace(config.model, num_classes=len(data.class_names))
     going_on = config.resume and has_checkpoint(run_dir)
     config = dataclasses.replace(config, model=model, overwrite=False, resume=False)

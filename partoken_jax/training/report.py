@@ -11,7 +11,7 @@ from typing import TypedDict
 import jax
 import numpy as np
 
-from partoken_jax import __version__
+import partoken_jax
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.curves import plot_curves
 from partoken_jax.training.epochs import Evaluation
@@ -78,7 +78,7 @@ def environment() -> dict[str, str]:
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
     device = jax.devices()[0]
     return {
-        "partoken_jax": __version__,
+        "partoken_jax": partoken_jax.__version__,
         "python": platform.python_version(),
         **packages,
         "device": f"{device.device_kind} ({device.platform})",
