@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 from flax import nnx
 
-from partoken_jax.config import ConfigError, TrainConfig
+from partoken_jax.config import TrainConfig
 from partoken_jax.models import parameter_table
 from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.checkpoints import (
@@ -108,8 +108,6 @@ def train(
     date = datetime.now(UTC).isoformat(timespec="seconds")
     config = with_absolute_paths(config)
     run_dir = check_run_dir(config)
-    if config.stage0.epochs + config.stage1.epochs == 0:
-        raise ConfigError("stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch")
     data = prepare(config, load_data(config.data) if datasets is None else datasets)
     model = dataclasses.replace(config.model, num_classes=len(data.class_names))
     going_on = config.resume and has_checkpoint(run_dir)

@@ -48,6 +48,7 @@ def test_help_and_mistakes_need_no_jax(tmp_path):
     wrong = {
         "seed": ["train", "--seed", "-1"],
         "'sead'": ["train", "--config", str(tmp_path / "c.yaml")],
+        "at least one epoch": ["train", *free, "--stage0.epochs", "0", "--stage1.epochs", "0"],
         "already exists": ["train", "--run-dir", str(taken)],
         "nowhere.npz": ["train", *free, "--data.path", str(tmp_path / "nowhere.npz")],
         "broken.npz": ["train", *free, "--data.path", str(tmp_path / "broken.npz")],
