@@ -267,5 +267,7 @@ def test_a_diverging_run_stops_with_a_remedy(gvp_run, tmp_path):
 
 
 def test_a_run_needs_an_epoch():
-    with pytest.raises(ConfigError, match=r"stage0\.epochs and stage1\.epochs are both 0"):
+    with pytest.raises(
+        ConfigError, match=r"stage0.epochs and stage1.epochs are both 0, .* at least one epoch"
+    ):
         tiny(stage0=StageConfig(0), stage1=StageConfig(0))
