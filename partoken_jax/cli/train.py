@@ -1,6 +1,7 @@
 """`partoken train`: a whole run."""
 
 import os
+import shlex
 import sys
 import threading
 from collections.abc import Callable
@@ -10,9 +11,11 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.cli.stopping import EXIT_CODE
 from partoken_jax.config import ConfigError, TrainConfig
+from partoken_jax.training.run_directory import check_run_dir, with_absolute_paths
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
@@ -44,6 +47,13 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
         process_id: Annotated[
             int | None, arg(help="Which of them this one is, from 0; with --coordinator.", metavar="INT")
         ] = None,
+        quiet: Annotated[
+            bool,
+            arg(
+                help="Whether to print nothing but warnings and errors. Switch it on where nobody reads "
+                "along; the results are in the directory of the run all the same."
+            ),
+        ] = False,
     ) -> Callable[[threading.Event | None], None]:
         """Train a model, evaluate it on the test proteins and write a report. Without flags this is the
         published configuration on the proteins that come with the package."""
@@ -51,20 +61,33 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
         if coordinator is None and (num_processes, process_id) != (None, None):
             raise ConfigError("--num-processes and --process-id need --coordinator; give the three together")
         together = None if coordinator is None else (coordinator, num_processes, process_id)
-        return partial(_train, settings, together)
+        command = shlex.join(["partoken", *args])
+        return partial(_train, settings, together=together, quiet=quiet, command=command)
 
     return train
 
 
 def _train(
     config: TrainConfig,
-    together: tuple[str, int | None, int | None] | None,
     stop: threading.Event | None = None,
+    *,
+    together: tuple[str, int | None, int | None] | None,
+    quiet: bool,
+    command: str,
 ) -> None:
+    from partoken_jax.training.data import checked_data
+
+    # Before JAX is imported, which takes long.
+    check_input(config.data.path)
+    check_input(config.init_from)
+    config = with_absolute_paths(config)
+    check_run_dir(config)
+    datasets = checked_data(config)
     if together is not None:
         from partoken_jax.training.devices import start_processes
 
         start_processes(*together)
+
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
 
@@ -74,13 +97,14 @@ def _train(
 
         weights = read_initial_weights(config.init_from)
     use_compilation_cache()
+    run = partial(train, config, quiet=quiet, stop=stop, datasets=datasets, weights=weights, command=command)
     if together is None:
-        train(config, stop=stop, weights=weights)
+        run()
         return
     import jax
 
     try:
-        train(config, stop=stop, weights=weights)
+        run()
     except jax.errors.JaxRuntimeError as error:
         # Not by an exception: at its end jax would wait for the one that is lost.
         reason = str(error).splitlines()[0]

@@ -35,12 +35,12 @@ def residue_noise(key: jax.Array, graph: jraph.GraphsTuple) -> Noise:
     """Noise for the N residues of a batch."""
     index = graph_index(graph)
     residue = (jnp.arange(index.shape[0]) - first_node(graph)[index]).astype(jnp.uint32)
-    return Noise(key, graph.globals.protein.astype(jnp.uint32)[index], residue)
+    return Noise(key, jnp.asarray(graph.globals.protein, jnp.uint32)[index], residue)
 
 
 def protein_noise(key: jax.Array, graph: jraph.GraphsTuple) -> Noise:
     """Noise for the B proteins of a batch, without the padding graph."""
-    protein = graph.globals.protein[:-1].astype(jnp.uint32)
+    protein = jnp.asarray(graph.globals.protein[:-1], jnp.uint32)
     return Noise(key, protein, jnp.zeros_like(protein))
 
 
