@@ -275,7 +275,8 @@ def test_output_record(plain):
     start = first_of(LENGTHS)
     for mode in MODES:
         out = plain[0][mode]
-        assert set(out._fields) == set(shapes) | {"losses"}
+        assert set(out._fields) == set(shapes) | {"losses", "shares"}
+        assert out.shares is None  # one device
         for name, shape in shapes.items():
             array = getattr(out, name)
             kind = "bool" if name == "cluster_mask" else kinds.get(name, "float32")
