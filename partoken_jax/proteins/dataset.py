@@ -106,7 +106,7 @@ def load_splits(
         _check_choice("split", split, SPLITS)
     path = EMBEDDED if path is None else Path(path)
     arrays = read_arrays(path, (TASK_ARRAYS[task], SPLIT_ARRAYS[split_scheme]))
-    names = [name.decode("latin-1") for name in arrays["id"].tolist()]
+    names = [name.decode("utf-8") for name in arrays["id"].tolist()]
     try:
         labels, class_names = task_labels(task, arrays[TASK_ARRAYS[task]], names)
     except DataError as error:

@@ -69,7 +69,7 @@ def test_wrong_settings(capsys):
 @pytest.mark.parametrize("verb", ["train", "time"])
 def test_a_negative_seed_is_refused(verb, capsys):
     assert complaint(capsys, verb, "--seed", "-1") == (
-        "error: seed is -1, but must be a whole number of at least 0\n"
+        "error: seed is -1, but must be a whole number from 0 to 4,294,967,295\n"
     )
 
 
