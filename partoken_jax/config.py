@@ -268,6 +268,22 @@ class TemperatureConfig:
 
 
 @settings
+class CheckpointConfig:
+    """When a run saves its state, and which of its checkpoints stay. All of these may change when a run
+    is resumed."""
+
+    every: Positive = 5.0
+    """Minutes between two checkpoints within an epoch, the most that a killed run has to do again. The end of
+    an epoch is always saved. Lower it where runs are killed often; raise it where the disk is slow."""
+    keep_best: AtLeast1 = 1
+    """Number of checkpoints with the best validation scores that stay. Raise it to compare or average
+    them."""
+    keep_every: AtLeast1 | None = None
+    """Keep also the checkpoint of every so many epochs, in checkpoints/kept; without it, none. Set it to look
+    at how a model came to be."""
+
+
+@settings
 class TrainConfig:
     """A whole run. The GVP baseline has no codebook, but keeps both stages: the learning rate warms up and
     decays twice, and Adam starts anew, so that the two models train alike."""
@@ -294,11 +310,15 @@ class TrainConfig:
     reseed_dead_codes: Flag = False
     """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1.
     Switch it on when few codes are in use."""
+    init_from: FilePath | None = None
+    """Start from the weights of this run (a directory) or file of weights of the PyTorch original instead of
+    random ones. A classifier of another number of classes starts anew. Set it to fine-tune a model."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     overwrite: Flag = False
     """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""
     resume: Flag = False
-    """Whether to go on after the last finished epoch of the run in the directory, with its settings. Switch
-    it on after an interruption."""
+    """Whether to go on from the newest checkpoint of the run in the directory, with its settings. Where there
+    is none yet, the run starts, so that a job queue can give the same command every time."""
 
     def __post_init__(self) -> None:
         _check_features(self.model)
