@@ -42,7 +42,7 @@ Width = Annotated[AtLeast1, AtMost(4096)]
 """Of a hidden layer."""
 Channels = tuple[Width, Width]
 """Numbers of scalars and of vectors."""
-Epochs = Annotated[AtLeast0, AtMost(100_000)]
+Epochs = Annotated[AtLeast0, AtMost(10_000)]
 Temperature = Annotated[Positive, Field(ge=1e-6), AtMost(1e6)]
 LossWeight = Annotated[NonNegative, AtMost(1e6)]
 Neighbours = Annotated[AtLeast1, AtMost(1000)]
@@ -52,6 +52,8 @@ Residues = Annotated[AtLeast1, AtMost(100_000)]
 
 NODE_FEATURES, EDGE_FEATURES = (6, 3), (32, 1)
 """Numbers of scalars and vectors that `graphs.featurise` makes."""
+SCORE_WIDTH, THRESHOLD_WIDTH = 64, 128
+"""Widths in the partitioner that the published model does not leave to settings."""
 
 
 @settings
@@ -223,7 +225,7 @@ class StageConfig:
     trial."""
     learning_rate: Positive = 1e-3
     """Highest learning rate of the stage. Lower it when the loss jumps or stops being a number."""
-    warmup_epochs: Annotated[NonNegative, AtMost(100_000)] = 5.0
+    warmup_epochs: Annotated[NonNegative, AtMost(10_000)] = 5.0
     """Number of epochs, or a fraction of one, over which the learning rate rises; at most half of the stage.
     Shorten it in short stages."""
 
@@ -275,7 +277,7 @@ class CheckpointConfig:
     every: Positive = 5.0
     """Minutes between two checkpoints within an epoch, the most that a killed run has to do again. The end of
     an epoch is always saved. Lower it where runs are killed often; raise it where the disk is slow."""
-    keep_best: AtLeast1 = 1
+    keep_best: Annotated[AtLeast1, AtMost(1000)] = 1
     """Number of checkpoints with the best validation scores that stay. Raise it to compare or average
     them."""
     keep_every: AtLeast1 | None = None

@@ -139,7 +139,7 @@ WRONG = [
     ("seed: -1", "seed is -1, but must be a whole number from 0"),
     ("resume: 1", "resume is 1, but must be true or false"),
     ("stage0: {learning_rate: 0}", "stage0.learning_rate is 0, but must be a number from 1e-30 to 1,000,000,000"),
-    ("stage1: {warmup_epochs: true}", "stage1.warmup_epochs is True, but must be a number from 0 to 100,000"),
+    ("stage1: {warmup_epochs: true}", "stage1.warmup_epochs is True, but must be a number from 0 to 10,000"),
     ("loss: {vq: .inf}", "loss.vq is inf, but must be a finite number from 0 to 1,000,000"),
     ("temperature: {final: .nan}", "temperature.final is nan, but must be a finite number from 1e-06 to 1,000,000"),
     ("temperature: {decay: inf}", "temperature.decay is 'inf', but must be a number greater than 0 and at"),
@@ -157,7 +157,7 @@ WRONG = [
         "{seed: -1, model: {codebook: {size: 0}}, stage1: {epochs: -1}}",
         "seed is -1, but must be a whole number from 0 to 4,294,967,295; "
         "model.codebook.size is 0, but must be a whole number from 1 to 1,000,000; "
-        "stage1.epochs is -1, but must be a whole number from 0 to 100,000",
+        "stage1.epochs is -1, but must be a whole number from 0 to 10,000",
     ),
     ("- 1", "holds no settings; write them as 'name: value' lines"),
     ("seed: [", "not valid YAML"),

@@ -5,6 +5,7 @@ signal that comes early finds somebody who listens.
 """
 
 import contextlib
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -34,7 +35,7 @@ def main(args: list[str] | None = None) -> int:
 
             if not is_mistake(error):
                 raise  # a fault of ours keeps its traceback
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -60,12 +61,14 @@ def _show_warning(
 def parse(args: list[str]) -> Callable[[], None]:
     """The call that a command line stands for.
 
-    Raises ConfigError for settings that cannot be used; exits with code 2 for flags that do not exist.
+    Raises ConfigError for settings that cannot be used and for words that mean nothing.
     """
     import tyro
 
     from partoken_jax.cli import convert, evaluate, params, time, train
+    from partoken_jax.cli.errors import tyro_in_a_sentence
     from partoken_jax.cli.flags import flags_from_settings
+    from partoken_jax.config import ConfigError
 
     verbs = {
         "train": train.verb,
@@ -74,11 +77,18 @@ def parse(args: list[str]) -> Callable[[], None]:
         "time": time.verb,
         "convert": convert.verb,
     }
-    return tyro.extras.subcommand_cli_from_dict(
-        {name: verb(args) for name, verb in verbs.items()},
-        prog="partoken",
-        description="Train, evaluate, time and convert GVP and ParToken on protein structures.",
-        args=args,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),
-    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: verb(args) for name, verb in verbs.items()},
+                prog="partoken",
+                description="Train, evaluate, time and convert GVP and ParToken on protein structures.",
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),
+            )
+    except SystemExit as exit_:
+        if exit_.code != 2:
+            raise
+        raise ConfigError(tyro_in_a_sentence(complaint.getvalue())) from None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from partoken_jax.cli.files import check_is_run
 from partoken_jax.cli.flags import SHORT, stored_settings
 from partoken_jax.config import (
     ConfigError,
@@ -100,6 +101,7 @@ def _convert(
             f"{source} is a run, which has settings of its own; leave out {', '.join(settings)}"
         )
     else:
+        check_is_run(source)
         lines = export_weights(source, target, checkpoint=checkpoint, overwrite=overwrite)
     print("\n".join(lines))
 

@@ -14,6 +14,7 @@ import tyro
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
     StructConstructorSpec,
     StructFieldSpec,
     StructTypeInfo,
@@ -52,6 +53,19 @@ def flags_from_settings(left_out: Collection[tuple[type, str]] = ()) -> Construc
         ]
         return StructConstructorSpec(instantiate=lambda **values: values, fields=tuple(fields))
 
+    @registry.primitive_rule
+    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        """Words that are no number stay words, so that the settings say what is wrong with them."""
+        if info.type not in (int, float):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=info.type.__name__.upper(),
+            instance_from_str=lambda words: _number(info.type, words[0]),
+            is_instance=lambda value: isinstance(value, int | float | str),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     return registry
 
 
@@ -83,6 +97,13 @@ def _detailed(hint: Any, short: str | None) -> Any:
         return Annotated[hint, _names(typing.get_args(first))]
     metavar = {int: "INT", str: "FILE"}[first] if type(None) in others else None  # in place of "{None}|INT"
     return Annotated[hint, tyro.conf.arg(aliases=(short,) if short else None, metavar=metavar)]
+
+
+def _number(kind: type, word: str) -> Any:
+    try:
+        return kind(word)
+    except ValueError:
+        return word
 
 
 def _names(choices: tuple[str, ...]) -> PrimitiveConstructorSpec:

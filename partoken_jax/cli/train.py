@@ -8,8 +8,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from partoken_jax.cli.files import check_data, check_input
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.config import TrainConfig
+from partoken_jax.training.run_directory import check_run_dir
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
@@ -35,6 +37,11 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
 
 
 def _train(config: TrainConfig, stop: threading.Event | None = None) -> None:
+    check_input(config.init_from)
+    if not config.resume:  # otherwise the run says where its data are
+        check_run_dir(config)
+        check_data(config.data)
+
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
 

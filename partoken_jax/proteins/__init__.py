@@ -2,7 +2,7 @@
 
 from partoken_jax.proteins.dataset import ProteinDataset, load_dataset, load_splits
 from partoken_jax.proteins.protein import RESIDUE_TYPES, DataError, Protein
-from partoken_jax.proteins.selection import limit_lengths, subset
+from partoken_jax.proteins.selection import limit_lengths, require_classes, subset
 
 __all__ = [
     "RESIDUE_TYPES",
@@ -12,5 +12,6 @@ __all__ = [
     "limit_lengths",
     "load_dataset",
     "load_splits",
+    "require_classes",
     "subset",
 ]

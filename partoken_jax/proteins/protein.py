@@ -24,7 +24,7 @@ class Protein:
     """One chain of L residues.
 
     Raises DataError, naming the protein, for wrong shapes, letters outside `RESIDUE_TYPES`,
-    infinite coordinates or no residues at all.
+    infinite coordinates, no residues at all or none that is complete.
     """
 
     name: str
@@ -71,6 +71,10 @@ class Protein:
             raise DataError(
                 f"{self.name}: residue {numbers[infinite.argmax()]} has non-finite (infinite) coordinates; "
                 "write missing atoms as NaN"
+            )
+        if not np.isfinite(backbone).all(axis=(1, 2)).any():
+            raise DataError(
+                f"{self.name}: none of its {num_residues} residues has all of N, CA, C and O; leave it out"
             )
         object.__setattr__(self, "backbone", backbone)
         object.__setattr__(self, "residue_numbers", numbers)

@@ -7,7 +7,14 @@ from typing import Literal
 
 from partoken_jax.config import DataConfig, TrainConfig
 from partoken_jax.graphs import BatchLoader, BatchPlan, neighbour_tables, plan_batches
-from partoken_jax.proteins import DataError, ProteinDataset, limit_lengths, load_splits, subset
+from partoken_jax.proteins import (
+    DataError,
+    ProteinDataset,
+    limit_lengths,
+    load_splits,
+    require_classes,
+    subset,
+)
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -35,9 +42,11 @@ class RunData:
 def load_run_data(config: TrainConfig) -> RunData:
     """All three splits of the file, read once, and their batches.
 
-    Raises DataError for data that cannot be read, and as `prepare` does.
+    Raises DataError for data that cannot be read or have one class alone, and as `prepare` does.
     """
-    return prepare(config, load_data(config.data))
+    datasets = load_data(config.data)
+    require_classes(datasets["train"])
+    return prepare(config, datasets)
 
 
 def load_data(config: DataConfig, splits: Sequence[Split] = SPLITS) -> dict[Split, ProteinDataset]:

@@ -1,7 +1,6 @@
+import zipfile
 from dataclasses import replace
 from pathlib import Path
-
-import zipfile
 
 import numpy as np
 import pytest
