@@ -7,7 +7,6 @@ program. Here the size of a file bounds what is read of it.
 import contextlib
 import math
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,11 +22,6 @@ MAX_EXPANSION = 100
 """How many times its size a file may take in memory. Coordinates pack to a half or so, zeros a thousandfold."""
 _MAY_EXPAND = 2**26
 """Bytes; a file that takes no more may be packed as well as it likes."""
-_FAULTS = (
-    *(zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError),
-    *(ValueError, TypeError, OverflowError, MemoryError, SyntaxError),
-)
-"""What zipfile and NumPy raise for damaged, encrypted and unknown content."""
 
 
 class Header(NamedTuple):
@@ -89,7 +83,7 @@ class Archive:
                 yield stream
         except DataError:
             raise
-        except _FAULTS as error:
+        except Exception as error:  # what a damaged array raises depends on where it is damaged
             raise DataError(
                 f"{self.path}: array {name!r} cannot be read ({_reason(error)}); write the file anew"
             ) from None
@@ -106,7 +100,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
         raise DataError(f"{path}: {reason}; give the path of a .npz file, or none for the embedded proteins")
     try:
         file = zipfile.ZipFile(path)
-    except _FAULTS as error:
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
         raise DataError(
             f"{path}: not a readable .npz file ({_reason(error)}); write it with np.savez"
         ) from None

@@ -50,7 +50,7 @@ def read_arrays(path: Path, also: tuple[str, ...]) -> dict[str, np.ndarray]:
                 f"the task and split chosen need {', '.join((*_BASE, *also))}"
             )
         sizes = {"P": _size(archive, "length"), "R": _size(archive, "sequence")}
-        for name in (*_BASE, *also):
+        for name in ("length", "sequence", *_BASE, *also):
             _check_header(path, name, archive.header(name), sizes)
         arrays = {}
         for name, check in _CHECKS.items():
