@@ -73,7 +73,7 @@ Flag = Annotated[bool, Field(strict=True)]
 FilePath = Annotated[str, Field(min_length=1), BeforeValidator(_plain_path)]
 
 
-def AtMost(most: float) -> Any:  # noqa: N802 - reads as a type where it stands
+def AtMost(most: float) -> Any:
     """A lower bound from above, for one field: `Annotated[AtLeast1, AtMost(100)]`."""
     return Field(le=most)
 

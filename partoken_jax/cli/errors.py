@@ -1,5 +1,6 @@
 """Mistakes of the user, answered in one sentence: which errors they are, and what tyro has to say."""
 
+import difflib
 import re
 
 
@@ -12,11 +13,11 @@ def is_mistake(error: ValueError) -> bool:
     return any(cls.__module__.partition(".")[0] == "partoken_jax" for cls in type(error).__mro__)
 
 
-def tyro_in_a_sentence(box: str) -> str:
+def tyro_in_a_sentence(box: str, verb: str) -> str:
     """What tyro writes into a box of many lines about words that it does not understand.
 
-    The box has sections with rules between them: what is wrong, which flags have similar names (each with its
-    help, farther in than its name), where help is.
+    The box has sections with rules between them: what is wrong, then which flags have similar names, each
+    with its help farther in than its name.
     """
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = text.strip("\n").splitlines()
@@ -30,13 +31,20 @@ def tyro_in_a_sentence(box: str) -> str:
         elif len(row) - len(row.lstrip()) < 8:  # farther in is help
             sections[-1].append(row.strip())
     what, *others = sections
-    said = [" ".join(what).rstrip(".")]
+    if "" in what:  # after an empty row comes advice
+        what = what[: what.index("")]
+    said = (
+        " ".join(what)
+        .rstrip(".")
+        .replace(". Expected", "; expected")
+        .replace("expected 1 values", "expected 1 value")
+    )
+    wrong = re.findall(r"--[\w.-]+", said)
     similar = [row.split()[0] for section in others for row in section if row.startswith("--")]
-    if similar and not said[0].startswith("Error parsing"):
-        said.append(f"did you mean {similar[0]}")
+    if wrong and similar and wrong[0] not in similar:
+        nearest = difflib.get_close_matches(wrong[0], similar, 1, 0)
+        said += f"; perhaps {nearest[0]} is meant"
     for section in others:
         if section and section[0].startswith("Available subcommands"):
-            said.append(" ".join(section).replace("Available subcommands", "there are"))
-    program = re.search(r"(partoken[\w ]*?) --help", text)
-    said.append(f"see `{program[1] if program else 'partoken'} --help`")
-    return "; ".join(said)
+            said += "; " + " ".join(section).replace("Available subcommands:", "there are")
+    return f"{said}; see `{' '.join(['partoken', verb]).strip()} --help`"

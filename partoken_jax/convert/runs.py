@@ -277,7 +277,10 @@ def _check(source: Path, used: Arrays, config: TrainConfig) -> None:
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
-        raise ConvertError(f"{source}: does not fit the original's {config.model.kind}; {listed}")
+        raise ConvertError(
+            f"{source}: does not fit the original's {config.model.kind}, whose whole state_dict is needed; "
+            f"{listed}"
+        )
     _check_finite(source, used)
 
 

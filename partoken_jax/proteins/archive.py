@@ -19,7 +19,7 @@ from partoken_jax.files import unreadable
 from partoken_jax.proteins.protein import DataError
 
 MAX_EXPANSION = 100
-"""How many times its size a file may take in memory. Coordinates pack to a half or so, zeros a thousandfold."""
+"""How many times its size a file may take in memory. Coordinates pack to a half, zeros a thousandfold."""
 _MAY_EXPAND = 2**26
 """Bytes; a file that takes no more may be packed as well as it likes."""
 
@@ -64,8 +64,8 @@ class Archive:
             size = math.prod(shape) * dtype.itemsize
             if start + size != member.file_size:
                 raise DataError(
-                    f"{self.path}: array {name!r} claims shape {shape} of {dtype}, which takes {size:,} bytes, "
-                    f"but {member.file_size - start:,} are there; write the file anew"
+                    f"{self.path}: array {name!r} claims shape {shape} of {dtype}, which takes {size:,} "
+                    f"bytes, but {member.file_size - start:,} are there; write the file anew"
                 )
             self.headers[name] = Header(dtype, shape)
         return self.headers[name]

@@ -87,8 +87,8 @@ def _check_header(path: Path, name: str, header: Header, sizes: dict[str, int]) 
     dtype, shape = header
     kind, words = _FORMAT[name]
     if not (dtype.kind in kind if isinstance(kind, str) else dtype == kind):
-        wanted = _KINDS[kind] if isinstance(kind, str) else kind.name
-        raise DataError(f"{path}: array {name!r} has type {dtype}, but must be {wanted}; convert it")
+        right = _KINDS[kind] if isinstance(kind, str) else kind.name
+        raise DataError(f"{path}: array {name!r} has type {dtype}, but must be {right}; convert it")
     if kind == "S" and dtype.itemsize > _MAX_NAME:
         raise DataError(
             f"{path}: array {name!r} holds texts of {dtype.itemsize:,} bytes, but they may have at most "
@@ -145,8 +145,8 @@ def _check_numbers(path: Path, arrays: dict[str, np.ndarray]) -> None:
     if wrong.any():
         i = int(wrong.argmax())
         raise DataError(
-            f"{path}: the first residue of {_name(arrays, i)!r} has number {first[i]}, but must have one from "
-            f"{-most:,} to {most:,}; correct 'first_residue_number'"
+            f"{path}: the first residue of {_name(arrays, i)!r} has number {first[i]}, but must have one "
+            f"from {-most:,} to {most:,}; correct 'first_residue_number'"
         )
 
 
@@ -164,8 +164,8 @@ def _check_sequence(path: Path, arrays: dict[str, np.ndarray]) -> None:
         i = int(np.searchsorted(ends, place, side="right"))
         number = arrays["first_residue_number"][i] + place - (ends[i] - lengths[i])
         raise DataError(
-            f"{path}: {_name(arrays, i)}: residue {number} is {chr(letters[place])!r}, but must be one of the "
-            "capital letters that stand for amino acids; correct 'sequence'"
+            f"{path}: {_name(arrays, i)}: residue {number} is {chr(letters[place])!r}, but must be one of "
+            "the capital letters that stand for amino acids; correct 'sequence'"
         )
 
 

@@ -29,8 +29,8 @@ def require_classes(dataset: ProteinDataset) -> None:
     if np.count_nonzero(counts) == 1:
         raise DataError(
             f"{dataset.source}: all proteins of split {dataset.split!r} are of class "
-            f"{dataset.class_names[counts.argmax()]!r}, so there is nothing to tell apart; give data with two "
-            "classes or more"
+            f"{dataset.class_names[counts.argmax()]!r}, so there is nothing to tell apart; give data with "
+            "two classes or more"
         )
 
 

@@ -51,7 +51,8 @@ def task_labels(task: str, annotation: np.ndarray, names: list[str]) -> tuple[np
             raise DataError(f"{names[i]}: ec_class is {annotation[i]}, but must be 1 to 7, or 0 for none")
         return annotation.astype(np.int32) - 1, EC_CLASSES
     codes = [
-        _architecture(code.decode("utf-8", "replace"), name) for code, name in zip(annotation, names, strict=True)
+        _architecture(code.decode("utf-8", "replace"), name)
+        for code, name in zip(annotation, names, strict=True)
     ]
     if task == "cath-class":
         return np.array([code[0] - 1 if code else -1 for code in codes], np.int32), CATH_CLASSES

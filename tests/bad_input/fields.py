@@ -11,7 +11,13 @@ from tests.bad_input.case import Case
 from tests.bad_input.made_files import write
 
 NUMBERS = {"text": "banana", "nan": float("nan"), "infinity": float("inf"), "minus infinity": float("-inf")}
-NUMBERS |= {"a negative number": -1, "a huge number": 10**12, "true": True, "a list": [1, 2, 3], "nothing": ""}
+NUMBERS |= {
+    "a negative number": -1,
+    "a huge number": 10**12,
+    "true": True,
+    "a list": [1, 2, 3],
+    "nothing": "",
+}
 OTHERS = {"a group": {"a": 1}, "a huge number": 10**12}
 
 

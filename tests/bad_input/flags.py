@@ -25,17 +25,21 @@ CASES = [
     Case("a verb in capitals", ("TRAIN",), ("TRAIN", "train, evaluate,")),
     Case("a flag in place of a verb", ("--seed", "3"), ("--seed", "partoken --help")),
     Case("an unknown flag", ("train", "--nonsense"), ("--nonsense", "--help")),
-    Case("nearly a flag", ("train", "--sed", "3"), ("--sed", "did you mean --seed")),
-    Case("nearly a flag of a group", ("train", "--data.batchsize", "3"), ("did you mean --data.batch-size",)),
+    Case("nearly a flag", ("train", "--sed", "3"), ("--sed", "perhaps --seed is meant")),
+    Case(
+        "nearly a flag of a group",
+        ("train", "--data.batchsize", "3"),
+        ("perhaps --data.batch-size is meant",),
+    ),
     Case("a flag of another verb", ("evaluate", "run", "--seed", "3"), ("--seed",)),
     Case("a word too many", ("evaluate", "a", "b"), ("options: b", "--help")),
     Case("two values for one", ("train", "--seed", "1", "2"), ("options: 2",)),
-    Case("a flag without value", ("train", "--seed"), ("--seed", "Expected 1 value")),
-    Case("one value for two", ("train", "--model.node-hidden", "1"), ("--model.node-hidden", "Expected 2")),
+    Case("a flag without value", ("train", "--seed"), ("--seed", "expected 1 value")),
+    Case("one value for two", ("train", "--model.node-hidden", "1"), ("--model.node-hidden", "expected 2")),
     Case("a value for a switch", ("train", "--model.codebook.no-enabled", "maybe"), ("maybe",)),
     Case("evaluate without a run", ("evaluate",), ("RUN_DIR", "partoken evaluate --help")),
     Case("convert without a target", ("convert", "a.npz"), ("TARGET", "partoken convert --help")),
-    Case("time without a file", ("time", "--json"), ("--json", "Expected 1 value")),
+    Case("time without a file", ("time", "--json"), ("--json", "expected 1 value")),
     _train("--model", "cnn", "'cnn'", "'gvp', 'partoken'"),
     _train("--model", "", "''", "'gvp', 'partoken'"),
     _train("--model.pooling", "median", "'median'", "'mean', 'max'"),
@@ -76,9 +80,21 @@ CASES = [
         ("node_hidden is (0, -4)", "from 1 to 4,096"),
     ),
     Case("widths beyond memory", ("train", "--model.node-hidden", HUGE, "16"), ("node_hidden", "4,096")),
-    Case("node features that none has", ("train", "--model.node-in", "7", "3"), ("model.node_in is (7, 3)", "(6, 3)")),
-    Case("edge features that none has", ("train", "--model.edge-in", "32", "2"), ("model.edge_in is", "(32, 1)")),
-    Case("time with other features", ("time", "--model.node-in", "7", "3"), ("model.node_in is (7, 3)", "(6, 3)")),
+    Case(
+        "node features that none has",
+        ("train", "--model.node-in", "7", "3"),
+        ("model.node_in is (7, 3)", "(6, 3)"),
+    ),
+    Case(
+        "edge features that none has",
+        ("train", "--model.edge-in", "32", "2"),
+        ("model.edge_in is", "(32, 1)"),
+    ),
+    Case(
+        "time with other features",
+        ("time", "--model.node-in", "7", "3"),
+        ("model.node_in is (7, 3)", "(6, 3)"),
+    ),
     Case(
         "several mistakes, all named",
         ("train", "--seed", "-1", "--stage0.epochs", "x", "--data.batch-size", "0"),
@@ -94,9 +110,24 @@ CASES = [
         ("train", "--stage1.epochs", "3", "--freeze-codebook-epochs", "3"),
         ("freeze_codebook_epochs is 3", "set freeze_codebook_epochs to"),
     ),
-    Case("resume and overwrite", ("train", "--resume", "--overwrite"), ("--overwrite and --resume", "choose one"), heavy=True),
-    Case("no epochs", ("train", "--stage0.epochs", "0", "--stage1.epochs", "0"), ("stage0.epochs", "at least one"), heavy=True),
-    Case("a run directory that is taken", ("train", "--run-dir", "run"), ("run already exists", "--run-dir"), _run),
+    Case(
+        "resume and overwrite",
+        ("train", "--resume", "--overwrite"),
+        ("--overwrite and --resume", "choose one"),
+        heavy=True,
+    ),
+    Case(
+        "no epochs",
+        ("train", "--stage0.epochs", "0", "--stage1.epochs", "0"),
+        ("stage0.epochs", "at least one"),
+        heavy=True,
+    ),
+    Case(
+        "a run directory that is taken",
+        ("train", "--run-dir", "run"),
+        ("run already exists", "--run-dir"),
+        _run,
+    ),
     Case(
         "overwriting what is no run",
         ("train", "--run-dir", "run", "--overwrite"),
@@ -109,10 +140,20 @@ CASES = [
         ("run is a file", "--run-dir"),
         lambda folder: (folder / "run").write_text("mine"),
     ),
-    Case("proteins that are too long", ("train", "--data.max-length", "399"), ("max_length = 399", "too_long: crop"), heavy=True),
+    Case(
+        "proteins that are too long",
+        ("train", "--data.max-length", "399"),
+        ("max_length = 399", "too_long: crop"),
+        heavy=True,
+    ),
     Case("evaluating nothing", ("evaluate", "nothing"), ("nothing: no such directory", "directory of a run")),
     Case("evaluating an empty name", ("evaluate", ""), ("directory of a run",)),
-    Case("evaluating what is no run", ("evaluate", "run"), ("run: holds no checkpoints", "directory of a run"), _run),
+    Case(
+        "evaluating what is no run",
+        ("evaluate", "run"),
+        ("run: holds no checkpoints", "directory of a run"),
+        _run,
+    ),
     Case(
         "evaluating a file",
         ("evaluate", "run"),
@@ -122,9 +163,13 @@ CASES = [
     Case("an unknown split", ("evaluate", "a", "--split", "tets"), ("'tets'", "'train', 'val', 'test'")),
     Case("an unknown checkpoint", ("evaluate", "a", "--checkpoint", "3"), ("'3'", "'best', 'last'")),
     Case("no classes", ("params", "--num-classes", "0"), ("num_classes is 0", "from 2 to 100,000")),
-    Case("classes in words", ("params", "--num-classes", "many"), ("num_classes is 'many'", "a whole number")),
+    Case(
+        "classes in words", ("params", "--num-classes", "many"), ("num_classes is 'many'", "a whole number")
+    ),
     Case("classes without end", ("params", "--num-classes", HUGE), ("num_classes", "from 2 to 100,000")),
-    Case("an unknown model to time", ("time", "--models", "gvp,cnn"), ("models is ('gvp', 'cnn')", "'gvp' and")),
+    Case(
+        "an unknown model to time", ("time", "--models", "gvp,cnn"), ("models is ('gvp', 'cnn')", "'gvp' and")
+    ),
     Case("no models to time", ("time", "--models", ""), ("models is ()", "one or more of")),
     Case("an unknown pass", ("time", "--passes", "backward"), ("passes", "'train_step'")),
     Case("an unknown sweep", ("time", "--sweeps", "batch,breadth"), ("sweeps", "'length'")),
@@ -144,7 +189,9 @@ CASES = [
         ("run: is a directory", "name a file in it"),
         _run,
     ),
-    Case("timing proteins that are not there", ("time", "--data", "no.npz"), ("no.npz: no such file", ".npz")),
+    Case(
+        "timing proteins that are not there", ("time", "--data", "no.npz"), ("no.npz: no such file", ".npz")
+    ),
     Case(
         "a comparison without a directory",
         ("python", "-m", "experiments.compare", "--json", "no/a.json"),
@@ -163,7 +210,7 @@ CASES = [
         ("run is a run", "leave out model.dropout"),
         _run,
     ),
-]  # fmt: skip
+]
 
 if os.getuid() != 0:  # root may read everything
     CASES.append(

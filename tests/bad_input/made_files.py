@@ -1,4 +1,4 @@
-"""A file of proteins of the right format, what writes it wrongly, and files that no reader should read whole."""
+"""A right file of proteins, what writes it wrongly, and files that no reader should read whole."""
 
 import io
 import struct
@@ -112,7 +112,9 @@ def bomb(name: str, member: str, shape: tuple[int, ...]) -> Make:
         # The checksum, 0, is wrong, which is known only at the end of the reading that must not begin.
         fields = struct.pack("<HHHHHIIIHH", 20, 0, 8, 0, 0, 0, len(packed), size, len(encoded), 0)
         local = b"PK\x03\x04" + fields + encoded
-        directory = b"PK\x01\x02" + struct.pack("<H", 20) + fields + struct.pack("<HHHII", 0, 0, 0, 0, 0) + encoded
+        directory = (
+            b"PK\x01\x02" + struct.pack("<H", 20) + fields + struct.pack("<HHHII", 0, 0, 0, 0, 0) + encoded
+        )
         where = len(local) + len(packed)
         end = b"PK\x05\x06" + struct.pack("<HHHHIIH", 0, 0, 1, 1, len(directory), where, 0)
         (folder / name).write_bytes(local + packed + directory + end)

@@ -1,7 +1,7 @@
 """Runs command lines, each in a process of its own: a fork of this one, so that imports are paid for once.
 
-A line of JSON comes in ({"args": [...], "cwd": "..."}), and one goes out (the fields of `case.Outcome`). Started
-with "heavy", it imports beforehand what only commands need that have passed the first checks.
+A line of JSON comes in ({"args": [...], "cwd": "..."}), and one goes out (the fields of `case.Outcome`).
+Started with "heavy", it imports beforehand what only commands need that have passed the first checks.
 """
 
 import importlib

@@ -1,15 +1,16 @@
-"""Whatever is wrong with a flag, a setting or a file: one sentence with what it is and the remedy, exit code 2,
-nothing made or deleted, within 10 seconds and 1 GB."""
+"""Whatever is wrong with a flag, a setting or a file: one sentence with what it is and the remedy, exit code
+2, nothing made or deleted, within 10 seconds and 1 GB."""
 
 import pytest
 
-from tests.bad_input import fields, flags, protein_files, setting_files, weight_files
+from tests.bad_input import fields, flags, protein_archives, protein_files, setting_files, weight_files
 from tests.bad_input.case import Case, Server, listing
 
 CASES: list[Case] = [
     *flags.CASES,
     *setting_files.CASES,
     *fields.CASES,
+    *protein_archives.CASES,
     *protein_files.CASES,
     *weight_files.CASES,
 ]

@@ -106,31 +106,103 @@ CASES = [
     _case("an archive without arrays", lambda d: np.savez(d / "w.npz"), "holds no arrays"),
     _case("5 GB", sparse("w.npz", 5 * 10**9), "5,000,000,000 bytes", "one model alone"),
     _case("a bomb of 3 GB", bomb("w.npz", f"{HEAD}.npy", (3 * 2**30,)), "would take 3,221,", "check where"),
-    _case("an array that claims 1e30 values", lambda d: zipfile.ZipFile(d / "w.npz", "w").writestr(f"{HEAD}.npy", claimed((10**30,))), "claims shape", "write the file anew"),
+    _case(
+        "an array that claims 1e30 values",
+        lambda d: zipfile.ZipFile(d / "w.npz", "w").writestr(f"{HEAD}.npy", claimed((10**30,))),
+        "claims shape",
+        "write the file anew",
+    ),
     _case("Python objects", _with(HEAD, np.array([None, {}], object)), f"'{HEAD}' holds Python objects"),
-    _case("of something else", lambda d: np.savez(d / "w.npz", conv1=np.zeros(3)), "not the weights of ParToken", "conv1"),
-    _case("of two models", _file(lambda a: {f"{p}.{k}": v for k, v in a.items() for p in "ab"}), "several models", "save one"),
+    _case(
+        "of something else",
+        lambda d: np.savez(d / "w.npz", conv1=np.zeros(3)),
+        "not the weights of ParToken",
+        "conv1",
+    ),
+    _case(
+        "of two models",
+        _file(lambda a: {f"{p}.{k}": v for k, v in a.items() for p in "ab"}),
+        "several models",
+        "save one",
+    ),
     _case("without its classifier", _file(_renamed), "classifier.6.weight is missing"),
     _case("a key missing", _file(lambda a: {k: v for k, v in a.items() if k != HEAD}), f"missing: {HEAD}"),
     _case("a key too many", _with("bonus.weight", np.zeros(3, np.float32)), "unknown: bonus.weight"),
-    _case("a wrong shape", _with(HEAD, np.zeros((3, 3), np.float32)), f"misshapen: {HEAD} is (3, 3), expected"),
+    _case(
+        "a wrong shape", _with(HEAD, np.zeros((3, 3), np.float32)), f"misshapen: {HEAD} is (3, 3), expected"
+    ),
     _case("a scalar", _with(HEAD, np.float32(1)), f"misshapen: {HEAD} is (), expected"),
-    _case("a scalar that gives a size", _with("classifier.6.weight", np.float32(1)), "classifier.6.weight is ()"),
-    _case("whole numbers", _with("classifier.0.bias", np.zeros(32, int)), "not of floating point: classifier.0.bias is int64"),
-    _case("complex numbers", _with("classifier.0.bias", np.zeros(32, complex)), "not of floating point: classifier.0.bias"),
-    _case("text for numbers", _with("classifier.0.bias", np.array(["a"] * 32)), "not of floating point: classifier.0.bias"),
+    _case(
+        "a scalar that gives a size", _with("classifier.6.weight", np.float32(1)), "classifier.6.weight is ()"
+    ),
+    _case(
+        "whole numbers",
+        _with("classifier.0.bias", np.zeros(32, int)),
+        "not of floating point: classifier.0.bias is int64",
+    ),
+    _case(
+        "complex numbers",
+        _with("classifier.0.bias", np.zeros(32, complex)),
+        "not of floating point: classifier.0.bias",
+    ),
+    _case(
+        "text for numbers",
+        _with("classifier.0.bias", np.array(["a"] * 32)),
+        "not of floating point: classifier.0.bias",
+    ),
     _case("NaN", _planted(HEAD, np.nan), f"NaN or infinite values in {HEAD}", "an earlier checkpoint"),
     _case("an infinite weight", _planted(HEAD, -np.inf), f"NaN or infinite values in {HEAD}", "an earlier"),
-    Case("weights: NaN to start from", ("train", "--init-from", "w.npz"), ("w.npz: ", f"NaN or infinite values in {HEAD}"), _planted(HEAD, np.nan), heavy=True),
-    _case("residues with features of their own", _file(lambda a: None, node_in=(7, 3)), "model.node_in is (7, 3)", "(6, 3)"),
-    _case("edges with features of their own", _file(lambda a: None, edge_in=(16, 1)), "model.edge_in is (16, 1)", "(32, 1)"),
-    _case("one class", _with("classifier.6.weight", np.zeros((1, 16), np.float32)), "model.num_classes is 1", "from 2 to"),
-    _case("classes of another task", _file(lambda a: None), "has 3 classes", "'cath-class' has 4", args=(*CONVERT, "--data.task", "cath-class")),
-    _case("a setting that contradicts them", _file(lambda a: None), "model.num_layers is 2", "but 3 according to", "correct one", args=(*CONVERT, "--model.num-layers", "3")),
-    _case("a setting that is none", _file(lambda a: None), "model.dropout is 'x'", args=(*CONVERT, "--model.dropout", "x")),
+    Case(
+        "weights: NaN to start from",
+        ("train", "--init-from", "w.npz"),
+        ("w.npz: ", f"NaN or infinite values in {HEAD}"),
+        _planted(HEAD, np.nan),
+        heavy=True,
+    ),
+    _case(
+        "residues with features of their own",
+        _file(lambda a: None, node_in=(7, 3)),
+        "model.node_in is (7, 3)",
+        "(6, 3)",
+    ),
+    _case(
+        "edges with features of their own",
+        _file(lambda a: None, edge_in=(16, 1)),
+        "model.edge_in is (16, 1)",
+        "(32, 1)",
+    ),
+    _case(
+        "one class",
+        _with("classifier.6.weight", np.zeros((1, 16), np.float32)),
+        "model.num_classes is 1",
+        "from 2 to",
+    ),
+    _case(
+        "classes of another task",
+        _file(lambda a: None),
+        "has 3 classes",
+        "'cath-class' has 4",
+        args=(*CONVERT, "--data.task", "cath-class"),
+    ),
+    _case(
+        "a setting that contradicts them",
+        _file(lambda a: None),
+        "model.num_layers is 2",
+        "but 3 according to",
+        "correct one",
+        args=(*CONVERT, "--model.num-layers", "3"),
+    ),
+    _case(
+        "a setting that is none",
+        _file(lambda a: None),
+        "model.dropout is 'x'",
+        args=(*CONVERT, "--model.dropout", "x"),
+    ),
     Case("weights: a target that is taken", CONVERT, ("run already exists", "--overwrite"), _taken),
-    Case("weights: a target that is a file", CONVERT, ("run is a file", "name a directory"), _taken_by_a_file),
-]  # fmt: skip
+    Case(
+        "weights: a target that is a file", CONVERT, ("run is a file", "name a directory"), _taken_by_a_file
+    ),
+]
 
 if importlib.util.find_spec("safetensors") is not None:
     CASES += [
@@ -138,13 +210,44 @@ if importlib.util.find_spec("safetensors") is not None:
         _of("safetensors", "text", write("w.safetensors", "hello, world"), "cannot be read", "complete"),
         _of("safetensors", "a header of 1e18 bytes", _safetensors({}, length=10**18), "cannot be read"),
         _of("safetensors", "a header that is no JSON", _safetensors(b"{" * 50), "cannot be read"),
-        _of("safetensors", "an array beyond the end", _safetensors({"a": TENSOR | {"shape": [10**9], "data_offsets": [0, 4 * 10**9]}}), "cannot be read"),
-        _of("safetensors", "a shape of 1e30", _safetensors({"a": TENSOR | {"shape": [10**15, 10**15]}}, b"\0" * 4), "cannot be read"),
-        _of("safetensors", "settings 5,000 deep", _safetensors({"__metadata__": {"hyper_parameters": "[" * 5000}, "a": TENSOR}, b"\0" * 4), "cannot be read"),
-        _of("safetensors", "settings that are a list", _safetensors({"__metadata__": {"hyper_parameters": "[1]"}, "a": TENSOR}, b"\0" * 4), "hyper-parameters are a list"),
-        _of("safetensors", "of something else", _safetensors({"a": TENSOR}, b"\0" * 4), "not the weights of ParToken"),
-        _of("safetensors", "5 GB", sparse("w.safetensors", 5 * 10**9), "5,000,000,000 bytes", "one model alone"),
-    ]  # fmt: skip
+        _of(
+            "safetensors",
+            "an array beyond the end",
+            _safetensors({"a": TENSOR | {"shape": [10**9], "data_offsets": [0, 4 * 10**9]}}),
+            "cannot be read",
+        ),
+        _of(
+            "safetensors",
+            "a shape of 1e30",
+            _safetensors({"a": TENSOR | {"shape": [10**15, 10**15]}}, b"\0" * 4),
+            "cannot be read",
+        ),
+        _of(
+            "safetensors",
+            "settings 5,000 deep",
+            _safetensors({"__metadata__": {"hyper_parameters": "[" * 5000}, "a": TENSOR}, b"\0" * 4),
+            "cannot be read",
+        ),
+        _of(
+            "safetensors",
+            "settings that are a list",
+            _safetensors({"__metadata__": {"hyper_parameters": "[1]"}, "a": TENSOR}, b"\0" * 4),
+            "hyper-parameters are a list",
+        ),
+        _of(
+            "safetensors",
+            "of something else",
+            _safetensors({"a": TENSOR}, b"\0" * 4),
+            "not the weights of ParToken",
+        ),
+        _of(
+            "safetensors",
+            "5 GB",
+            sparse("w.safetensors", 5 * 10**9),
+            "5,000,000,000 bytes",
+            "one model alone",
+        ),
+    ]
 if importlib.util.find_spec("torch") is not None:
     CASES += [
         _of("pt", "an empty file", write("w.pt", b""), "cannot be read", "complete"),

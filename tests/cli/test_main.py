@@ -106,11 +106,14 @@ def test_proteins_too_long_are_refused_by_name(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["train", "--nonsense"], "options: --nonsense; see `partoken --help`"),
-        (["train", "--sed", "3"], "did you mean --seed"),
-        (["train", "--model", "cnn"], "'cnn' for argument '--model/--model.kind'. Expected one of ('gvp', 'part"),
+        (["train", "--nonsense"], "options: --nonsense; see `partoken train --help`"),
+        (["train", "--sed", "3"], "perhaps --seed is meant"),
+        (
+            ["train", "--model", "cnn"],
+            "'cnn' for argument '--model/--model.kind'; expected one of ('gvp',",
+        ),
         (["evaluate"], "Missing from partoken evaluate: RUN_DIR; see `partoken evaluate --help`"),
-        (["dance"], "options: dance; there are: train, evaluate,"),
+        (["dance"], "options: dance; there are train, evaluate,"),
         ([], "Expected one of {train, evaluate"),
     ],
 )
