@@ -276,4 +276,5 @@ CASES = [
         ("data.npz: ", "adds up to 66"),
         changed("length", 3, 9),
     ),
+    _case("ids of 2,000 characters", _ids(b"x" * 2000), "'id' holds texts of 2,000 bytes", "shorten them"),
 ]
