@@ -91,5 +91,5 @@ def parse(args: list[str]) -> Callable[[], None]:
     except SystemExit as exit_:
         if exit_.code != 2:
             raise
-        verb = args[0] if args and args[0] in verbs else ""
-        raise ConfigError(tyro_in_a_sentence(complaint.getvalue(), verb)) from None
+        program = f"partoken {args[0]}" if args and args[0] in verbs else "partoken"
+        raise ConfigError(tyro_in_a_sentence(complaint.getvalue(), program)) from None

@@ -13,7 +13,7 @@ def is_mistake(error: ValueError) -> bool:
     return any(cls.__module__.partition(".")[0] == "partoken_jax" for cls in type(error).__mro__)
 
 
-def tyro_in_a_sentence(box: str, verb: str) -> str:
+def tyro_in_a_sentence(box: str, program: str) -> str:
     """What tyro writes into a box of many lines about words that it does not understand.
 
     The box has sections with rules between them: what is wrong, then which flags have similar names, each
@@ -47,4 +47,4 @@ def tyro_in_a_sentence(box: str, verb: str) -> str:
     for section in others:
         if section and section[0].startswith("Available subcommands"):
             said += "; " + " ".join(section).replace("Available subcommands:", "there are")
-    return f"{said}; see `{' '.join(['partoken', verb]).strip()} --help`"
+    return f"{said}; see `{program} --help`"

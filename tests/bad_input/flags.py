@@ -212,6 +212,24 @@ CASES = [
     ),
 ]
 
+SCRIPTS = {
+    "before_after": ("--before", "nothing"),
+    "compare": ("--batch-size", "x"),
+    "demo": ("--repeats", "0"),
+    "docs": ("--nonsense",),
+    "gpu_suite": ("--part", "x"),
+    "padding": ("--data", "no.npz"),
+    "parity": ("--vectors", "nothing"),
+    "precision": ("--steps", str(2**40)),
+    "start_up": ("--json", "no/a.json"),
+    "train": ("--seed", "-1"),
+    "training_equivalence": ("--batch-size", "1.5"),
+}
+CASES += [
+    Case(f"experiments.{name}", ("python", "-m", f"experiments.{name}", *flags), (flags[-1],), heavy=True)
+    for name, flags in SCRIPTS.items()
+]
+
 if os.getuid() != 0:  # root may read everything
     CASES.append(
         Case(
