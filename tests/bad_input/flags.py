@@ -223,7 +223,6 @@ SCRIPTS = {
     "precision": ("--steps", str(2**40)),
     "start_up": ("--json", "no/a.json"),
     "train": ("--seed", "-1"),
-    "training_equivalence": ("--batch-size", "1.5"),
 }
 CASES += [
     Case(f"experiments.{name}", ("python", "-m", f"experiments.{name}", *flags), (flags[-1],), heavy=True)
