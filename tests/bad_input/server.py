@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 
 SECONDS = 10
 ADDRESS_SPACE = 16 * 2**30
@@ -26,6 +27,8 @@ HEAVY = ("jax", "flax.nnx", "optax", "partoken_jax.training.loop", "safetensors.
 
 
 def main() -> None:
+    # JAX and newer Pythons warn of forks from processes with threads; these have none that matter.
+    warnings.filterwarnings("ignore", message=".*fork.*")
     for name in LIGHT + (HEAVY if "heavy" in sys.argv else ()):
         if importlib.util.find_spec(name.partition(".")[0]) is not None:
             importlib.import_module(name)
