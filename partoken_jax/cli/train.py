@@ -8,7 +8,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from partoken_jax.cli.files import check_data, check_input
+from partoken_jax.cli.files import check_data, check_input, check_is_run
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.config import TrainConfig
 from partoken_jax.training.run_directory import check_run_dir
@@ -38,6 +38,8 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
 
 def _train(config: TrainConfig, stop: threading.Event | None = None) -> None:
     check_input(config.init_from)
+    if config.init_from is not None and Path(config.init_from).is_dir():
+        check_is_run(Path(config.init_from))
     if not config.resume:  # otherwise the run says where its data are
         check_run_dir(config)
         check_data(config.data)

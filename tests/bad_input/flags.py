@@ -75,6 +75,12 @@ CASES = [
     _train("--model.attention-heads", "3", "model.attention_heads is 3", "must divide"),
     _train("--init-from", "nowhere", "nowhere: no such file", "check the path"),
     Case(
+        "starting from what is no run",
+        ("train", "--init-from", "run", "--run-dir", "new"),
+        ("run: holds no checkpoints", "directory of a run"),
+        _run,
+    ),
+    Case(
         "widths of 0 and -4",
         ("train", "--model.node-hidden", "0", "-4"),
         ("node_hidden is (0, -4)", "from 1 to 4,096"),
