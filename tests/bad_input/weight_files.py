@@ -79,6 +79,12 @@ def _zip(folder: Path) -> None:
         file.writestr("archive/version", b"3")
 
 
+def _other_features(folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    save_file(_weights(tiny(kind="gvp", node_in=(7, 3))), folder / "w.safetensors")
+
+
 def _taken(folder: Path) -> None:
     _file(lambda arrays: None)(folder)
     (folder / "run").mkdir()
@@ -240,6 +246,7 @@ if importlib.util.find_spec("safetensors") is not None:
             _safetensors({"a": TENSOR}, b"\0" * 4),
             "not the weights of ParToken",
         ),
+        _of("safetensors", "features of their own", _other_features, "model.node_in is (7, 3)", "(6, 3)"),
         _of(
             "safetensors",
             "5 GB",
