@@ -33,13 +33,11 @@ from partoken_jax.settings import to_dict as to_dict
 Kind = Literal["gvp", "partoken"]
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
-Task = Literal["ec-class", "cath-class", "cath-architecture"]
 Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]
 SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)
 """What `partoken time` can vary."""
 
 Width = Annotated[AtLeast1, AtMost(4096)]
-"""Of a hidden layer."""
 Channels = tuple[Width, Width]
 """Numbers of scalars and of vectors."""
 Epochs = Annotated[AtLeast0, AtMost(10_000)]
@@ -47,8 +45,7 @@ Temperature = Annotated[Positive, Field(ge=1e-6), AtMost(1e6)]
 LossWeight = Annotated[NonNegative, AtMost(1e6)]
 Neighbours = Annotated[AtLeast1, AtMost(1000)]
 BatchSize = Annotated[AtLeast1, AtMost(100_000)]
-Residues = Annotated[AtLeast1, AtMost(100_000)]
-"""Of one chain; the longest known has 35,000."""
+Residues = Annotated[AtLeast1, AtMost(100_000)]  # of a chain; the longest known has 35,000
 
 NODE_FEATURES, EDGE_FEATURES = (6, 3), (32, 1)
 """Numbers of scalars and vectors that `graphs.featurise` makes."""
@@ -185,24 +182,31 @@ class DataConfig:
     """Which proteins there are, and how they become batches."""
 
     path: FilePath | None = None
-    """File with proteins (.npz, as experiments/data/README.md describes it). Without it, the proteins that
-    come with the package are used. Set it to train on proteins of your own."""
-    task: Task = "ec-class"
+    """Folder of a prepared set (docs/guide/data.md), or file with proteins (.npz, as
+    experiments/data/README.md describes it). Without it, the proteins that come with the package are used.
+    Set it to train on proteins of your own."""
+    task: str = "ec-class"
     """What to predict: the enzyme class ("ec-class"), the CATH class ("cath-class") or the CATH architecture
-    ("cath-architecture"). Change it to train for another question. Proteins without a label for it are left
-    out."""
-    split_scheme: Literal["identity", "superfamily"] = "identity"
+    ("cath-architecture"); with a prepared set, the name of any of its columns that has one label per protein.
+    Change it to train for another question. Proteins without a label for it are left out."""
+    split_scheme: str = "identity"
     """How proteins are split into training, validation and test. "identity": proteins of two splits share at
     most 30% of their sequence. Choose "superfamily" for the harder question, where they also come from
-    different CATH superfamilies."""
+    different CATH superfamilies, or the name of any scheme of a prepared set."""
     neighbours: Neighbours = 30
-    """K, the number of nearest CA atoms that send messages to a residue. Lower it for speed."""
+    """K, the number of nearest CA atoms that send messages to a residue; at most as many as a prepared set
+    holds. Lower it for speed."""
     batch_size: BatchSize = 64
     """B, the number of proteins in a training step. Lower it when memory runs out or when there are few
     proteins."""
+    residues_per_batch: Annotated[AtLeast1, AtMost(10_000_000)] | None = None
+    """Budget of a training step: it takes proteins until the next one would exceed this many residues, and
+    at most batch_size of them, and all batches are padded to one size. Without it, a step has exactly
+    batch_size proteins, as in the published configuration. Set it to use memory evenly where lengths differ
+    much."""
     max_shapes: Annotated[AtLeast1, AtMost(1000)] = 4
-    """Batches are padded to at most this many sizes, and each size is compiled once. Lower it to compile less
-    often; raise it to compute less on padding."""
+    """Batches are padded to at most this many sizes, and each size is compiled once; with a budget of
+    residues there is one. Lower it to compile less often; raise it to compute less on padding."""
     max_length: Residues = 2000
     """Largest number of residues that a protein may have. Lower it to save memory."""
     too_long: Literal["refuse", "crop"] = "refuse"
@@ -352,11 +356,13 @@ class TimingConfig:
     """Length of synthetic proteins, which are then timed in place of real ones. Set it to time one length, or
     to compare with other code. Real proteins are packed as a training run packs them."""
     path: FilePath | None = None
-    """File with the real proteins (.npz, as experiments/data/README.md describes it). Without it, the
-    proteins that come with the package are used. Set it to time the proteins of a run of yours."""
-    task: Task = "ec-class"
+    """File or prepared set with the real proteins, as in data.path of a run. Without it, the proteins that
+    come with the package are used. Set it to time the proteins of a run of yours."""
+    task: str = "ec-class"
     """The task whose training proteins are used, and whose classes the models tell apart. Set it to that of
     the run in question."""
+    split_scheme: str = "identity"
+    """The scheme that says which proteins are training proteins. Set it to that of the run in question."""
     neighbours: Neighbours = 30
     """K, the number of nearest CA atoms that send messages to a residue. Set it to that of the run in
     question."""
@@ -386,8 +392,7 @@ class TimingConfig:
 
 def _check_features(model: ModelConfig) -> None:
     """Raises ValueError for a model that does not take the features of `graphs.featurise`."""
-    wanted = {"node_in": NODE_FEATURES, "edge_in": EDGE_FEATURES}
-    for name, features in wanted.items():
+    for name, features in (("node_in", NODE_FEATURES), ("edge_in", EDGE_FEATURES)):
         if getattr(model, name) != features:
             raise ValueError(
                 f"model.{name} is {getattr(model, name)}, but must be {features}, the features that proteins "

@@ -45,6 +45,7 @@ MODEL = ModelConfig(
 FITTING = dataclasses.replace(MODEL, node_in=(6, 3), edge_in=(32, 1))  # the features that a run computes
 DATA = DataConfig(
     path="some: file.npz", task="cath-class", split_scheme="superfamily", neighbours=1, batch_size=3,
+    residues_per_batch=9,
     max_shapes=1, max_length=5, too_long="crop", max_train=12, max_eval=1,
 )  # fmt: skip
 STAGE = StageConfig(epochs=2, learning_rate=3e-5, warmup_epochs=0.5)
@@ -68,7 +69,8 @@ UNUSUAL = [
     ),
     TimingConfig(
         models=("partoken",), passes=("epoch", "forward"), batch_size=1, path="yes", task="cath-architecture",
-        neighbours=2, repeats=1, epoch_batches=1, gap=False, sweeps=("plain", "batch"), model=FITTING, seed=1,
+        split_scheme="random", neighbours=2, repeats=1, epoch_batches=1, gap=False, sweeps=("plain", "batch"),
+        model=FITTING, seed=1,
     ),
     TimingConfig(residues=1),
 ]  # fmt: skip
@@ -133,7 +135,7 @@ WRONG = [
     ("data: {batch_size: 4.0}", "data.batch_size is 4.0, but must be a whole number from 1"),
     ("data: {batch_size: '4'}", "data.batch_size is '4', but must be a whole number from 1"),
     ("data: {max_eval: 0}", "data.max_eval is 0, but must be a whole number from 1 to 1,000,000,000, or"),
-    ("data: {task: go}", "data.task is 'go', but must be 'ec-class', 'cath-class' or 'cath-architecture'"),
+    ("data: {task: 3}", "data.task is 3, but must be text"),
     ("data: {path: 3}", "data.path is 3, but must be text that is not empty and has no zero byte, or none"),
     ("seed: many", "seed is 'many', but must be a whole number from 0 to 4,294,967,295"),
     ("seed: -1", "seed is -1, but must be a whole number from 0"),

@@ -24,6 +24,7 @@ ROOMS = (
         "tables",
         "proteins",
         "graphs",
+        "prepare",
         "nn",
         "models",
         "training",

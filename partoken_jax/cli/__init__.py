@@ -65,7 +65,7 @@ def parse(args: list[str]) -> Callable[[], None]:
     """
     import tyro
 
-    from partoken_jax.cli import convert, evaluate, params, time, train
+    from partoken_jax.cli import convert, evaluate, params, prepare, time, train
     from partoken_jax.cli.errors import tyro_in_a_sentence
     from partoken_jax.cli.flags import flags_from_settings
     from partoken_jax.config import ConfigError
@@ -76,6 +76,7 @@ def parse(args: list[str]) -> Callable[[], None]:
         "params": params.verb,
         "time": time.verb,
         "convert": convert.verb,
+        "prepare": prepare.verb,
     }
     complaint = io.StringIO()
     try:
@@ -83,7 +84,8 @@ def parse(args: list[str]) -> Callable[[], None]:
             return tyro.extras.subcommand_cli_from_dict(
                 {name: verb(args) for name, verb in verbs.items()},
                 prog="partoken",
-                description="Train, evaluate, time and convert GVP and ParToken on protein structures.",
+                description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein "
+                "structures.",
                 args=args,
                 config=(tyro.conf.FlagCreatePairsOff,),
                 registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),

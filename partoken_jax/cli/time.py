@@ -41,7 +41,8 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
 
 def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | None, command: str) -> None:
     check_output_files(json_file, markdown_file)
-    check_data(DataConfig(path=config.path, task=config.task), ("train",))
+    data = DataConfig(path=config.path, task=config.task, split_scheme=config.split_scheme)
+    check_data(data, ("train",))
     import jax
 
     from partoken_jax import timing
