@@ -20,8 +20,8 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from partoken_jax.config import ModelConfig, TimingConfig, TrainConfig
-from partoken_jax.settings import from_dict, help_texts, is_settings, load_yaml
+from partoken_jax.config import ConfigError, ModelConfig, TimingConfig, TrainConfig
+from partoken_jax.settings import from_dict, help_texts, is_settings, load_yaml, shown
 
 T = TypeVar("T")
 SHORT = {
@@ -75,6 +75,13 @@ def checked(cls: type[T], values: T) -> T:
     Raises ConfigError that names all that are wrong.
     """
     return from_dict(cls, cast(dict[str, Any], values))
+
+
+def whole_number(name: str, value: Any) -> Any:
+    """The value of a flag that no settings class checks: a number, or none. Raises ConfigError for a word."""
+    if isinstance(value, str):
+        raise ConfigError(f"{name} is {shown(value)}, but must be a whole number")
+    return value
 
 
 def stored_settings(args: list[str]) -> TrainConfig:

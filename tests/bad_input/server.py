@@ -22,7 +22,7 @@ SECONDS = 10
 ADDRESS_SPACE = 16 * 2**30
 """Bytes. A belt for the machine of the tests; what a case takes is measured."""
 LIGHT = ("partoken_jax.cli", "partoken_jax.cli.train", "partoken_jax.cli.flags", "partoken_jax.proteins")
-LIGHT += ("partoken_jax.convert", "partoken_jax.training.run_directory", "tyro")
+LIGHT += ("partoken_jax.prepare", "partoken_jax.convert", "partoken_jax.training.run_directory", "tyro")
 HEAVY = ("jax", "flax.nnx", "optax", "partoken_jax.training.loop", "safetensors.numpy", "torch")
 
 

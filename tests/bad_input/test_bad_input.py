@@ -3,13 +3,22 @@
 
 import pytest
 
-from tests.bad_input import fields, flags, protein_archives, protein_files, setting_files, weight_files
+from tests.bad_input import (
+    fields,
+    flags,
+    prepared_sets,
+    protein_archives,
+    protein_files,
+    setting_files,
+    weight_files,
+)
 from tests.bad_input.case import Case, Server, listing
 
 CASES: list[Case] = [
     *flags.CASES,
     *setting_files.CASES,
     *fields.CASES,
+    *prepared_sets.CASES,
     *protein_archives.CASES,
     *protein_files.CASES,
     *weight_files.CASES,
