@@ -33,11 +33,12 @@ _MAX_NAME = 1000
 """Bytes of an id or a CATH code."""
 
 
-def read_arrays(path: Path, also: tuple[str, ...]) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, also: tuple[str, ...], *, judge_chains: bool = True) -> dict[str, np.ndarray]:
     """The geometry and names of all chains of a file, and the arrays named in `also`.
 
-    The names in `id` are valid UTF-8, and each is there once. Nothing is read before its type and shape are
-    known to fit.
+    Nothing is read before its type and shape are known to fit. Ids are then valid UTF-8 and each is there
+    once, and coordinates are at the scale of proteins; without `judge_chains` the caller sees to that, chain
+    by chain.
 
     Raises DataError for a file that cannot be read, or an array that is missing, has the wrong type or shape,
     contradicts another, or holds what no protein has.
@@ -55,7 +56,8 @@ def read_arrays(path: Path, also: tuple[str, ...]) -> dict[str, np.ndarray]:
         arrays = {}
         for name, check in _CHECKS.items():
             arrays[name] = archive.read(name)
-            check(path, arrays)
+            if judge_chains or check not in (_check_names, _check_scale):
+                check(path, arrays)
         return arrays | {name: archive.read(name) for name in also}
 
 
@@ -192,4 +194,4 @@ _CHECKS = {
 
 
 def _name(arrays: dict[str, np.ndarray], chain: int) -> str:
-    return arrays["id"][chain].decode("utf-8")
+    return arrays["id"][chain].decode("utf-8", "replace")
