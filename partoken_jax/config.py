@@ -34,23 +34,18 @@ Kind = Literal["gvp", "partoken"]
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]
-SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)
-"""What `partoken time` can vary."""
+SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)  # what `partoken time` can vary
 
 Width = Annotated[AtLeast1, AtMost(4096)]
-Channels = tuple[Width, Width]
-"""Numbers of scalars and of vectors."""
+Channels = tuple[Width, Width]  # numbers of scalars and of vectors
 Epochs = Annotated[AtLeast0, AtMost(10_000)]
 Temperature = Annotated[Positive, Field(ge=1e-6), AtMost(1e6)]
 LossWeight = Annotated[NonNegative, AtMost(1e6)]
 Neighbours = Annotated[AtLeast1, AtMost(1000)]
 BatchSize = Annotated[AtLeast1, AtMost(100_000)]
 Residues = Annotated[AtLeast1, AtMost(100_000)]  # of a chain; the longest known has 35,000
-
-NODE_FEATURES, EDGE_FEATURES = (6, 3), (32, 1)
-"""Numbers of scalars and vectors that `graphs.featurise` makes."""
-SCORE_WIDTH, THRESHOLD_WIDTH = 64, 128
-"""Widths in the partitioner that the published model does not leave to settings."""
+NODE_FEATURES, EDGE_FEATURES = (6, 3), (32, 1)  # scalars and vectors that `graphs.featurise` makes
+SCORE_WIDTH, THRESHOLD_WIDTH = 64, 128  # in the partitioner; the published model has no settings for them
 
 
 @settings
@@ -328,6 +323,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_features(self.model)
+        if self.stage0.epochs + self.stage1.epochs == 0:
+            raise ValueError(
+                "stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch; "
+                "set one of them"
+            )
         freezes = self.model.kind == "partoken" and self.model.codebook.enabled
         epochs, frozen = self.stage1.epochs, self.freeze_codebook_epochs
         if freezes and 0 < epochs <= frozen:

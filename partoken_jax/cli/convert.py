@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from partoken_jax.cli.files import check_is_run
 from partoken_jax.cli.flags import SHORT, stored_settings
 from partoken_jax.config import (
     ConfigError,
@@ -18,6 +17,7 @@ from partoken_jax.config import (
     load_yaml,
 )
 from partoken_jax.settings import read_yaml
+from partoken_jax.training.run_directory import check_checkpoint
 
 Checkpoint = Literal["best", "last"]
 
@@ -101,7 +101,7 @@ def _convert(
             f"{source} is a run, which has settings of its own; leave out {', '.join(settings)}"
         )
     else:
-        check_is_run(source)
+        check_checkpoint(source, checkpoint)  # before JAX is imported, which takes long
         lines = export_weights(source, target, checkpoint=checkpoint, overwrite=overwrite)
     print("\n".join(lines))
 

@@ -26,15 +26,6 @@ def check_data(config: DataConfig, splits: Collection[str] = ("train", "val", "t
         require_classes(found["train"])
 
 
-def check_is_run(path: Path) -> None:
-    """Raises ConfigError for what cannot be the directory of a run with checkpoints."""
-    if path.exists() and not path.is_dir():
-        raise ConfigError(f"{path}: is a file; give the directory of a run")
-    if not (path / "checkpoints").is_dir():
-        what = "holds no checkpoints" if path.is_dir() else "no such directory"
-        raise ConfigError(f"{path}: {what}; give the directory of a run that `partoken train` has begun")
-
-
 def check_output_files(*paths: Path | None) -> None:
     """Raises ConfigError for a file that cannot be written; a mistake must not cost the measurement."""
     for path in paths:

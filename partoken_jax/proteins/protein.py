@@ -81,7 +81,7 @@ class Protein:
             )
         if not np.isfinite(backbone).all(axis=(1, 2)).any():
             raise DataError(
-                f"{self.name}: none of its {num_residues} residues has all of N, CA, C and O; leave it out"
+                f"{self.name}: none of its residues has all four atoms (N, CA, C and O); leave it out"
             )
         codes = self.insertion_codes or " " * num_residues
         if len(codes) != num_residues or not codes.isascii():

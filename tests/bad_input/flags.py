@@ -77,7 +77,7 @@ CASES = [
     Case(
         "starting from what is no run",
         ("train", "--init-from", "run", "--run-dir", "new"),
-        ("run: holds no checkpoints", "directory of a run"),
+        ("run holds no 'best' checkpoint", "directory of a run"),
         _run,
     ),
     Case(
@@ -120,13 +120,11 @@ CASES = [
         "resume and overwrite",
         ("train", "--resume", "--overwrite"),
         ("--overwrite and --resume", "choose one"),
-        heavy=True,
     ),
     Case(
         "no epochs",
         ("train", "--stage0.epochs", "0", "--stage1.epochs", "0"),
         ("stage0.epochs", "at least one"),
-        heavy=True,
     ),
     Case(
         "a run directory that is taken",
@@ -150,20 +148,23 @@ CASES = [
         "proteins that are too long",
         ("train", "--data.max-length", "399"),
         ("max_length = 399", "too_long: crop"),
-        heavy=True,
     ),
-    Case("evaluating nothing", ("evaluate", "nothing"), ("nothing: no such directory", "directory of a run")),
+    Case(
+        "evaluating nothing",
+        ("evaluate", "nothing"),
+        ("nothing holds no 'best' checkpoint", "directory of a run"),
+    ),
     Case("evaluating an empty name", ("evaluate", ""), ("directory of a run",)),
     Case(
         "evaluating what is no run",
         ("evaluate", "run"),
-        ("run: holds no checkpoints", "directory of a run"),
+        ("run holds no 'best' checkpoint", "directory of a run"),
         _run,
     ),
     Case(
         "evaluating a file",
         ("evaluate", "run"),
-        ("run: is a file", "directory of a run"),
+        ("run holds no 'best' checkpoint", "directory of a run"),
         lambda folder: (folder / "run").write_text("mine"),
     ),
     Case("an unknown split", ("evaluate", "a", "--split", "tets"), ("'tets'", "'train', 'val', 'test'")),
@@ -207,7 +208,7 @@ CASES = [
     Case(
         "weights of a run into no directory",
         ("convert", "run", "no/w.npz"),
-        ("run: holds no checkpoints", "directory of a run"),
+        ("run holds no 'best' checkpoint", "directory of a run"),
         _run,
     ),
     Case(
