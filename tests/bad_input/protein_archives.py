@@ -68,10 +68,11 @@ CASES = [
     _case(
         "a pipe", lambda d: os.mkfifo(d / "data.npz"), "is a pipe or a device", "give the path of a .npz file"
     ),
-    _case(
-        "a link to nothing",
-        lambda d: (d / "data.npz").symlink_to("gone"),
-        "a link to a file that does not exist",
+    Case(
+        "proteins: a link to nothing",
+        TRAIN,
+        ("gone: no such file", "give the path of a .npz file"),
+        lambda folder: (folder / "data.npz").symlink_to("gone"),
     ),
     Case(
         "proteins: endless",
