@@ -39,7 +39,7 @@ def main(args: list[str] | None = None) -> int:
 
             if not is_mistake(error):
                 raise  # a fault of ours keeps its traceback
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -67,12 +67,14 @@ def _show_warning(
 def parse(args: list[str]) -> Callable[[], None]:
     """The call that a command line stands for.
 
-    Raises ConfigError for settings that cannot be used; exits with code 2 for flags that do not exist.
+    Raises ConfigError for settings that cannot be used and for words that mean nothing.
     """
     import tyro
 
     from partoken_jax.cli import convert, evaluate, params, prepare, time, train
+    from partoken_jax.cli.errors import tyro_in_a_sentence
     from partoken_jax.cli.flags import flags_from_settings
+    from partoken_jax.config import ConfigError
 
     verbs = {
         "train": train.verb,
@@ -82,11 +84,20 @@ def parse(args: list[str]) -> Callable[[], None]:
         "convert": convert.verb,
         "prepare": prepare.verb,
     }
-    return tyro.extras.subcommand_cli_from_dict(
-        {name: verb(args) for name, verb in verbs.items()},
-        prog="partoken",
-        description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein structures.",
-        args=args,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),
-    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: verb(args) for name, verb in verbs.items()},
+                prog="partoken",
+                description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein "
+                "structures.",
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),
+            )
+    except SystemExit as exit_:
+        if exit_.code != 2:
+            raise
+        program = f"partoken {args[0]}" if args and args[0] in verbs else "partoken"
+        raise ConfigError(tyro_in_a_sentence(complaint.getvalue(), program)) from None

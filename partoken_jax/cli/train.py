@@ -12,7 +12,7 @@ from tyro.conf import arg
 from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.config import TrainConfig
-from partoken_jax.training.run_directory import check_run_dir, with_absolute_paths
+from partoken_jax.training.run_directory import check_checkpoint, check_run_dir, with_absolute_paths
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
@@ -55,8 +55,9 @@ def _train(
     from partoken_jax.training.data import checked_data
 
     # Before JAX is imported, which takes long.
-    check_input(config.data.path)
     check_input(config.init_from)
+    if config.init_from is not None and Path(config.init_from).is_dir():
+        check_checkpoint(config.init_from, "best")
     config = with_absolute_paths(config)
     check_run_dir(config)
     datasets = checked_data(config)
