@@ -64,7 +64,7 @@ def parse(args: list[str]) -> Callable[[], None]:
     """
     import tyro
 
-    from partoken_jax.cli import convert, evaluate, params, time, train
+    from partoken_jax.cli import convert, evaluate, params, prepare, time, train
     from partoken_jax.cli.flags import flags_from_settings
 
     verbs = {
@@ -73,11 +73,12 @@ def parse(args: list[str]) -> Callable[[], None]:
         "params": params.verb,
         "time": time.verb,
         "convert": convert.verb,
+        "prepare": prepare.verb,
     }
     return tyro.extras.subcommand_cli_from_dict(
         {name: verb(args) for name, verb in verbs.items()},
         prog="partoken",
-        description="Train, evaluate, time and convert GVP and ParToken on protein structures.",
+        description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein structures.",
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
         registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),

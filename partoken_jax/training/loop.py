@@ -126,7 +126,8 @@ def train(
         say(f"{config.model.kind}: {parameters['total']:,} parameters")
         keep = config.checkpoint
         with CheckpointWriter(run_dir, keep_best=keep.keep_best, keep_every=keep.keep_every) as writer:
-            writer.forget_after(run.epoch)
+            if found is not None:
+                writer.forget_after(found)
             rewind_records(run_dir / "metrics.jsonl", run.epoch)
             try:
                 while run.epoch < run.num_epochs:
@@ -136,9 +137,13 @@ def train(
             except Interrupted:
                 if run.unsaved:
                     save(run, writer)
+                writer.wait()
                 raise Interrupted(
                     f"{run_dir}: stopped {run.where()}, and saved; the same command with --resume goes on "
                     "from there"
+                    if writer.up_to_date
+                    else f"{run_dir}: stopped {run.where()}, but could not save; the same command with "
+                    "--resume goes on from the checkpoint before"
                 ) from None
     return report
 
