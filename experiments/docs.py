@@ -371,7 +371,7 @@ def main() -> int:
     args = flags.parse_args()
     wrong = outdated()
     for path in wrong:
-        print(path.relative_to(ROOT))
+        print(path.relative_to(ROOT), flush=True)
     if args.check:
         return int(bool(wrong))
     for path, text in texts().items():

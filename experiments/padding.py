@@ -49,7 +49,8 @@ def main() -> None:
             )
             print(
                 f"batch {batch_size:4}  {len(plan.node_counts)} shapes  "
-                f"{plan.padding_share:6.2%} padded  {plan.node_counts}"
+                f"{plan.padding_share:6.2%} padded  {plan.node_counts}",
+                flush=True,
             )
     if args.json:
         content = {

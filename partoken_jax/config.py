@@ -313,6 +313,11 @@ class TrainConfig:
     is none yet, the run starts, so that a job queue can give the same command every time."""
 
     def __post_init__(self) -> None:
+        if self.stage0.epochs + self.stage1.epochs == 0:
+            raise ValueError(
+                "stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch; "
+                "set one of them"
+            )
         freezes = self.model.kind == "partoken" and self.model.codebook.enabled
         epochs, frozen = self.stage1.epochs, self.freeze_codebook_epochs
         if freezes and 0 < epochs <= frozen:

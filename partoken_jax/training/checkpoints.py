@@ -17,7 +17,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -27,10 +27,9 @@ from flax import nnx
 
 from partoken_jax.config import ConfigError, TrainConfig, from_dict
 from partoken_jax.training.epochs import SoFar
-from partoken_jax.training.run_directory import CheckpointError
+from partoken_jax.training.run_directory import CheckpointError, Which, check_checkpoint, numbered
 from partoken_jax.training.step import TrainState, abstract_state
 
-Which = Literal["best", "last"]
 KEEP_LAST = 2
 """The newest checkpoint, and the one to fall back on where that is damaged."""
 
@@ -94,7 +93,7 @@ class CheckpointWriter:
         self._log_levels: dict[str, int] = {}
         self.up_to_date = True
         """Whether the newest state given as "last" is on the disk, as far as is known; ask after `wait`."""
-        self._next = max(_numbers(self._directory / "last"), default=-1) + 1
+        self._next = max(numbered(self._directory / "last"), default=-1) + 1
 
     def __enter__(self) -> "CheckpointWriter":
         # What goes wrong in the background is a warning of ours, not also a traceback of Orbax's.
@@ -140,7 +139,7 @@ class CheckpointWriter:
         """Removes the checkpoints of what a resumed run does again, and those that were left unfinished."""
         epoch = restored.meta["epoch"]
         for name, newest in (("last", int(restored.path.name)), ("best", epoch), ("kept", epoch)):
-            for number in _numbers(self._directory / name):
+            for number in numbered(self._directory / name):
                 if number > newest:
                     shutil.rmtree(self._directory / name / str(number), ignore_errors=True)
 
@@ -232,17 +231,14 @@ def restore(run_dir: str | Path, which: Which = "best") -> Restored:
 
 def has_checkpoint(run_dir: str | Path, which: Which = "last") -> bool:
     """Whether there is one, whole or not."""
-    return bool(_numbers(Path(run_dir) / "checkpoints" / which))
+    return bool(numbered(Path(run_dir) / "checkpoints" / which))
 
 
 def _candidates(run_dir: str | Path, which: Which) -> Iterator[Path]:
     """Paths of checkpoints, the one to try first first."""
     directory = Path(run_dir) / "checkpoints" / which
-    numbers = _numbers(directory)
-    if not numbers:
-        raise CheckpointError(
-            f"{run_dir} holds no '{which}' checkpoint; give the directory of a run that has saved one"
-        )
+    check_checkpoint(run_dir, which)
+    numbers = numbered(directory)
     if which == "last":
         yield from (directory / str(number) for number in sorted(numbers, reverse=True))
         return
@@ -258,7 +254,7 @@ def _ranks(directory: Path) -> list[tuple[bool, float, float, int, Path]]:
     A model that is to use a codebook is not judged by epochs without it.
     """
     ranks = []
-    for number in _numbers(directory):
+    for number in numbered(directory):
         path = directory / str(number)
         try:
             meta, _ = _read_meta(path)
@@ -267,12 +263,6 @@ def _ranks(directory: Path) -> list[tuple[bool, float, float, int, Path]]:
         except Exception:  # named by whoever tries to restore it
             continue
     return ranks
-
-
-def _numbers(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    return [int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
 
 
 def _read_meta(path: Path) -> tuple[CheckpointMeta, int]:

@@ -1,12 +1,17 @@
-"""From the data settings of a run to its batches."""
+"""From the data settings of a run to its batches.
+
+Importing this does not import JAX, so that what is wrong with the proteins is said at once.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from partoken_jax.config import DataConfig, TrainConfig
-from partoken_jax.graphs import BatchLoader, BatchPlan, neighbour_tables, plan_batches
 from partoken_jax.proteins import DataError, ProteinDataset, limit_lengths, load_splits, subset
+
+if TYPE_CHECKING:
+    from partoken_jax.graphs import BatchLoader, BatchPlan
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -19,8 +24,8 @@ class RunData:
     """The proteins of a run and the batches they come in."""
 
     datasets: dict[Split, ProteinDataset]
-    loaders: dict[Split, BatchLoader]
-    plan: BatchPlan
+    loaders: "dict[Split, BatchLoader]"
+    plan: "BatchPlan"
     cropped: dict[Split, list[str]]
     """Names of the proteins that were cut to `max_length`."""
     fingerprint: str
@@ -52,6 +57,8 @@ def prepare(config: TrainConfig, datasets: Mapping[Split, ProteinDataset], num_s
     Raises DataError as `limited` does, and for a split without any label: training needs them, and so do the
     choice of the best epoch and the final scores.
     """
+    from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
+
     chosen: dict[Split, ProteinDataset] = {}
     cropped: dict[Split, list[str]] = {}
     for split, dataset in datasets.items():
@@ -73,6 +80,14 @@ def prepare(config: TrainConfig, datasets: Mapping[Split, ProteinDataset], num_s
         for split, dataset in chosen.items()
     }
     return RunData(chosen, loaders, plan, cropped, chosen["train"].fingerprint)
+
+
+def checked_data(config: TrainConfig) -> dict[Split, ProteinDataset]:
+    """All three splits, whole. Raises DataError where they or the settings' limits on them cannot be used."""
+    datasets = load_data(config.data)
+    for dataset in datasets.values():
+        require_labels(limited(dataset, config.data, config.seed)[0])
+    return datasets
 
 
 def limited(dataset: ProteinDataset, config: DataConfig, seed: int) -> tuple[ProteinDataset, list[str]]:

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.metrics import Classification, Clustering, classification, clustering
 from partoken_jax.training.objective import LossTerms
+from partoken_jax.training.progress import progress
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.step import EvalStep, StepMetrics, TrainState, TrainStep
 
@@ -82,6 +82,8 @@ _METRICS = jax.tree.structure(
 AfterStep = Callable[[TrainState, Callable[[], SoFar]], None]
 """Called after each step was sent to the device, with the state after it and a function that waits for the
 steps under way and says what is known of the epoch."""
+OnResult = Callable[[StepMetrics, StepSettings], None]
+"""Called with what each step reported, on the host, and its settings: in order, up to `LAG` steps late."""
 
 
 def train_epoch(
@@ -95,12 +97,13 @@ def train_epoch(
     quiet: bool = False,
     so_far: SoFar | None = None,
     after_step: AfterStep | None = None,
+    on_result: OnResult | None = None,
 ) -> TrainEpoch:
     """Trains on every batch once; the given state is consumed.
 
     An epoch that was interrupted goes on with `so_far`, the rest of its `batches` and all its `settings`.
-    Losses are read `LAG` steps late, for the progress bar, so that packing and dispatch run ahead of
-    the device. Raises TrainingError when a loss is not finite, and what `after_step` raises.
+    Losses are read `LAG` steps late, to show progress, so that packing and dispatch run ahead of the device.
+    Raises TrainingError when a loss is not finite, and what `after_step` and `on_result` raise.
     """
     earlier = so_far or nothing_yet()
     done = len(earlier["steps"])
@@ -109,7 +112,16 @@ def train_epoch(
     start = finished[0]
     waits: list[float] = []
 
+    def read_until(number: int) -> None:
+        while (read := len(finished) - 1) < number:
+            metrics = jax.device_get(history[read])
+            finished.append(time.perf_counter())
+            update(int(metrics.proteins), float(metrics.losses.total))
+            if on_result is not None:
+                on_result(metrics, settings[done + read])
+
     def known() -> SoFar:
+        read_until(len(history))
         rows = [[float(x) for x in jax.tree.leaves(metrics)] for metrics in jax.device_get(history)]
         return SoFar(
             steps=earlier["steps"] + rows,
@@ -118,28 +130,15 @@ def train_epoch(
             input_seconds=earlier["input_seconds"] + sum(waits),
         )
 
-    # disable=None: no bar where there is no terminal to draw it on.
-    with tqdm(
-        total=num_proteins, desc=description, unit=" proteins", leave=False, disable=quiet or None
-    ) as bar:
-        bar.update(int(sum(jax.tree.unflatten(_METRICS, row).proteins for row in earlier["steps"])))
-
-        def read(metrics: StepMetrics):
-            loss = float(metrics.losses.total)
-            finished.append(time.perf_counter())
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update(int(metrics.proteins))
-
+    before = int(sum(jax.tree.unflatten(_METRICS, row).proteins for row in earlier["steps"]))
+    with progress(num_proteins, description, done=before, quiet=quiet) as update:
         for graph, step_settings in zip(_timed(batches, waits), settings[done:], strict=True):
             state, metrics = step(state, graph, step_settings)
             history.append(metrics)
-            if len(history) > LAG:
-                read(history[-1 - LAG])
+            read_until(len(history) - LAG)
             if after_step is not None:
                 after_step(state, known)
-        for metrics in history[-LAG:]:
-            read(metrics)
-    whole = known()
+        whole = known()
     columns = np.array(whole["steps"], np.float64).T
     host: Any = jax.tree.unflatten(_METRICS, list(columns))
     bad = np.flatnonzero(~np.isfinite(host.losses.total))
