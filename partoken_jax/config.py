@@ -32,6 +32,7 @@ Kind = Literal["gvp", "partoken"]
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 Task = Literal["ec-class", "cath-class", "cath-architecture"]
+NonFinite = Literal["stop", "skip"]
 Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]
 SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)
 """What `partoken time` can vary."""
@@ -280,6 +281,14 @@ class TrainConfig:
     reseed_dead_codes: Flag = False
     """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1.
     Switch it on when few codes are in use."""
+    clip_norm: Positive | None = None
+    """Largest global norm of the gradients; larger gradients are scaled down to it. Without it, as published,
+    they are used as they are. Set it when single steps throw training back: every epoch in metrics.jsonl says
+    how large the norm was."""
+    non_finite: NonFinite = "stop"
+    """What to do when the loss or a gradient of a step is not a finite number: end the run in the state before
+    that step ("stop"), or leave the step out and go on ("skip"). Both save the batch and the state for
+    `partoken replay`. Choose "skip" when a few batches may be lost."""
     overwrite: Flag = False
     """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""
     resume: Flag = False
