@@ -88,7 +88,7 @@ def main() -> None:
             f"epoch {epoch + 1:3} stage {stage}  loss {result.scores['loss']:.3f}  "
             f"validation accuracy {accuracy_with_interval(scores['classification'])} "
             f"macro-F1 {scores['classification']['macro_f1']:.3f}  "
-            f"{len(data.datasets['train']) / result.seconds:.1f} proteins/s"
+            f"{len(data.datasets['train']) / result.so_far['seconds']:.1f} proteins/s"
         )
 
     predictions = predict(eval_steps[stage], state.params, state.codebook, test.evaluation(), temperature)

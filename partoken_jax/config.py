@@ -255,6 +255,22 @@ class TemperatureConfig:
 
 
 @settings
+class CheckpointConfig:
+    """When a run saves its state, and which of its checkpoints stay. All of these may change when a run
+    is resumed."""
+
+    every: Positive = 5.0
+    """Minutes between two checkpoints within an epoch, the most that a killed run has to do again. The end of
+    an epoch is always saved. Lower it where runs are killed often; raise it where the disk is slow."""
+    keep_best: AtLeast1 = 1
+    """Number of checkpoints with the best validation scores that stay. Raise it to compare or average
+    them."""
+    keep_every: AtLeast1 | None = None
+    """Keep also the checkpoint of every so many epochs, in checkpoints/kept; without it, none. Set it to look
+    at how a model came to be."""
+
+
+@settings
 class TrainConfig:
     """A whole run. The GVP baseline has no codebook, but keeps both stages: the learning rate warms up and
     decays twice, and Adam starts anew, so that the two models train alike."""
@@ -283,17 +299,21 @@ class TrainConfig:
     Switch it on when few codes are in use."""
     clip_norm: Positive | None = None
     """Largest global norm of the gradients; larger gradients are scaled down to it. Without it, as published,
-    they are used as they are. Set it when single steps throw training back: every epoch in metrics.jsonl says
-    how large the norm was."""
+    they are used as they are. Set it when single steps throw training back, to a few times the usual norm:
+    every epoch in metrics.jsonl says how large it was."""
     non_finite: NonFinite = "stop"
     """What to do when the loss or a gradient of a step is not a finite number: end the run in the state before
     that step ("stop"), or leave the step out and go on ("skip"). Both save the batch and the state for
     `partoken replay`. Choose "skip" when a few batches may be lost."""
+    init_from: FilePath | None = None
+    """Start from the weights of this run (a directory) or file of weights of the PyTorch original instead of
+    random ones. A classifier of another number of classes starts anew. Set it to fine-tune a model."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     overwrite: Flag = False
     """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""
     resume: Flag = False
-    """Whether to go on after the last finished epoch of the run in the directory, with its settings. Switch
-    it on after an interruption."""
+    """Whether to go on from the newest checkpoint of the run in the directory, with its settings. Where there
+    is none yet, the run starts, so that a job queue can give the same command every time."""
 
     def __post_init__(self) -> None:
         freezes = self.model.kind == "partoken" and self.model.codebook.enabled

@@ -10,6 +10,7 @@ import pytest
 
 from partoken_jax import config as all_settings
 from partoken_jax.config import (
+    CheckpointConfig,
     CodebookConfig,
     ConfigError,
     DataConfig,
@@ -48,6 +49,7 @@ DATA = DataConfig(
 STAGE = StageConfig(epochs=2, learning_rate=3e-5, warmup_epochs=0.5)
 LOSS = LossConfig(vq=0, coverage=1e-9, cardinality=7, ramp_epochs=0)
 TEMPERATURE = TemperatureConfig(initial=3, decay=1, final=1e-300)
+CHECKPOINT = CheckpointConfig(every=0.5, keep_best=3, keep_every=10)
 UNUSUAL = [
     PARTITIONER,
     CODEBOOK,
@@ -56,10 +58,11 @@ UNUSUAL = [
     STAGE,
     LOSS,
     TEMPERATURE,
+    CHECKPOINT,
     TrainConfig(
         run_dir="some where", seed=2**40, model=MODEL, data=DATA, stage0=STAGE, stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
-        reseed_dead_codes=True, overwrite=True, resume=True,
+        reseed_dead_codes=True, init_from="runs/other", checkpoint=CHECKPOINT, overwrite=True, resume=True,
     ),
     TimingConfig(
         models=("partoken",), passes=("epoch", "forward"), batch_size=1, path="yes", task="cath-architecture",

@@ -1,36 +1,60 @@
 """The `partoken` command. Thin: every verb is a file here, and one call into the library.
 
-JAX is imported by the call, so that --help and mistakes answer at once.
+JAX is imported by the call, so that --help and mistakes answer at once; and the verbs by `parse`, so that a
+signal that comes early finds somebody who listens.
 """
 
+import contextlib
 import sys
+import warnings
 from collections.abc import Callable
+from typing import Any
 
-import tyro
-
-from partoken_jax.cli import convert, evaluate, params, time, train
-from partoken_jax.cli.errors import is_mistake
-from partoken_jax.cli.flags import flags_from_settings
+from partoken_jax.cli.stopping import EXIT_CODE, Stopping
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0, 2 for a mistake (one sentence on stderr), 130 on Ctrl-C."""
+    """Runs a command; returns its exit code: 0, 2 for a mistake (one sentence on stderr), 75 for a training
+    run that was stopped by a signal and has saved what it had, 130 on Ctrl-C in other verbs."""
     words = sys.argv[1:] if args is None else args
-    try:
-        parse(words)()
-    except OSError as error:
-        print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        if not is_mistake(error):
-            raise  # a fault of ours keeps its traceback
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        resume = "; after a whole epoch `partoken train --resume` with the same --run-dir goes on"
-        print("interrupted" + (resume if words[:1] == ["train"] else ""), file=sys.stderr)
-        return 130
+    training = words[:1] == ["train"]
+    with Stopping() if training else contextlib.nullcontext() as stopping, warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            call = parse(words)
+            if stopping is None:
+                call()
+            else:
+                stopping.wait_for(lambda: call(stopping.asked))  # type: ignore[call-arg]
+        except OSError as error:
+            print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
+            return 2
+        except ValueError as error:
+            from partoken_jax.cli.errors import is_mistake
+
+            if not is_mistake(error):
+                raise  # a fault of ours keeps its traceback
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
+        except Exception as error:
+            if type(error).__name__ != "Interrupted":  # without importing JAX
+                raise
+            print(error, file=sys.stderr)
+            return EXIT_CODE
     return 0
+
+
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> None:
+    """Ours as a sentence, without the line of code that says it; those of others as Python shows them."""
+    if category is UserWarning:
+        print(f"warning: {message}", file=sys.stderr, flush=True)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
 def parse(args: list[str]) -> Callable[[], None]:
@@ -38,6 +62,11 @@ def parse(args: list[str]) -> Callable[[], None]:
 
     Raises ConfigError for settings that cannot be used; exits with code 2 for flags that do not exist.
     """
+    import tyro
+
+    from partoken_jax.cli import convert, evaluate, params, time, train
+    from partoken_jax.cli.flags import flags_from_settings
+
     verbs = {
         "train": train.verb,
         "evaluate": evaluate.verb,

@@ -9,7 +9,7 @@ def is_mistake(error: ValueError) -> bool:
         return True  # without importing JAX
     from partoken_jax.convert import ConvertError
     from partoken_jax.proteins import DataError
-    from partoken_jax.training.checkpoints import CheckpointError
     from partoken_jax.training.epochs import TrainingError
+    from partoken_jax.training.run_directory import CheckpointError
 
     return isinstance(error, (ConvertError, DataError, CheckpointError, TrainingError))

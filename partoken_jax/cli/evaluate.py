@@ -1,5 +1,6 @@
 """`partoken evaluate`: the scores of a checkpoint."""
 
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
 
 def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | None) -> None:
     from partoken_jax.training.compilation_cache import use_compilation_cache
-    from partoken_jax.training.evaluate import evaluate
+    from partoken_jax.training.evaluate import evaluate, write_evaluation
     from partoken_jax.training.report import classification_table, clustering_summary
 
     use_compilation_cache()
@@ -58,3 +59,11 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | 
     print(classification_table(report["scores"]["classification"]))
     if (clusters := report["scores"]["clustering"]) is not None:
         print(clustering_summary(clusters))
+    sys.stdout.flush()
+    try:
+        write_evaluation(report)
+    except OSError as error:
+        print(
+            f"warning: {error.filename}: cannot be written ({error.strerror}), so the result is only printed",
+            file=sys.stderr,
+        )

@@ -1,5 +1,6 @@
 """`partoken train`: a whole run."""
 
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.config import TrainConfig
 
 
-def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
+def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
     """The flags of `partoken train ARGS`, as a function that tyro reads."""
     defaults = stored_settings(args[1:]) if args[:1] == ["train"] else TrainConfig()
 
@@ -25,7 +26,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
                 metavar="FILE",
             ),
         ] = None,
-    ) -> Callable[[], None]:
+    ) -> Callable[[threading.Event | None], None]:
         """Train a model, evaluate it on the test proteins and write a report. Without flags this is the
         published configuration on the proteins that come with the package."""
         return partial(_train, checked(TrainConfig, run))
@@ -33,9 +34,14 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
     return train
 
 
-def _train(config: TrainConfig) -> None:
+def _train(config: TrainConfig, stop: threading.Event | None = None) -> None:
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
 
+    weights = None
+    if config.init_from is not None and not Path(config.init_from).is_dir():
+        from partoken_jax.convert import read_initial_weights
+
+        weights = read_initial_weights(config.init_from)
     use_compilation_cache()
-    train(config)
+    train(config, stop=stop, weights=weights)

@@ -10,7 +10,7 @@ works out the configuration, `files` reads and writes files, `runs` puts them to
 from partoken_jax.convert.files import ConvertError, Weights, read_weights, write_weights
 from partoken_jax.convert.names import dotted, from_state_dict, our_path, set_arrays, to_state_dict
 from partoken_jax.convert.original import state_dict_shapes
-from partoken_jax.convert.runs import export_weights, import_weights
+from partoken_jax.convert.runs import export_weights, import_weights, read_initial_weights
 
 __all__ = [
     "ConvertError",
@@ -20,6 +20,7 @@ __all__ = [
     "from_state_dict",
     "import_weights",
     "our_path",
+    "read_initial_weights",
     "read_weights",
     "set_arrays",
     "state_dict_shapes",

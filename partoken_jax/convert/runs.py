@@ -26,7 +26,9 @@ from partoken_jax.convert.settings import (
 )
 from partoken_jax.proteins import load_dataset
 from partoken_jax.proteins.tasks import CATH_CLASSES, EC_CLASSES
-from partoken_jax.training.checkpoints import CheckpointMeta, Score, Which, clear_run_dir, restore, save
+from partoken_jax.training.checkpoints import CheckpointMeta, Score, Which, restore, save_imported
+from partoken_jax.training.epochs import nothing_yet
+from partoken_jax.training.run_directory import clear_run_dir
 from partoken_jax.training.step import TrainState, abstract_state, run_keys
 
 Arrays = dict[str, np.ndarray]
@@ -43,7 +45,7 @@ def import_weights(
     trust_pickle: bool = False,
     overwrite: bool = False,
 ) -> list[str]:
-    """Makes a run directory with checkpoint "best" out of the original's weights; says in lines what it did.
+    """Makes a run directory with checkpoints out of the original's weights; says in lines what it did.
 
     Sizes come from the weights, the rest from hyper-parameters in the file and from `settings` (by dotted
     name: {"model.pooling": "mean"}); what nobody says is as published, and listed. The temperature is that of
@@ -83,7 +85,9 @@ def import_weights(
     meta = CheckpointMeta(
         config=to_dict(config),
         class_names=list(class_names),
+        fingerprint="",
         epoch=epoch,
+        so_far=nothing_yet(),
         stage=int(in_use),
         bypass_codebook=not in_use,
         temperature=float(np.float32(config.temperature.at(epoch))),
@@ -93,7 +97,7 @@ def import_weights(
     )
     clear_run_dir(run_dir)
     save_yaml(config, run_dir / "config.yaml")
-    save(run_dir, "best", state, meta)
+    save_imported(run_dir, state, meta)
 
     if kind == "partoken":
         where = "" if EPOCH in arrays else f" ({EPOCH} is not in the file)"
@@ -109,8 +113,24 @@ def import_weights(
         f"{source}: {kind} with {meta['num_parameters']:,} parameters",
         *lines,
         f"classes: {', '.join(class_names)} (--data.task {config.data.task})",
-        f"{run_dir}: checkpoint 'best', for `partoken evaluate {run_dir}`",
+        f"{run_dir}: checkpoints 'best' and 'last'; see `partoken evaluate {run_dir}`, and go on from them "
+        "with `partoken train --resume --run-dir` or `partoken train --init-from`",
     ]
+
+
+def read_initial_weights(source: str | Path, *, trust_pickle: bool = False) -> dict[str, np.ndarray]:
+    """The original's weights in a file as arrays by the dotted names of our parameters, for `training.train`.
+
+    Raises ConvertError as `read_weights`, and for a file without weights of the original.
+    """
+    arrays = _without_prefix(Path(source), read_weights(source, trust_pickle=trust_pickle).arrays)
+    used = {key: array for key, array in arrays.items() if our_path(key) is not None}
+    rows, width = RESIDUE_EMBEDDING
+    for names in ENCODER_NAMES.values():
+        embedding = f"{names['residues']}.weight"
+        if embedding in used and used[embedding].shape == (rows + 1, width):
+            used[embedding] = used[embedding][:rows]
+    return from_state_dict(used)
 
 
 def export_weights(

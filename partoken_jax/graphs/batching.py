@@ -121,11 +121,10 @@ class BatchLoader:
         """Batches per epoch, and per evaluation."""
         return -(-len(self.flat.length) // self.plan.batch_size)
 
-    def epoch(self, epoch: int) -> Iterator[PackedGraph]:
-        """The training batches of an epoch, counted from 0 over all stages."""
-        yield from self._pack(
-            training_batches(len(self.flat.length), self.plan.batch_size, self.plan.seed, epoch)
-        )
+    def epoch(self, epoch: int, first: int = 0) -> Iterator[PackedGraph]:
+        """The training batches of an epoch, counted from 0 over all stages, from batch `first` on."""
+        batches = training_batches(len(self.flat.length), self.plan.batch_size, self.plan.seed, epoch)
+        yield from self._pack(batches[first:])
 
     def evaluation(self) -> Iterator[PackedGraph]:
         """All proteins once, in an order that never changes; `globals.protein` tells which is where."""

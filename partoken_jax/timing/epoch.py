@@ -73,7 +73,7 @@ def time_epochs(
                 quiet=quiet,
             )
             state = trained.state
-            return trained.seconds, trained.input_seconds
+            return trained.so_far["seconds"], trained.so_far["input_seconds"]
 
         return _Run(call, step)
 

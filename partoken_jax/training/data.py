@@ -1,5 +1,6 @@
 """From the data settings of a run to its batches."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,6 +24,8 @@ class RunData:
     plan: BatchPlan
     cropped: dict[Split, list[str]]
     """Names of the proteins that were cut to `max_length`."""
+    fingerprint: str
+    """SHA-256 of the file that the proteins come from."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -68,7 +71,9 @@ def prepare(config: TrainConfig, datasets: Mapping[Split, ProteinDataset]) -> Ru
         split: BatchLoader(dataset, neighbour_tables(dataset.proteins, config.data.neighbours), plan)
         for split, dataset in chosen.items()
     }
-    return RunData(chosen, loaders, plan, cropped)
+    with open(chosen["train"].source, "rb") as file:
+        fingerprint = hashlib.file_digest(file, "sha256").hexdigest()
+    return RunData(chosen, loaders, plan, cropped, fingerprint)
 
 
 def limited(dataset: ProteinDataset, config: DataConfig, seed: int) -> tuple[ProteinDataset, list[str]]:

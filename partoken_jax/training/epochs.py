@@ -4,7 +4,7 @@ Legend: P proteins, S clusters, C classes.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import jax
@@ -12,7 +12,9 @@ import numpy as np
 from tqdm import tqdm
 
 from partoken_jax.graphs.types import PackedGraph
+from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.metrics import Classification, Clustering, classification, clustering
+from partoken_jax.training.objective import LossTerms
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.step import EvalStep, StepMetrics, TrainState, TrainStep
 
@@ -40,16 +42,46 @@ class TrainScores(TypedDict):
     """Of the codebook's moving counts after the last step; 0 when no codebook is in use."""
 
 
+class SoFar(TypedDict):
+    """What is known of an epoch that is under way, so that its record comes out whole."""
+
+    steps: list[list[float]]
+    """The numbers of `StepMetrics` for every step done, in the order of its leaves."""
+    step_seconds: list[float]
+    """Time of every step done but the first after a start."""
+    seconds: float
+    """Training so far."""
+    input_seconds: float
+    """Of these, waited for the next batch."""
+
+
+def nothing_yet() -> SoFar:
+    """The start of an epoch."""
+    return SoFar(steps=[], step_seconds=[], seconds=0.0, input_seconds=0.0)
+
+
 class TrainEpoch(NamedTuple):
     state: TrainState
     scores: TrainScores
     step_losses: list[float]
     """Total loss of every step."""
-    seconds: float
-    input_seconds: float
-    """Of these, waited for the next batch."""
-    step_seconds: float
-    """Median time of a step; compilation does not touch it once an epoch has a few steps."""
+    so_far: SoFar
+    """All of the epoch."""
+
+    @property
+    def step_seconds(self) -> float:
+        """Median time of a step; compilation does not touch it once an epoch has a few steps."""
+        times = self.so_far["step_seconds"]
+        return float(np.median(times)) if times else self.so_far["seconds"]
+
+
+_METRICS = jax.tree.structure(
+    StepMetrics._make([LossTerms._make(LossTerms._fields), *range(1, len(StepMetrics._fields))])
+)
+
+AfterStep = Callable[[TrainState, Callable[[], SoFar]], None]
+"""Called after each step was sent to the device, with the state after it and a function that waits for the
+steps under way and says what is known of the epoch."""
 
 
 def train_epoch(
@@ -61,20 +93,36 @@ def train_epoch(
     num_proteins: int,
     description: str,
     quiet: bool = False,
+    so_far: SoFar | None = None,
+    after_step: AfterStep | None = None,
 ) -> TrainEpoch:
     """Trains on every batch once; the given state is consumed.
 
+    An epoch that was interrupted goes on with `so_far`, the rest of its `batches` and all its `settings`.
     Losses are read `LAG` steps late, for the progress bar, so that packing and dispatch run ahead of
-    the device. Raises TrainingError when a loss is not finite.
+    the device. Raises TrainingError when a loss is not finite, and what `after_step` raises.
     """
+    earlier = so_far or nothing_yet()
+    done = len(earlier["steps"])
     history: list[StepMetrics] = []
     finished: list[float] = [time.perf_counter()]
     start = finished[0]
     waits: list[float] = []
+
+    def known() -> SoFar:
+        rows = [[float(x) for x in jax.tree.leaves(metrics)] for metrics in jax.device_get(history)]
+        return SoFar(
+            steps=earlier["steps"] + rows,
+            step_seconds=earlier["step_seconds"] + np.diff(finished).tolist(),
+            seconds=earlier["seconds"] + time.perf_counter() - start,
+            input_seconds=earlier["input_seconds"] + sum(waits),
+        )
+
     # disable=None: no bar where there is no terminal to draw it on.
     with tqdm(
         total=num_proteins, desc=description, unit=" proteins", leave=False, disable=quiet or None
     ) as bar:
+        bar.update(int(sum(jax.tree.unflatten(_METRICS, row).proteins for row in earlier["steps"])))
 
         def read(metrics: StepMetrics):
             loss = float(metrics.losses.total)
@@ -82,20 +130,23 @@ def train_epoch(
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(int(metrics.proteins))
 
-        for graph, step_settings in zip(_timed(batches, waits), settings, strict=True):
+        for graph, step_settings in zip(_timed(batches, waits), settings[done:], strict=True):
             state, metrics = step(state, graph, step_settings)
             history.append(metrics)
             if len(history) > LAG:
                 read(history[-1 - LAG])
+            if after_step is not None:
+                after_step(state, known)
         for metrics in history[-LAG:]:
             read(metrics)
-    seconds = time.perf_counter() - start
-    host: Any = jax.tree.map(lambda *x: np.array(x, np.float64), *jax.device_get(history))
+    whole = known()
+    columns = np.array(whole["steps"], np.float64).T
+    host: Any = jax.tree.unflatten(_METRICS, list(columns))
     bad = np.flatnonzero(~np.isfinite(host.losses.total))
     if bad.size:
         raise TrainingError(
-            f"{description}: the loss is {host.losses.total[bad[0]]} at step {bad[0] + 1} of {len(history)}; "
-            "try a lower learning rate"
+            f"{description}: the loss is {host.losses.total[bad[0]]} at step {bad[0] + 1} of "
+            f"{len(settings)}; try a lower learning rate"
         )
     share = host.proteins / host.proteins.sum()
     labelled_share = host.labelled / max(host.labelled.sum(), 1)
@@ -109,9 +160,7 @@ def train_epoch(
         residue_coverage=float(host.assigned.sum() / max(host.residues.sum(), 1)),
         codebook_perplexity=float(host.perplexity[-1]),
     )
-    step_losses = [float(loss) for loss in host.losses.total]
-    step_seconds = float(np.median(np.diff(finished)))
-    return TrainEpoch(state, scores, step_losses, seconds, sum(waits), step_seconds)
+    return TrainEpoch(state, scores, [float(loss) for loss in host.losses.total], whole)
 
 
 def _timed(batches: Iterable[PackedGraph], waits: list[float]) -> Iterator[PackedGraph]:
@@ -169,6 +218,18 @@ def predict(
         codes=flat(codes),
         num_residues=int(sum(residues)),
     )
+
+
+def check_finite(predictions: Predictions, dataset: ProteinDataset) -> None:
+    """Raises TrainingError that names the proteins for which the model gives no finite numbers."""
+    bad = np.flatnonzero(~np.isfinite(predictions.logits).all(axis=1))
+    if bad.size:
+        shown = ", ".join(dataset[int(i)].name for i in bad[:5]) + (" ..." if bad.size > 5 else "")
+        raise TrainingError(
+            f"split {dataset.split!r}: the model's output is not finite for {bad.size} of {len(dataset)} "
+            f"proteins ({shown}); the weights or the coordinates of these proteins are beyond all bounds, so "
+            "take an earlier checkpoint, train with a lower learning rate, or leave the proteins out"
+        )
 
 
 class Evaluation(TypedDict):

@@ -9,7 +9,7 @@ from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.proteins import DataError
 from partoken_jax.training.checkpoints import Which, restore
 from partoken_jax.training.data import Split, limited, load_data, require_labels
-from partoken_jax.training.epochs import Evaluation, predict, score
+from partoken_jax.training.epochs import Evaluation, check_finite, predict, score
 from partoken_jax.training.step import make_eval_step
 
 
@@ -41,12 +41,13 @@ class EvaluationReport(TypedDict):
 def evaluate(
     run_dir: str | Path, *, split: Split = "test", checkpoint: Which = "best", data: str | None = None
 ) -> EvaluationReport:
-    """Scores a checkpoint and writes the result to RUN_DIR/evaluation_<split>.json.
+    """Scores a checkpoint. Writes nothing; `write_evaluation` does.
 
     Proteins, limits and cropping are those of the run; `data` puts another file in place of its own. Proteins
     without a label are predicted, but not scored.
 
-    Raises CheckpointError without such a checkpoint, DataError for data that do not fit or have no labels.
+    Raises CheckpointError without such a checkpoint, DataError for data that do not fit or have no labels,
+    TrainingError where the model's output is not finite.
     """
     restored = restore(run_dir, checkpoint)
     config = restored.config
@@ -75,7 +76,8 @@ def evaluate(
         BatchLoader(dataset, tables, plan).evaluation(),
         restored.meta["temperature"],
     )
-    report = EvaluationReport(
+    check_finite(predictions, dataset)
+    return EvaluationReport(
         run_dir=str(run_dir),
         checkpoint=checkpoint,
         epoch=restored.meta["epoch"],
@@ -93,5 +95,15 @@ def evaluate(
             for protein, logits in zip(dataset.proteins, predictions.logits, strict=True)
         ],
     )
-    (Path(run_dir) / f"evaluation_{split}.json").write_text(json.dumps(report, indent=1) + "\n")
-    return report
+
+
+def write_evaluation(report: EvaluationReport) -> Path:
+    """Writes RUN_DIR/evaluation_<split>.json, whole or not at all, and returns its path.
+
+    Raises OSError, as in a directory that may only be read.
+    """
+    path = Path(report["run_dir"]) / f"evaluation_{report['split']}.json"
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(report, indent=1) + "\n")
+    part.replace(path)
+    return path

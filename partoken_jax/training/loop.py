@@ -1,40 +1,50 @@
 """A whole run: data, two stages, checkpoints, evaluation on the test proteins, report."""
 
 import dataclasses
+import threading
 import time
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Mapping
 
 import numpy as np
 from flax import nnx
 
-from partoken_jax.config import ConfigError, TrainConfig, save_yaml, to_dict
+from partoken_jax.config import ConfigError, TrainConfig
 from partoken_jax.models import parameter_table
 from partoken_jax.training.checkpoints import (
-    CheckpointError,
-    CheckpointMeta,
+    CheckpointWriter,
     Score,
-    check_resumable,
-    check_run_dir,
-    clear_run_dir,
+    better,
+    has_checkpoint,
     restore,
-    save,
 )
-from partoken_jax.training.data import RunData, describe, load_run_data
-from partoken_jax.training.epochs import Evaluation, predict, score, train_epoch
+from partoken_jax.training.data import describe, load_run_data
+from partoken_jax.training.epochs import TrainEpoch, check_finite, nothing_yet, predict, train_epoch
+from partoken_jax.training.epochs import score as scores_of
+from partoken_jax.training.final_report import final_report
+from partoken_jax.training.initial_weights import initial_weights
+from partoken_jax.training.interruption import Interrupted, until
 from partoken_jax.training.prefetch import prefetch
-from partoken_jax.training.records import EpochRecord, append_record, read_records, rewind_records
+from partoken_jax.training.records import EpochRecord, append_record, rewind_records
 from partoken_jax.training.report import (
-    DataReport,
     RunReport,
     accuracy_with_interval,
     classification_table,
     clustering_summary,
-    environment,
-    timing,
-    write_report,
 )
-from partoken_jax.training.schedules import epoch_settings
+from partoken_jax.training.run import (
+    Program,
+    Run,
+    bypass_codebook,
+    meta_of,
+    place,
+    restored_run,
+    save,
+    saving,
+    store,
+    with_absolute_paths,
+)
+from partoken_jax.training.run_directory import check_run_dir, clear_run_dir, locked
+from partoken_jax.training.schedules import StepSettings, epoch_settings
 from partoken_jax.training.stages import (
     begin_stage,
     cluster_samples,
@@ -46,7 +56,6 @@ from partoken_jax.training.stages import (
 from partoken_jax.training.step import (
     EvalStep,
     TrainState,
-    TrainStep,
     compilations,
     initial_state,
     make_eval_step,
@@ -54,157 +63,176 @@ from partoken_jax.training.step import (
 )
 
 
-class Program(NamedTuple):
-    """The compiled steps of a run. Without a codebook both stages run the same program."""
-
-    graphdef: nnx.GraphDef
-    train: dict[bool, TrainStep]
-    """By whether the codebook is bypassed."""
-    evaluate: dict[bool, EvalStep]
-
-
-def train(config: TrainConfig, *, quiet: bool = False) -> RunReport:
+def train(
+    config: TrainConfig,
+    *,
+    quiet: bool = False,
+    stop: threading.Event | None = None,
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> RunReport:
     """Trains and evaluates as `config` says and leaves everything in its run directory:
 
     config.yaml, metrics.jsonl (`records.EpochRecord` per epoch), checkpoints/best and /last,
     report.json (`report.RunReport`), report.md and curves.png.
 
     `config.model.num_classes` gives way to the number of classes of the data. With `config.resume` the
-    run goes on after its last whole epoch, to the same losses as without the interruption.
+    run goes on from its newest checkpoint, also within an epoch, to the same losses as without the
+    interruption; where there is no checkpoint yet, it starts.
 
-    Raises CheckpointError (run directory taken, or nothing to resume), DataError, ConfigError, or
-    TrainingError when the loss is not finite.
+    Args:
+      config: the settings.
+      quiet: print nothing.
+      stop: set it, from another thread or a signal, to stop the run after the step it is at.
+      weights: what `config.init_from` stands for where that is a file (`convert.read_initial_weights`):
+        arrays by the dotted names of our parameters.
+
+    Raises CheckpointError (run directory taken, or nothing in it can be read), DataError, ConfigError,
+    TrainingError when the loss is not finite, or Interrupted after `stop` was set and the state saved.
     """
-    say = (lambda line: None) if quiet else print
+    config = with_absolute_paths(config)
     run_dir = check_run_dir(config)
-    num_epochs = config.stage0.epochs + config.stage1.epochs
-    if num_epochs == 0:
+    if config.stage0.epochs + config.stage1.epochs == 0:
         raise ConfigError("stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch")
-    restored = None
-    if config.resume:
-        restored = restore(run_dir, "last")
-        check_resumable(config, restored.config)
     data = load_run_data(config)
     model = dataclasses.replace(config.model, num_classes=len(data.class_names))
+    going_on = config.resume and has_checkpoint(run_dir)
     config = dataclasses.replace(config, model=model, overwrite=False, resume=False)
+    say = (lambda line: None) if quiet else (lambda line: print(line, flush=True))
     for line in describe(data):
         say(line)
+    # Before anything in the directory changes: whatever is wrong with the settings is found out here.
+    started = None if going_on else _started(config, weights)
 
-    if restored is None:
-        clear_run_dir(run_dir)
-        save_yaml(config, run_dir / "config.yaml")
-        graphdef, state = initial_state(config)
-        done, best = 0, None
-    else:
-        if tuple(restored.meta["class_names"]) != data.class_names:
-            raise CheckpointError(
-                f"{run_dir} was started with classes {restored.meta['class_names']}, but the data have "
-                f"{list(data.class_names)}; resume with the same data"
-            )
-        graphdef, state = restored.graphdef, restored.state
-        done, best = restored.meta["epoch"], restored.meta["best"]
-        say(f"{run_dir}: going on after epoch {done} of {num_epochs}")
-    log = run_dir / "metrics.jsonl"
-    rewind_records(log, done)
-    parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
-    say(f"{config.model.kind}: {parameters['total']:,} parameters")
-
-    program = Program(
-        graphdef,
-        {bypass: make_train_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)},
-        {bypass: make_eval_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)},
-    )
-    for epoch in range(done, num_epochs):
-        stage, epoch_of_stage = stage_of(config, epoch)
-        if epoch_of_stage == 0:
-            state = begin_stage(state)
-            if stage == 1 and has_codebook(config):
-                samples = _samples(program.evaluate[True], state, data, config, epoch)
-                state = initialise_codebook(graphdef, state, samples, config.seed)
-                best = None  # earlier checkpoints have no codebook
-                say(f"stage 1: codebook of {config.model.codebook.size} codes from {len(samples)} clusters")
-        state, record = _epoch(program, state, data, config, epoch, quiet)
-        scores = record["validation"]["classification"]
-        reached = Score(epoch=epoch + 1, accuracy=scores["accuracy"], macro_f1=scores["macro_f1"])
-        improved = best is None or _rank(reached) > _rank(best)
-        if best is None or improved:  # said twice for the type checker
-            best = reached
-        meta = CheckpointMeta(
-            config=to_dict(config),
-            class_names=list(data.class_names),
-            epoch=epoch + 1,
-            stage=stage,
-            bypass_codebook=_bypass(config, epoch),
-            temperature=record["temperature"],
-            num_parameters=parameters["total"],
-            validation=dict(record["validation"]),
-            best=best,
+    with locked(run_dir):
+        if started is None:
+            found = restored_run(config, data)
+            graphdef, state = found.graphdef, found.state
+        else:
+            found = None
+            graphdef, state, lines = started
+            clear_run_dir(run_dir)
+            store(config)
+            for line in lines:
+                say(line)
+        parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
+        program = Program(
+            graphdef,
+            {bypass: make_train_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)},
+            {bypass: make_eval_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)},
         )
-        append_record(log, record)
-        if improved:
-            save(run_dir, "best", state, meta)
-        save(run_dir, "last", state, meta)
-        say(_line(record, num_epochs, improved))
-
-    report = _final_report(run_dir, program, data, config, parameters)
-    say(f"\ntest, best checkpoint (epoch {report['best_epoch']}):")
-    say(classification_table(report["test"]["classification"]))
-    if (clusters := report["test"]["clustering"]) is not None:
-        say(clustering_summary(clusters))
-    say(f"{report['step_ms']:.0f} ms per step, {report['proteins_per_second']:.1f} proteins/s; see {run_dir}")
+        run = Run(config, data, program, parameters, stop, quiet, state)
+        if found is not None:
+            place(run, found)
+        say(f"{config.model.kind}: {parameters['total']:,} parameters")
+        keep = config.checkpoint
+        with CheckpointWriter(run_dir, keep_best=keep.keep_best, keep_every=keep.keep_every) as writer:
+            writer.forget_after(run.epoch)
+            rewind_records(run_dir / "metrics.jsonl", run.epoch)
+            try:
+                while run.epoch < run.num_epochs:
+                    _epoch(run, writer)
+                writer.wait()
+                report = _finish(run)
+            except Interrupted:
+                if run.unsaved:
+                    save(run, writer)
+                raise Interrupted(
+                    f"{run_dir}: stopped {run.where()}, and saved; the same command with --resume goes on "
+                    "from there"
+                ) from None
     return report
 
 
-def _bypass(config: TrainConfig, epoch: int) -> bool:
-    return stage_of(config, epoch)[0] == 0 or not has_codebook(config)
+def _started(
+    config: TrainConfig, weights: Mapping[str, np.ndarray] | None
+) -> tuple[nnx.GraphDef, TrainState, list[str]]:
+    """A fresh model, and what there is to say about its weights."""
+    graphdef, state = initial_state(config)
+    if config.init_from is None:
+        return graphdef, state, []
+    state, lines = initial_weights(config.init_from, state, weights)
+    return graphdef, state, lines
 
 
-def _rank(score: Score) -> tuple[float, float]:
-    return score["accuracy"], score["macro_f1"]
-
-
-def _samples(step: EvalStep, state: TrainState, data: RunData, config: TrainConfig, epoch: int) -> np.ndarray:
-    return cluster_samples(
-        step,
-        state,
-        prefetch(data.loaders["train"].epoch(epoch)),
-        temperature=config.temperature.at(epoch),
-        max_batches=config.kmeans_batches,
-    )
-
-
-def _epoch(
-    program: Program, state: TrainState, data: RunData, config: TrainConfig, epoch: int, quiet: bool
-) -> tuple[TrainState, EpochRecord]:
-    """Trains for one epoch, then validates."""
+def _epoch(run: Run, writer: CheckpointWriter) -> None:
+    """Trains for an epoch, or for the rest of one, validates, and saves."""
+    config, data, epoch = run.config, run.data, run.epoch
     stage, epoch_of_stage = stage_of(config, epoch)
-    bypass = _bypass(config, epoch)
+    bypass = bypass_codebook(config, epoch)
+    if epoch_of_stage == 0 and not run.so_far["steps"]:
+        _begin_stage(run, stage)
     loader = data.loaders["train"]
     settings = epoch_settings(config, stage, epoch_of_stage, len(loader), has_codebook=has_codebook(config))
     trained = train_epoch(
-        program.train[bypass],
-        state,
-        prefetch(loader.epoch(epoch)),
+        run.program.train[bypass],
+        run.state,
+        prefetch(loader.epoch(epoch, first=len(run.so_far["steps"]))),
         settings,
         num_proteins=len(data.datasets["train"]),
         description=f"stage {stage}, epoch {epoch + 1}",
-        quiet=quiet,
+        quiet=run.quiet,
+        so_far=run.so_far,
+        after_step=saving(run, writer),
     )
-    state, last = trained.state, settings[-1]
+    run.state, run.so_far = trained.state, trained.so_far
+    # From here on another state, until the epoch is over: a checkpoint in between is one before all of this.
+    state, last = run.state, settings[-1]
     reseeded = 0
     if config.reseed_dead_codes and not bypass and not last.frozen:
-        samples = _samples(program.evaluate[bypass], state, data, config, epoch)
-        state, reseeded = reseed_codebook(program.graphdef, state, samples, config.seed, epoch)
+        samples = _samples(run, run.program.evaluate[bypass], state)
+        state, reseeded = reseed_codebook(run.program.graphdef, state, samples, config.seed, epoch)
+    record = _record(run, trained, state, last, stage, reseeded)
+    run.state, run.epoch, run.so_far = state, epoch + 1, nothing_yet()
+    run.validation = dict(record["validation"])
+    found = record["validation"]["classification"]
+    reached = Score(epoch=run.epoch, accuracy=found["accuracy"], macro_f1=found["macro_f1"])
+    improved = better(reached, run.best)
+    if improved:
+        run.best = reached
+    append_record(run.run_dir / "metrics.jsonl", record)
+    if improved:
+        writer.save("best", run.state, meta_of(run))
+    save(run, writer)
+    run.say(_line(record, run.num_epochs, improved))
+
+
+def _begin_stage(run: Run, stage: int) -> None:
+    state = begin_stage(run.state)
+    if stage == 1 and has_codebook(run.config):
+        samples = _samples(run, run.program.evaluate[True], state)
+        state = initialise_codebook(run.program.graphdef, state, samples, run.config.seed)
+        run.best = None  # earlier checkpoints have no codebook
+        run.say(f"stage 1: codebook of {run.config.model.codebook.size} codes from {len(samples)} clusters")
+    run.state = state
+
+
+def _samples(run: Run, step: EvalStep, state: TrainState) -> np.ndarray:
+    return cluster_samples(
+        step,
+        state,
+        until(run.stop, prefetch(run.data.loaders["train"].epoch(run.epoch))),
+        temperature=run.config.temperature.at(run.epoch),
+        max_batches=run.config.kmeans_batches,
+    )
+
+
+def _record(
+    run: Run, trained: TrainEpoch, state: TrainState, last: StepSettings, stage: int, reseeded: int
+) -> EpochRecord:
+    """Validates, and puts together the line of metrics.jsonl."""
+    data, bypass = run.data, bypass_codebook(run.config, run.epoch)
     start = time.perf_counter()
     predictions = predict(
-        program.evaluate[bypass],
+        run.program.evaluate[bypass],
         state.params,
         state.codebook,
-        prefetch(data.loaders["val"].evaluation()),
+        until(run.stop, prefetch(data.loaders["val"].evaluation())),
         float(last.temperature),
     )
-    return state, EpochRecord(
-        epoch=epoch + 1,
+    check_finite(predictions, data.datasets["val"])
+    seconds = trained.so_far["seconds"]
+    return EpochRecord(
+        epoch=run.epoch + 1,
         stage=stage,
         learning_rate=float(last.learning_rate),
         temperature=float(last.temperature),
@@ -214,58 +242,36 @@ def _epoch(
         codebook_frozen=bool(last.frozen) and not bypass,
         codes_reseeded=reseeded,
         train=trained.scores,
-        validation=score(predictions, data.class_names),
+        validation=scores_of(predictions, data.class_names),
         step_losses=trained.step_losses,
-        seconds=trained.seconds,
-        input_seconds=trained.input_seconds,
+        seconds=seconds,
+        input_seconds=trained.so_far["input_seconds"],
         validation_seconds=time.perf_counter() - start,
         step_ms=1e3 * trained.step_seconds,
-        proteins_per_second=len(data.datasets["train"]) / trained.seconds,
-        compilations=compilations(program.train[bypass]),
+        proteins_per_second=len(data.datasets["train"]) / seconds,
+        compilations=compilations(run.program.train[bypass]),
     )
 
 
-def _final_report(
-    run_dir: Path, program: Program, data: RunData, config: TrainConfig, parameters: dict[str, int]
-) -> RunReport:
-    """Evaluates the best checkpoint on the test proteins and writes the report."""
-    best = restore(run_dir, "best")
+def _finish(run: Run) -> RunReport:
+    best = restore(run.run_dir, "best")
     predictions = predict(
-        program.evaluate[best.meta["bypass_codebook"]],
+        run.program.evaluate[best.meta["bypass_codebook"]],
         best.state.params,
         best.state.codebook,
-        prefetch(data.loaders["test"].evaluation()),
+        until(run.stop, prefetch(run.data.loaders["test"].evaluation())),
         best.meta["temperature"],
     )
-    records = read_records(run_dir / "metrics.jsonl")
-    validation: Evaluation = best.meta["validation"]  # type: ignore[assignment]
-    train_set = data.datasets["train"]
-    times = timing(records)
-    report = RunReport(
-        run_dir=str(run_dir),
-        config=to_dict(config),
-        parameters=parameters,
-        data=DataReport(
-            source=Path(train_set.source).name,
-            task=train_set.task,
-            class_names=list(data.class_names),
-            class_counts={split: d.class_counts().tolist() for split, d in data.datasets.items()},
-            unlabelled={split: int((d.labels < 0).sum()) for split, d in data.datasets.items()},
-            cropped={split: names for split, names in data.cropped.items()},
-            left_out=len(train_set.left_out),
-            batch_size=data.plan.batch_size,
-            node_counts=list(data.plan.node_counts),
-            padding_share=data.plan.padding_share,
-        ),
-        best_epoch=best.meta["epoch"],
-        validation=validation,
-        test=score(predictions, data.class_names),
-        seconds=times["seconds"],
-        step_ms=times["step_ms"],
-        proteins_per_second=times["proteins_per_second"],
-        environment=environment(),
+    check_finite(predictions, run.data.datasets["test"])
+    report = final_report(run.run_dir, run.config, run.data, run.parameters, best.meta, predictions)
+    run.say(f"\ntest, best checkpoint (epoch {report['best_epoch']}):")
+    run.say(classification_table(report["test"]["classification"]))
+    if (clusters := report["test"]["clustering"]) is not None:
+        run.say(clustering_summary(clusters))
+    run.say(
+        f"{report['step_ms']:.0f} ms per step, {report['proteins_per_second']:.1f} proteins/s; "
+        f"see {run.run_dir}"
     )
-    write_report(run_dir, report, records)
     return report
 
 

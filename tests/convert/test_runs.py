@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from partoken_jax.convert import (
     state_dict_shapes,
 )
 from partoken_jax.proteins.tasks import CATH_CLASSES
-from partoken_jax.training.checkpoints import restore, save
+from partoken_jax.training.checkpoints import restore, save_imported
 from partoken_jax.training.step import abstract_state
 from tests.convert.recorded import (
     file_of,
@@ -125,7 +126,8 @@ def test_a_checkpoint_of_ours_keeps_its_temperature(tmp_path):
     import_weights(file_of(tmp_path, arrays), tmp_path / "run")
     restored = restore(tmp_path / "run")
     temperature = float(np.float32(restored.config.temperature.at(4)))
-    save(tmp_path / "run", "best", restored.state, {**restored.meta, "epoch": 5, "temperature": temperature})
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    save_imported(tmp_path / "run", restored.state, {**restored.meta, "epoch": 5, "temperature": temperature})
     export_weights(tmp_path / "run", tmp_path / "w.npz")
     assert read_weights(tmp_path / "w.npz").arrays["partitioner.epoch"] == 4
     import_weights(tmp_path / "w.npz", tmp_path / "again")
@@ -287,6 +289,7 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path, capsys):
     assert "--overwrite" in complaint(capsys, run, source)
     assert "name a file" in complaint(capsys, run, tmp_path / "nowhere" / "w.npz")
     assert "leave out model.pooling" in complaint(capsys, run, tmp_path / "w.npz", *flags)
+    shutil.rmtree(run / "checkpoints" / "last")
     assert "no 'last' checkpoint" in complaint(capsys, run, tmp_path / "w.npz", "--checkpoint", "last")
     assert main(["convert", str(source), str(run), "--overwrite"]) == 0
 
@@ -301,6 +304,7 @@ def test_a_model_that_the_original_lacks_is_refused(tmp_path):
     config = dataclasses.replace(TrainConfig(), model=tiny(pooling="attention"))
     shapes = abstract_state(config)[1]._replace(key=None)
     state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)._replace(key=state.key)
-    save(tmp_path / "run", "last", state, {**meta, "config": to_dict(config)})
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    save_imported(tmp_path / "run", state, {**meta, "config": to_dict(config)})
     with pytest.raises(ConvertError, match="the original's ParToken does not have"):
         export_weights(tmp_path / "run", tmp_path / "w.npz", checkpoint="last")

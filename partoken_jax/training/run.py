@@ -1,0 +1,162 @@
+"""A run under way: where it is, how it is saved, and how it is taken up again."""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from partoken_jax.config import TrainConfig, save_yaml, to_dict
+from partoken_jax.training.checkpoints import CheckpointMeta, CheckpointWriter, Restored, Score, restore
+from partoken_jax.training.data import RunData
+from partoken_jax.training.epochs import SoFar, nothing_yet
+from partoken_jax.training.interruption import Interrupted
+from partoken_jax.training.records import read_records
+from partoken_jax.training.run_directory import CheckpointError
+from partoken_jax.training.stages import has_codebook, stage_of
+from partoken_jax.training.step import EvalStep, TrainState, TrainStep
+
+
+class Program(NamedTuple):
+    """The compiled steps of a run. Without a codebook both stages run the same program."""
+
+    graphdef: nnx.GraphDef
+    train: dict[bool, TrainStep]
+    """By whether the codebook is bypassed."""
+    evaluate: dict[bool, EvalStep]
+
+
+@dataclasses.dataclass
+class Run:
+    """A run under way: what does not change, and where it is."""
+
+    config: TrainConfig
+    data: RunData
+    program: Program
+    parameters: dict[str, int]
+    stop: threading.Event | None
+    quiet: bool
+    state: TrainState
+    """After the last step of `so_far`."""
+    epoch: int = 0
+    """Epochs done, validation included."""
+    so_far: SoFar = dataclasses.field(default_factory=nothing_yet)
+    """Of the epoch after these."""
+    validation: dict = dataclasses.field(default_factory=dict)
+    """Of the last whole epoch."""
+    best: Score | None = None
+    saved: float = dataclasses.field(default_factory=time.monotonic)
+    """When the state was last saved, or the run started."""
+    unsaved: bool = False
+    """Whether there were steps since."""
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.config.run_dir)
+
+    @property
+    def num_epochs(self) -> int:
+        return self.config.stage0.epochs + self.config.stage1.epochs
+
+    def where(self) -> str:
+        """The last step that `state` has seen, in words."""
+        steps = len(self.so_far["steps"])
+        return f"after step {steps} of epoch {self.epoch + 1}" if steps else f"after epoch {self.epoch}"
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            print(line, flush=True)
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The settings with paths that mean the same from any working directory."""
+    path, weights = (
+        None if p is None else str(Path(p).resolve()) for p in (config.data.path, config.init_from)
+    )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path), init_from=weights)
+
+
+def store(config: TrainConfig) -> None:
+    """Writes config.yaml, whole or not at all."""
+    part = Path(config.run_dir) / "config.yaml.part"
+    save_yaml(config, part)
+    part.replace(part.with_suffix(""))
+
+
+def restored_run(config: TrainConfig, data: RunData) -> Restored:
+    """The newest checkpoint of a run that can be read. Raises CheckpointError if it belongs to other data."""
+    restored = restore(config.run_dir, "last")
+    meta = restored.meta
+    if tuple(meta["class_names"]) != data.class_names:
+        raise CheckpointError(
+            f"{config.run_dir} was started with classes {meta['class_names']}, but the data have "
+            f"{list(data.class_names)}; resume with the same data"
+        )
+    if meta["fingerprint"] and meta["fingerprint"] != data.fingerprint:
+        raise CheckpointError(
+            f"{data.datasets['train'].source} is not the data that {config.run_dir} was started with (its "
+            "content has changed); put the old data back, or start anew in another --run-dir"
+        )
+    return restored
+
+
+def place(run: Run, restored: Restored) -> None:
+    """Puts a run where its checkpoint was."""
+    meta = restored.meta
+    run.epoch, run.so_far = meta["epoch"], meta["so_far"]
+    run.validation, run.best = meta["validation"], meta["best"]
+    if run.epoch >= run.num_epochs and not read_records(run.run_dir / "metrics.jsonl"):
+        raise CheckpointError(
+            f"{run.run_dir}: all of its {run.num_epochs} epochs are done, elsewhere; give --init-from "
+            f"{run.run_dir} and another --run-dir to train on from its weights"
+        )
+    run.say(f"{run.run_dir}: going on {run.where()} of {run.num_epochs}")
+
+
+def bypass_codebook(config: TrainConfig, epoch: int) -> bool:
+    """Whether the codebook is left out in an epoch: in stage 0, and of a model without one."""
+    return stage_of(config, epoch)[0] == 0 or not has_codebook(config)
+
+
+def saving(run: Run, writer: CheckpointWriter) -> Callable[[TrainState, Callable[[], SoFar]], None]:
+    """What to do after each step: save when it is time, and stop when asked to."""
+
+    def after_step(state: TrainState, known: Callable[[], SoFar]) -> None:
+        run.unsaved = True
+        asked = run.stop is not None and run.stop.is_set()
+        if asked or time.monotonic() - run.saved >= 60 * run.config.checkpoint.every:
+            run.state, run.so_far = state, known()
+            save(run, writer)
+        if asked:
+            raise Interrupted
+
+    return after_step
+
+
+def save(run: Run, writer: CheckpointWriter) -> None:
+    """Saves where the run is, in the background."""
+    writer.save("last", run.state, meta_of(run))
+    run.saved, run.unsaved = time.monotonic(), False
+
+
+def meta_of(run: Run) -> CheckpointMeta:
+    """What a checkpoint says beside the arrays."""
+    # Of the last step: within an epoch that is one of `so_far`, at its end one of the epoch before.
+    epoch = run.epoch if run.so_far["steps"] else max(run.epoch - 1, 0)
+    return CheckpointMeta(
+        config=to_dict(run.config),
+        class_names=list(run.data.class_names),
+        fingerprint=run.data.fingerprint,
+        epoch=run.epoch,
+        so_far=run.so_far,
+        stage=stage_of(run.config, epoch)[0],
+        bypass_codebook=bypass_codebook(run.config, epoch),
+        temperature=float(np.float32(run.config.temperature.at(epoch))),
+        num_parameters=run.parameters["total"],
+        validation=run.validation,
+        best=run.best,
+    )

@@ -1,0 +1,137 @@
+"""The directory of a run: who may use it, and what in it belongs to a run."""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from partoken_jax.config import ConfigError, TrainConfig, load_yaml
+from partoken_jax.settings import read_yaml
+
+RUN_FILES = (
+    *("config.yaml", "metrics.jsonl", "report.json", "report.md", "curves.png", "checkpoints"),
+    *("summary.json", "tensorboard"),
+)
+GLOBS = ("evaluation_*.json", "non_finite_step_*.npz")
+LOCK = "lock"
+FREE_TO_CHANGE = (
+    *("run_dir", "overwrite", "resume", "checkpoint", "init_from"),
+    *("clip_norm", "non_finite"),  # remedies of a run that stopped
+)
+"""Settings that a resumed run may have others of."""
+
+
+class CheckpointError(ValueError):
+    """A run directory or checkpoint that cannot be used; the message says what to do."""
+
+
+def check_run_dir(config: TrainConfig) -> Path:
+    """The run directory, if it may be used. Changes nothing.
+
+    Raises CheckpointError for a directory with content without `overwrite` or `resume`, one that `overwrite`
+    must not touch because it is no run, one that was started with other settings, or a contradiction.
+    """
+    run_dir = Path(config.run_dir)
+    if config.overwrite and config.resume:
+        raise CheckpointError("--overwrite and --resume exclude each other; choose one")
+    if run_dir.exists() and not run_dir.is_dir():
+        raise CheckpointError(f"{run_dir} is a file; choose another --run-dir")
+    if not run_dir.is_dir():
+        return run_dir
+    content = [path.name for path in run_dir.iterdir() if path.name != LOCK]
+    if not content:
+        return run_dir
+    stored = _stored(run_dir)
+    if config.overwrite and stored is None:
+        raise CheckpointError(
+            f"{run_dir} has content, but is not the directory of a run (there is no config.yaml with the "
+            "settings of one), so --overwrite leaves it alone; choose another --run-dir"
+        )
+    if not config.overwrite and not config.resume:
+        raise CheckpointError(
+            f"{run_dir} already exists; pass --resume to go on, --overwrite to replace it, "
+            "or choose another --run-dir"
+        )
+    if config.resume and stored is not None:
+        check_resumable(config, stored)
+    ours = [name for name in RUN_FILES if (run_dir / name).exists()]
+    if config.resume and stored is None and ours:
+        raise CheckpointError(
+            f"{run_dir} holds {', '.join(ours)}, but no config.yaml with the settings of a run; "
+            "choose another --run-dir"
+        )
+    return run_dir
+
+
+def clear_run_dir(run_dir: Path) -> None:
+    """Makes the run directory, without the files of an earlier run; other files stay."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    # The settings last: without them nothing says that the rest belongs to a run.
+    for path in (*(run_dir / name for name in RUN_FILES[1:]), *(p for g in GLOBS for p in run_dir.glob(g))):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    (run_dir / "config.yaml").unlink(missing_ok=True)
+
+
+def check_resumable(config: TrainConfig, stored: TrainConfig) -> None:
+    """Raises CheckpointError that names the settings in which a resumed run differs from its start."""
+    # The data decide how many classes there are.
+    model = dataclasses.replace(config.model, num_classes=stored.model.num_classes)
+    differences = _differences(stored, dataclasses.replace(config, model=model), "")
+    if differences:
+        raise CheckpointError(
+            f"{config.run_dir} was started with other settings: {'; '.join(differences)}; "
+            "resume with the same ones or choose another --run-dir"
+        )
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Makes the directory if need be, and holds it for this process until the end of the block or of the
+    process, however it ends.
+
+    Raises CheckpointError while another process holds it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise CheckpointError(
+                f"{run_dir} is in use by {holder}; wait for it, stop it, or choose another --run-dir"
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
+        yield
+
+
+def _stored(run_dir: Path) -> TrainConfig | None:
+    """The settings of the run in a directory; None where there is no run."""
+    path = run_dir / "config.yaml"
+    try:
+        # A run writes all its settings; a file with a few of the same names may be anything.
+        whole = path.is_file() and read_yaml(path).keys() >= {"run_dir", "seed", "model", "data", "stage0"}
+        return load_yaml(TrainConfig, path) if whole else None
+    except (ConfigError, OSError):
+        return None
+
+
+def _differences(stored, given, where: str) -> list[str]:
+    found = []
+    for field in dataclasses.fields(stored):
+        old, new = getattr(stored, field.name), getattr(given, field.name)
+        if not where and field.name in FREE_TO_CHANGE:
+            continue
+        if dataclasses.is_dataclass(old):
+            found += _differences(old, new, f"{where}{field.name}.")
+        elif old != new:
+            found.append(f"{where}{field.name} was {old!r}, now {new!r}")
+    return found
