@@ -144,7 +144,8 @@ def main() -> int:
         low, high = found["quartiles"]
         print(
             f"{row['model']:9} {row['batch_size']:3} x {row['residues']}: {row['before_ms']:.0f} ms before, "
-            f"{row['after_ms']:.0f} ms after; ratio {found['median']:.3f} ({low:.3f} to {high:.3f})"
+            f"{row['after_ms']:.0f} ms after; ratio {found['median']:.3f} ({low:.3f} to {high:.3f})",
+            flush=True,
         )
     if args.json:
         args.json.write_text(json.dumps(result, indent=1) + "\n")

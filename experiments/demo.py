@@ -20,11 +20,13 @@ import numpy as np
 from partoken_jax import DataConfig, LossConfig, ModelConfig, StageConfig, TemperatureConfig, TrainConfig
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
+from partoken_jax.training.curves import plot_curves
 from partoken_jax.training.data import RunData, load_run_data
 from partoken_jax.training.loop import train
 from partoken_jax.training.metrics import hits, wilson
+from partoken_jax.training.progress import say
 from partoken_jax.training.records import read_records
-from partoken_jax.training.report import RunReport, accuracy_with_interval, environment, plot_curves
+from partoken_jax.training.report import RunReport, accuracy_with_interval, environment
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.step import initial_state, make_train_step
 
@@ -158,9 +160,9 @@ def main() -> None:
 
     reports: dict[str, RunReport] = {}
     for kind in NAMES:
-        print(f"\n== {kind} ==")
+        say(f"\n== {kind} ==")
         reports[kind] = train(demo_config(kind, args.directory, args.seed))
-    print("\n== timing: training steps of both models, taking turns ==")
+    say("\n== timing: training steps of both models, taking turns ==")
     times = interleaved_step_times(args.directory, args.seed, args.repeats)
     ratios = np.array(times["partoken"]) / np.array(times["gvp"])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
@@ -180,9 +182,9 @@ def main() -> None:
     }
     (args.directory / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (args.directory / "report.md").write_text(report(results))
-    print(f"\n{table(reports, times, reports['gvp']['data']['batch_size'])}")
-    print(f"\n{verdict(reports)}\n{step_ratio(results)}")
-    print(f"{results['seconds']:.0f} s in all; see {args.directory}/report.md and learning_curves.png")
+    say(f"\n{table(reports, times, reports['gvp']['data']['batch_size'])}")
+    say(f"\n{verdict(reports)}\n{step_ratio(results)}")
+    say(f"{results['seconds']:.0f} s in all; see {args.directory}/report.md and learning_curves.png")
 
 
 if __name__ == "__main__":

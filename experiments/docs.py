@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments import demo, figures, precision, start_up
+from experiments import demo, figures, precision, start_up, streaming
 from experiments.compare import report as comparison
 from experiments.compare.report import MODELS, PASSES, ratio_to_fast
 from experiments.formulas import formula_index
@@ -299,7 +299,10 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "parity_torch": lambda: parity("parity_torch.json"),
     },
     "docs/REFERENCE.md": {"formulas": formula_index},
-    "docs/guide/data.md": {"padding": padding},
+    "docs/guide/data.md": {
+        "padding": padding,
+        "streaming": lambda: streaming.table(read("streaming", "streaming.json")),
+    },
     "docs/guide/time.md": {"start_up": lambda: start_up.table(read("start_up.json"))},
     "docs/guide/train.md": {"precision": precisions},
 }
@@ -349,7 +352,8 @@ def pictures() -> dict[Path, tuple[Callable[[Any, Path], None], Any]]:
 
 def copies() -> dict[Path, Path]:
     """Figures that a result brought along: where the documents have them → where they come from."""
-    return {FIGURES / "equivalence.png": RESULTS / "equivalence" / "equivalence.png"}
+    found = (RESULTS / "equivalence" / "equivalence.png", RESULTS / "streaming" / "streaming.png")
+    return {FIGURES / path.name: path for path in found}
 
 
 def outdated() -> list[Path]:
@@ -367,7 +371,7 @@ def main() -> int:
     args = flags.parse_args()
     wrong = outdated()
     for path in wrong:
-        print(path.relative_to(ROOT))
+        print(path.relative_to(ROOT), flush=True)
     if args.check:
         return int(bool(wrong))
     for path, text in texts().items():

@@ -202,7 +202,7 @@ def main() -> int:
     partial.write_text(json.dumps(result, indent=1) + "\n")
     partial.replace(out / f"{args.part}.json")
     if not result.get("holds", True):
-        print("the golden vectors do not hold")
+        print("the golden vectors do not hold", flush=True)
         return 1
     return 0
 

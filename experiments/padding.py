@@ -25,14 +25,19 @@ def main() -> None:
     )
     flags.add_argument("--json", type=Path, help="The file for the result.")
     args = flags.parse_args()
-    names = {"train": "train", "val": "validation", "test": "test"}
     datasets = load_splits(args.data, task=args.task)
-    lengths = {names[split]: dataset.lengths for split, dataset in datasets.items()}
+    train, validation, test = (datasets[split].lengths for split in ("train", "val", "test"))
     rows = []
     for batch_size in args.batch_sizes:
         for shapes in args.shapes:
             plan = plan_batches(
-                **lengths, epochs=args.epochs, batch_size=batch_size, max_shapes=shapes, seed=0
+                train=train,
+                validation=validation,
+                test=test,
+                epochs=args.epochs,
+                batch_size=batch_size,
+                max_shapes=shapes,
+                seed=0,
             )
             rows.append(
                 {
@@ -44,7 +49,8 @@ def main() -> None:
             )
             print(
                 f"batch {batch_size:4}  {len(plan.node_counts)} shapes  "
-                f"{plan.padding_share:6.2%} padded  {plan.node_counts}"
+                f"{plan.padding_share:6.2%} padded  {plan.node_counts}",
+                flush=True,
             )
     if args.json:
         content = {
@@ -53,7 +59,7 @@ def main() -> None:
             "data": args.data.name,
             "task": args.task,
             "epochs": args.epochs,
-            "proteins": {name: len(array) for name, array in lengths.items()},
+            "proteins": {"train": len(train), "validation": len(validation), "test": len(test)},
             "rows": rows,
         }
         args.json.write_text(json.dumps(content, indent=1) + "\n")

@@ -195,7 +195,7 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / f"precision_{jax.default_backend()}.json"
     path.write_text(json.dumps(result, indent=1) + "\n")
-    print(path)
+    print(path, flush=True)
     return 0
 
 

@@ -101,7 +101,7 @@ def main() -> int:
     }
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in rows.items():
-        print(f"{name}: {row['median_s']:.2g} s")
+        print(f"{name}: {row['median_s']:.2g} s", flush=True)
     return 0
 
 

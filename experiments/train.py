@@ -15,6 +15,7 @@ from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import describe, load_run_data
 from partoken_jax.training.epochs import predict, score, train_epoch
 from partoken_jax.training.prefetch import prefetch
+from partoken_jax.training.progress import announced, say
 from partoken_jax.training.report import (
     accuracy_with_interval,
     classification_table,
@@ -28,7 +29,7 @@ from partoken_jax.training.step import initial_state, make_eval_step, make_train
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     flags.add_argument("--epochs", type=int, nargs=2, default=(4, 6), help="of stage 0 and stage 1")
-    flags.add_argument("--train", type=int, default=400, help="training proteins")
+    flags.add_argument("--train", type=int, default=400, help="proteins of each split, at most")
     flags.add_argument("--batch-size", type=int, default=16)
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args()
@@ -37,7 +38,13 @@ def main() -> None:
     # Settings. The model is the published one; what is not named here has its published value.
     config = TrainConfig(
         seed=args.seed,
-        data=DataConfig(task="cath-class", batch_size=args.batch_size, max_shapes=1, max_train=args.train),
+        data=DataConfig(
+            task="cath-class",
+            batch_size=args.batch_size,
+            max_shapes=1,
+            max_train=args.train,
+            max_eval=args.train,  # a quick trial is quick as a whole
+        ),
         stage0=StageConfig(epochs=args.epochs[0], learning_rate=1e-3, warmup_epochs=1),
         stage1=StageConfig(epochs=args.epochs[1], learning_rate=5e-4, warmup_epochs=1),
         freeze_codebook_epochs=1,
@@ -45,16 +52,22 @@ def main() -> None:
 
     # Proteins → neighbour tables → a plan of all batches of the run.
     data = load_run_data(config)
-    print(*describe(data), sep="\n")
+    for line in describe(data):
+        say(line)
     train, validation, test = (data.loaders[split] for split in ("train", "val", "test"))
     config = dataclasses.replace(config, model=ModelConfig(num_classes=len(data.class_names)))
 
     # The model, split into structure and arrays. `state` is all that training changes.
     graphdef, state = initial_state(config)
-    print(f"{dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook)))['total']:,} parameters")
+    say(f"{dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook)))['total']:,} parameters")
 
     # One compiled program per stage: stage 0 leaves the codebook out.
-    train_steps = [make_train_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)]
+    train_steps = [
+        announced(
+            make_train_step(graphdef, bypass_codebook=stage == 0), f"the training step of stage {stage}"
+        )
+        for stage in (0, 1)
+    ]
     eval_steps = [make_eval_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)]
 
     for epoch in range(config.stage0.epochs + config.stage1.epochs):
@@ -84,7 +97,7 @@ def main() -> None:
             eval_steps[stage], state.params, state.codebook, validation.evaluation(), temperature
         )
         scores = score(predictions, data.class_names)
-        print(
+        say(
             f"epoch {epoch + 1:3} stage {stage}  loss {result.scores['loss']:.3f}  "
             f"validation accuracy {accuracy_with_interval(scores['classification'])} "
             f"macro-F1 {scores['classification']['macro_f1']:.3f}  "
@@ -93,9 +106,9 @@ def main() -> None:
 
     predictions = predict(eval_steps[stage], state.params, state.codebook, test.evaluation(), temperature)
     scores = score(predictions, data.class_names)
-    print("\ntest, last epoch:", classification_table(scores["classification"]), sep="\n")
+    say(f"\ntest, last epoch:\n{classification_table(scores['classification'])}")
     if scores["clustering"] is not None:
-        print(clustering_summary(scores["clustering"]))
+        say(clustering_summary(scores["clustering"]))
 
 
 if __name__ == "__main__":

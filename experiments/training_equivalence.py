@@ -261,7 +261,8 @@ def main() -> None:
             print(
                 f"{kind} {name}: loss {max(summary['loss_difference'][name]):.1e}, weights "
                 f"{summary['weight_difference'][name][-1]:.1e} from float64; first residue in another "
-                f"cluster at step {summary['first_other_decision'][name]}"
+                f"cluster at step {summary['first_other_decision'][name]}",
+                flush=True,
             )
     args.out.mkdir(parents=True, exist_ok=True)
     content = {

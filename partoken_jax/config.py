@@ -31,7 +31,6 @@ from partoken_jax.settings import to_dict as to_dict
 Kind = Literal["gvp", "partoken"]
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
-Task = Literal["ec-class", "cath-class", "cath-architecture"]
 NonFinite = Literal["stop", "skip"]
 Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]
 SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)
@@ -170,24 +169,31 @@ class DataConfig:
     """Which proteins there are, and how they become batches."""
 
     path: FilePath | None = None
-    """File with proteins (.npz, as experiments/data/README.md describes it). Without it, the proteins that
-    come with the package are used. Set it to train on proteins of your own."""
-    task: Task = "ec-class"
+    """Folder of a prepared set (docs/guide/data.md), or file with proteins (.npz, as
+    experiments/data/README.md describes it). Without it, the proteins that come with the package are used.
+    Set it to train on proteins of your own."""
+    task: str = "ec-class"
     """What to predict: the enzyme class ("ec-class"), the CATH class ("cath-class") or the CATH architecture
-    ("cath-architecture"). Change it to train for another question. Proteins without a label for it are left
-    out."""
-    split_scheme: Literal["identity", "superfamily"] = "identity"
+    ("cath-architecture"); with a prepared set, the name of any of its columns that has one label per protein.
+    Change it to train for another question. Proteins without a label for it are left out."""
+    split_scheme: str = "identity"
     """How proteins are split into training, validation and test. "identity": proteins of two splits share at
     most 30% of their sequence. Choose "superfamily" for the harder question, where they also come from
-    different CATH superfamilies."""
+    different CATH superfamilies, or the name of any scheme of a prepared set."""
     neighbours: AtLeast1 = 30
-    """K, the number of nearest CA atoms that send messages to a residue. Lower it for speed."""
+    """K, the number of nearest CA atoms that send messages to a residue; at most as many as a prepared set
+    holds. Lower it for speed."""
     batch_size: AtLeast1 = 64
     """B, the number of proteins in a training step. Lower it when memory runs out or when there are few
     proteins."""
+    residues_per_batch: AtLeast1 | None = None
+    """Budget of a training step: it takes proteins until the next one would exceed this many residues, and
+    at most batch_size of them, and all batches are padded to one size. Without it, a step has exactly
+    batch_size proteins, as in the published configuration. Set it to use memory evenly where lengths differ
+    much."""
     max_shapes: AtLeast1 = 4
-    """Batches are padded to at most this many sizes, and each size is compiled once. Lower it to compile less
-    often; raise it to compute less on padding."""
+    """Batches are padded to at most this many sizes, and each size is compiled once; with a budget of
+    residues there is one. Lower it to compile less often; raise it to compute less on padding."""
     max_length: AtLeast1 = 2000
     """Largest number of residues that a protein may have. Lower it to save memory."""
     too_long: Literal["refuse", "crop"] = "refuse"
@@ -316,6 +322,11 @@ class TrainConfig:
     is none yet, the run starts, so that a job queue can give the same command every time."""
 
     def __post_init__(self) -> None:
+        if self.stage0.epochs + self.stage1.epochs == 0:
+            raise ValueError(
+                "stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch; "
+                "set one of them"
+            )
         freezes = self.model.kind == "partoken" and self.model.codebook.enabled
         epochs, frozen = self.stage1.epochs, self.freeze_codebook_epochs
         if freezes and 0 < epochs <= frozen:
@@ -344,11 +355,13 @@ class TimingConfig:
     """Length of synthetic proteins, which are then timed in place of real ones. Set it to time one length, or
     to compare with other code. Real proteins are packed as a training run packs them."""
     path: FilePath | None = None
-    """File with the real proteins (.npz, as experiments/data/README.md describes it). Without it, the
-    proteins that come with the package are used. Set it to time the proteins of a run of yours."""
-    task: Task = "ec-class"
+    """File or prepared set with the real proteins, as in data.path of a run. Without it, the proteins that
+    come with the package are used. Set it to time the proteins of a run of yours."""
+    task: str = "ec-class"
     """The task whose training proteins are used, and whose classes the models tell apart. Set it to that of
     the run in question."""
+    split_scheme: str = "identity"
+    """The scheme that says which proteins are training proteins. Set it to that of the run in question."""
     neighbours: AtLeast1 = 30
     """K, the number of nearest CA atoms that send messages to a residue. Set it to that of the run in
     question."""

@@ -1,6 +1,7 @@
 """Small proteins, graphs and models, and the comparisons that the tests share."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,7 @@ from partoken_jax.graphs.types import (
     ProteinGlobals,
     edge_list,
 )
-from partoken_jax.proteins import Protein
+from partoken_jax.proteins import LabelColumn, Protein, write_prepared
 
 TINY = ModelConfig(
     num_classes=3,
@@ -213,3 +214,44 @@ def residues_in_slots(width: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     x = rng.normal(size=(15, width)).astype(np.float32) - 3  # negative, so that a 0 would win a maximum
     x[~graph.nodes.mask] = 50.0
     return jnp.asarray(x), jnp.asarray(graph.nodes.mask), graph_index(graph)
+
+
+def real_protein(name: str, length: int, seed: int = 0, label: int = -1) -> Protein:
+    """What structure files hold: unknown residues, missing atoms, gaps in the numbers, insertion codes."""
+    rng = np.random.default_rng(seed)
+    backbone = np.cumsum(rng.normal(size=(length, 1, 3)) * 2, axis=0) + rng.normal(size=(length, 4, 3))
+    backbone[rng.random(length) < 0.1, 3] = np.nan
+    return Protein(
+        name=name,
+        sequence="".join(rng.choice(list("ARNDCQEGHILKMFPSTWYVX"), length)),
+        backbone=backbone.astype(np.float32),
+        label=label,
+        residue_numbers=np.cumsum(rng.integers(0, 3, length)) - 5,
+        chain="AA",
+        insertion_codes="".join(rng.choice(list("  AB"), length)),
+    )
+
+
+def prepared_set(folder, count: int = 23, neighbours: int = 6) -> tuple[Path, list[Protein]]:
+    """A prepared set of proteins of 5 to 40 residues, and they: a column `kind` of 3 classes, where every
+    seventh has none, a column `roles` of several per protein, and a scheme `random`."""
+    lengths = np.random.default_rng(1).integers(5, 41, count)
+    kind = np.where(np.arange(count) % 7 == 6, -1, np.arange(count) % 3)
+    proteins = [
+        real_protein(f"prøve {i}", int(length), i, int(label))
+        for i, (length, label) in enumerate(zip(lengths, kind, strict=True))
+    ]
+    roles = np.arange(count) % 3  # of the first protein none, of the second one, of the third two, ...
+    write_prepared(
+        folder / "set",
+        proteins,
+        labels={
+            "kind": LabelColumn(("a", "b", "c"), kind),
+            "roles": LabelColumn(("x", "y"), np.arange(roles.sum()) % 2, np.append(0, np.cumsum(roles))),
+        },
+        splits={"random": np.select([np.arange(count) % 5 == 3, np.arange(count) % 5 == 4], [1, 2], 0)},
+        neighbours=neighbours,
+        sources=[{"file": "somewhere.pdb"}],
+        skipped=[{"name": "other", "reason": "it has no residue with all four atoms"}],
+    )
+    return folder / "set", proteins

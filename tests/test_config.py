@@ -44,6 +44,7 @@ MODEL = ModelConfig(
 )  # fmt: skip
 DATA = DataConfig(
     path="some: file.npz", task="cath-class", split_scheme="superfamily", neighbours=1, batch_size=3,
+    residues_per_batch=9,
     max_shapes=1, max_length=5, too_long="crop", max_train=12, max_eval=1,
 )  # fmt: skip
 STAGE = StageConfig(epochs=2, learning_rate=3e-5, warmup_epochs=0.5)
@@ -66,7 +67,8 @@ UNUSUAL = [
     ),
     TimingConfig(
         models=("partoken",), passes=("epoch", "forward"), batch_size=1, path="yes", task="cath-architecture",
-        neighbours=2, repeats=1, epoch_batches=1, gap=False, sweeps=("plain", "batch"), model=MODEL, seed=1,
+        split_scheme="random", neighbours=2, repeats=1, epoch_batches=1, gap=False, sweeps=("plain", "batch"),
+        model=MODEL, seed=1,
     ),
     TimingConfig(residues=1),
 ]  # fmt: skip
@@ -131,7 +133,7 @@ WRONG = [
     ("data: {batch_size: 4.0}", "data.batch_size is 4.0, but must be a whole number of at least 1"),
     ("data: {batch_size: '4'}", "data.batch_size is '4', but must be a whole number of at least 1"),
     ("data: {max_eval: 0}", "data.max_eval is 0, but must be a whole number of at least 1, or none"),
-    ("data: {task: go}", "data.task is 'go', but must be 'ec-class', 'cath-class' or 'cath-architecture'"),
+    ("data: {task: 3}", "data.task is 3, but must be text"),
     ("data: {path: 3}", "data.path is 3, but must be text, or none"),
     ("seed: many", "seed is 'many', but must be a whole number of at least 0"),
     ("seed: -1", "seed is -1, but must be a whole number of at least 0"),

@@ -17,7 +17,19 @@ PACKAGE = ROOT / "partoken_jax"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from itself and from those before it; config is shared.
 ROOMS = (
-    *("settings", "config", "tables", "proteins", "graphs", "nn", "models", "training", "timing", "convert"),
+    *(
+        "settings",
+        "config",
+        "tables",
+        "proteins",
+        "graphs",
+        "prepare",
+        "nn",
+        "models",
+        "training",
+        "timing",
+        "convert",
+    ),
     "cli",
 )
 

@@ -76,7 +76,7 @@ def run(flags: Flags, command: str) -> None:
         picture = flags.output.markdown.with_suffix(".png")
         plot(result, picture)
         flags.output.markdown.write_text(f"{report}\n![times]({picture.name})\n")
-    print(report)
+    print(report, flush=True)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -94,8 +94,8 @@ def main() -> int:
     if not files:
         print(f"error: {args.vectors}: no case*.npz there; give the directory of vectors", file=sys.stderr)
         return 2
-    print(report.table())
-    print(report.summary())
+    print(report.table(), flush=True)
+    print(report.summary(), flush=True)
     if args.json:
         command = " ".join(["python -m experiments.parity", *sys.argv[1:]])
         result = report.result({**framework(args.framework).environment(), "command": command})

@@ -26,7 +26,6 @@ from experiments.parity.vectors import Vectors
 from partoken_jax.config import PartitionerConfig
 from partoken_jax.convert import from_state_dict, set_arrays
 from partoken_jax.graphs.features import featurise
-from partoken_jax.graphs.neighbours import neighbour_table
 from partoken_jax.graphs.packing import pack
 from partoken_jax.graphs.types import (
     EdgeFeatures,
@@ -44,6 +43,7 @@ from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer
 from partoken_jax.nn.norms import TupleLayerNorm
 from partoken_jax.nn.partitioner import Partitioner
 from partoken_jax.nn.presence import log_absence, presence
+from partoken_jax.proteins.neighbours import neighbour_table
 from partoken_jax.proteins.protein import Protein
 from partoken_jax.training.report import environment as environment
 

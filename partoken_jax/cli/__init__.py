@@ -5,6 +5,7 @@ signal that comes early finds somebody who listens.
 """
 
 import contextlib
+import io
 import sys
 import warnings
 from collections.abc import Callable
@@ -14,10 +15,14 @@ from partoken_jax.cli.stopping import EXIT_CODE, Stopping
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0, 1 for a replayed step that is finite here, 2 for a mistake (one
-    sentence on stderr), 75 for a training run that was stopped by a signal and has saved what it had, 130 on
-    Ctrl-C in other verbs."""
+    """Runs a command; returns its exit code: 0, 1 for a replayed step that is finite here, 2 for a mistake
+    (one sentence on stderr), 75 for a training run that was stopped by a signal and has saved what it had, 130
+    on Ctrl-C in other verbs."""
     words = sys.argv[1:] if args is None else args
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file or a pipe gets every line at once, and what it cannot spell in another way.
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
     training = words[:1] == ["train"]
     with Stopping() if training else contextlib.nullcontext() as stopping, warnings.catch_warnings():
         warnings.showwarning = _show_warning
@@ -52,7 +57,9 @@ def _show_warning(
 ) -> None:
     """Ours as a sentence, without the line of code that says it; those of others as Python shows them."""
     if category is UserWarning:
-        print(f"warning: {message}", file=sys.stderr, flush=True)
+        from partoken_jax.training.progress import warn
+
+        warn(str(message))
     else:
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
@@ -64,7 +71,7 @@ def parse(args: list[str]) -> Callable[[], int | None]:
     """
     import tyro
 
-    from partoken_jax.cli import convert, evaluate, params, replay, time, train
+    from partoken_jax.cli import convert, evaluate, params, prepare, replay, time, train
     from partoken_jax.cli.flags import flags_from_settings
 
     verbs = {
@@ -74,11 +81,12 @@ def parse(args: list[str]) -> Callable[[], int | None]:
         "time": time.verb,
         "convert": convert.verb,
         "replay": replay.verb,
+        "prepare": prepare.verb,
     }
     return tyro.extras.subcommand_cli_from_dict(
         {name: verb(args) for name, verb in verbs.items()},
         prog="partoken",
-        description="Train, evaluate, time and convert GVP and ParToken on protein structures.",
+        description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein structures.",
         args=args,
         config=(tyro.conf.FlagCreatePairsOff,),
         registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import SHORT, stored_settings
 from partoken_jax.config import (
     ConfigError,
@@ -17,6 +18,7 @@ from partoken_jax.config import (
     load_yaml,
 )
 from partoken_jax.settings import read_yaml
+from partoken_jax.training.run_directory import check_checkpoint
 
 Checkpoint = Literal["best", "last"]
 
@@ -89,6 +91,10 @@ def _convert(
     trust_pickle: bool,
     overwrite: bool,
 ) -> None:
+    # Before JAX is imported, which takes long.
+    check_input(source)
+    if source.is_dir():
+        check_checkpoint(source, checkpoint)
     from partoken_jax.convert import export_weights, import_weights
 
     if not source.is_dir():

@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from partoken_jax.cli.files import check_input
+from partoken_jax.training.run_directory import check_checkpoint
+
 Split = Literal["train", "val", "test"]
 Checkpoint = Literal["best", "last"]
 
@@ -47,6 +50,10 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
 
 
 def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | None) -> None:
+    # Before JAX is imported, which takes long.
+    check_checkpoint(run_dir, checkpoint)
+    check_input(data)
+
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.evaluate import evaluate, write_evaluation
     from partoken_jax.training.report import classification_table, clustering_summary

@@ -1,10 +1,16 @@
-"""Where a command writes its results."""
+"""What a command reads, and where it writes its results: checked before JAX is imported, which takes long."""
 
 import json
 from pathlib import Path
 from typing import Any
 
 from partoken_jax.config import ConfigError
+
+
+def check_input(path: str | Path | None) -> None:
+    """Raises ConfigError where nothing is at a path that a command is to read."""
+    if path is not None and not Path(path).exists():
+        raise ConfigError(f"{path}: no such file or directory; check the path")
 
 
 def check_output_files(*paths: Path | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from partoken_jax.cli.files import check_output_files, save_json
+from partoken_jax.cli.files import check_input, check_output_files, save_json
 from partoken_jax.cli.flags import checked
 from partoken_jax.config import ConfigError, ModelConfig, TimingConfig
 
@@ -40,11 +40,12 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
 
 
 def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | None, command: str) -> None:
+    check_output_files(json_file, markdown_file)
+    check_input(config.path)
     import jax
 
     from partoken_jax import timing
 
-    check_output_files(json_file, markdown_file)
     try:
         result = timing.analyse(config, command=command, save=partial(save_json, json_file))
     except jax.errors.JaxRuntimeError as error:

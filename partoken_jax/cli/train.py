@@ -1,5 +1,6 @@
 """`partoken train`: a whole run."""
 
+import shlex
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -8,8 +9,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.config import TrainConfig
+from partoken_jax.training.run_directory import check_run_dir, with_absolute_paths
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
@@ -26,15 +29,38 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
                 metavar="FILE",
             ),
         ] = None,
+        quiet: Annotated[
+            bool,
+            arg(
+                help="Whether to print nothing but warnings and errors. Switch it on where nobody reads "
+                "along; the results are in the directory of the run all the same."
+            ),
+        ] = False,
     ) -> Callable[[threading.Event | None], None]:
         """Train a model, evaluate it on the test proteins and write a report. Without flags this is the
         published configuration on the proteins that come with the package."""
-        return partial(_train, checked(TrainConfig, run))
+        command = shlex.join(["partoken", *args])
+        return partial(_train, checked(TrainConfig, run), quiet=quiet, command=command)
 
     return train
 
 
-def _train(config: TrainConfig, stop: threading.Event | None = None) -> None:
+def _train(
+    config: TrainConfig,
+    stop: threading.Event | None = None,
+    *,
+    quiet: bool,
+    command: str,
+) -> None:
+    from partoken_jax.training.data import checked_data
+
+    # Before JAX is imported, which takes long.
+    check_input(config.data.path)
+    check_input(config.init_from)
+    config = with_absolute_paths(config)
+    check_run_dir(config)
+    datasets = checked_data(config)
+
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
 
@@ -44,4 +70,4 @@ def _train(config: TrainConfig, stop: threading.Event | None = None) -> None:
 
         weights = read_initial_weights(config.init_from)
     use_compilation_cache()
-    train(config, stop=stop, weights=weights)
+    train(config, quiet=quiet, stop=stop, datasets=datasets, weights=weights, command=command)

@@ -271,7 +271,7 @@ def _class_names(source: Path, config: TrainConfig) -> tuple[str, ...]:
     """Those of the task, if the classifier has as many; else numbers, if the task is the default one."""
     data, num_classes = config.data, config.model.num_classes
     names: tuple[str, ...] = {"ec-class": EC_CLASSES, "cath-class": CATH_CLASSES}.get(data.task, ())
-    if data.task == "cath-architecture":
+    if data.task not in ("ec-class", "cath-class"):
         names = load_dataset(data.path, task=data.task, split_scheme=data.split_scheme).class_names
     if len(names) == num_classes:
         return names

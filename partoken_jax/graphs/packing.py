@@ -23,6 +23,8 @@ class FlatProteins(NamedTuple):
     """bool [R]."""
     neighbour_offset: np.ndarray
     """int32 [R, K]: neighbour minus residue, as indices; 0 = none, for nobody is their own neighbour."""
+    first: np.ndarray
+    """int64 [P]: row of the first residue of each protein."""
     length: np.ndarray
     """int64 [P]."""
     label: np.ndarray
@@ -71,6 +73,7 @@ def flatten(
         residue_type=np.concatenate([protein.residue_types for protein in chains]),
         complete=np.concatenate([protein.complete for protein in chains]),
         neighbour_offset=offset,
+        first=first,
         length=length,
         label=np.array([protein.label for protein in chains], np.int32),
         number=np.arange(len(chains), dtype=np.int32) if indices is None else np.asarray(indices, np.int32),
@@ -98,8 +101,7 @@ def pack_flat(flat: FlatProteins, indices: np.ndarray, *, num_nodes: int, batch_
             f"(one of them padding); take fewer proteins or at least {padded_count(total)} nodes"
         )
     width = flat.neighbour_offset.shape[1]
-    first = np.cumsum(flat.length) - flat.length
-    rows = np.repeat(first[indices] - (np.cumsum(lengths) - lengths), lengths) + np.arange(total)
+    rows = np.repeat(flat.first[indices] - (np.cumsum(lengths) - lengths), lengths) + np.arange(total)
 
     backbone = np.full((num_nodes, 4, 3), np.nan, np.float32)
     backbone[:total] = flat.backbone[rows]

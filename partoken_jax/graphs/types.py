@@ -34,7 +34,7 @@ class ResidueNodes(NamedTuple):
     backbone: Array
     """float32 [N, 4, 3]: N, CA, C, O in Å; NaN where an atom is missing and in padding."""
     residue_type: Array
-    """int32 [N]: index into `ARNDCQEGHILKMFPSTWYV`."""
+    """int32 [N]: index into `ARNDCQEGHILKMFPSTWYV`, 20 where the type is unknown."""
     mask: Array
     """bool [N]: a real residue with all four atoms."""
 

@@ -69,7 +69,10 @@ class GVPEncoder(nnx.Module):
         nodes, edges = graph.nodes, graph.edges
         scalars = nodes.scalars
         if self.residue_embedding is not None:
-            scalars = jnp.concatenate([scalars, self.residue_embedding(nodes.residue_type)], axis=-1)
+            # A residue of unknown type has no row in the table; its embedding is zero.
+            known = nodes.residue_type < self.residue_embedding.num_embeddings
+            embedding = self.residue_embedding(jnp.where(known, nodes.residue_type, 0))
+            scalars = jnp.concatenate([scalars, jnp.where(known[:, None], embedding, 0.0)], axis=-1)
         hidden = jax.tree.map(_float32, self.node_gvp(*self.node_norm(scalars, nodes.vectors)))
         edge_s, edge_v = self.edge_gvp(*self.edge_norm(edges.scalars, edges.vectors))
         return HiddenGraph(

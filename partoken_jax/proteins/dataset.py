@@ -1,19 +1,21 @@
 """A set of labelled proteins, and where it comes from."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from partoken_jax.proteins.npz import decode_backbone, read_arrays
+from partoken_jax.proteins.prepared import SPLITS, checksum
+from partoken_jax.proteins.prepared_set import PreparedProteins, open_prepared
 from partoken_jax.proteins.protein import DataError, Protein
 from partoken_jax.proteins.tasks import MIN_ARCHITECTURE_CHAINS, TASK_ARRAYS, task_labels
 
 EMBEDDED = Path(__file__).parent / "data" / "pdb_small.npz"
 """The 2,297 PDB chains that come with the package."""
 
-SPLITS = {"train": 0, "val": 1, "test": 2}
 SPLIT_ARRAYS = {"identity": "split", "superfamily": "split_superfamily"}
 """The array of a file that holds the splits of a scheme."""
 
@@ -25,25 +27,30 @@ class ProteinDataset:
     Raises DataError, naming the protein, for a label that is neither a class nor -1 (none).
     """
 
-    proteins: tuple[Protein, ...]
+    proteins: Sequence[Protein]
+    """A tuple, or `PreparedProteins` that are read when they are asked for."""
     class_names: tuple[str, ...]
     """Names of the C classes; the same for every split of a file."""
     task: str
     split: str
     source: str
-    """The file that the proteins come from."""
+    """The file or prepared set that the proteins come from."""
     left_out: tuple[str, ...] = ()
     """Chains of the file that carry the task's annotation but are in no split of the chosen
     scheme (superfamily unknown), or in an architecture with too few chains to be a class."""
+    fingerprint: str = ""
+    """Checksum of the source; empty for proteins made in Python."""
 
     def __post_init__(self):
         num_classes = len(self.class_names)
-        for protein in self.proteins:
-            if not -1 <= protein.label < num_classes:
-                raise DataError(
-                    f"{self.source}: {protein.name} has label {protein.label}, but task {self.task!r} has "
-                    f"{num_classes} classes; give a label of 0 to {num_classes - 1}, or -1 for none"
-                )
+        labels = self.labels
+        wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
+        if wrong.size:
+            i = wrong[0]
+            raise DataError(
+                f"{self.source}: {self.names[i]} has label {labels[i]}, but task {self.task!r} has "
+                f"{num_classes} classes; give a label of 0 to {num_classes - 1}, or -1 for none"
+            )
 
     def __len__(self) -> int:
         return len(self.proteins)
@@ -54,12 +61,42 @@ class ProteinDataset:
     @property
     def lengths(self) -> np.ndarray:
         """int64 [P]: residues per protein."""
+        if isinstance(self.proteins, PreparedProteins):
+            return self.proteins.lengths
         return np.array([len(protein) for protein in self.proteins], np.int64)
 
     @property
     def labels(self) -> np.ndarray:
         """int32 [P]: class of each protein, -1 where unknown."""
+        if isinstance(self.proteins, PreparedProteins):
+            return self.proteins.labels
         return np.array([protein.label for protein in self.proteins], np.int32)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Name of each protein."""
+        if isinstance(self.proteins, PreparedProteins):
+            return self.proteins.names
+        return [protein.name for protein in self.proteins]
+
+    @property
+    def num_incomplete(self) -> int:
+        """Residues that lack an atom, of all proteins."""
+        if isinstance(self.proteins, PreparedProteins):
+            return self.proteins.num_incomplete
+        return sum(int((~protein.complete).sum()) for protein in self.proteins)
+
+    def take(self, places: np.ndarray) -> "ProteinDataset":
+        """The proteins at these places (int [P'])."""
+        if isinstance(self.proteins, PreparedProteins):
+            return replace(self, proteins=self.proteins.take(places))
+        return replace(self, proteins=tuple(self.proteins[i] for i in places))
+
+    def cropped(self, max_length: int) -> "ProteinDataset":
+        """The first `max_length` residues of every protein."""
+        if isinstance(self.proteins, PreparedProteins):
+            return replace(self, proteins=self.proteins.cropped(max_length))
+        return replace(self, proteins=tuple(protein.cropped(max_length) for protein in self.proteins))
 
     def class_counts(self) -> np.ndarray:
         """int64 [C]: proteins per class, in the order of `class_names`."""
@@ -85,26 +122,66 @@ def load_splits(
     split_scheme: str = "identity",
     splits: Sequence[str] = tuple(SPLITS),
 ) -> dict[str, ProteinDataset]:
-    """Reads a file in the format of data/README.md, once for all the splits asked for.
+    """Reads a file in the format of data/README.md, or opens a prepared set, once for all splits asked for.
 
     Args:
-      path: the .npz file; None for the embedded one.
-      task: "ec-class" (7 classes), "cath-class" (4) or "cath-architecture" (the architectures with
-        at least `MIN_ARCHITECTURE_CHAINS` chains in the file, all splits together).
-      split_scheme: "identity" (no two splits share more than 30% sequence identity) or
-        "superfamily" (none shares a CATH superfamily; chains of unknown superfamily are in no split).
+      path: the .npz file or the folder of a prepared set; None for the embedded file.
+      task: of a .npz file "ec-class" (7 classes), "cath-class" (4) or "cath-architecture" (the architectures
+        with at least `MIN_ARCHITECTURE_CHAINS` chains in the file, all splits together); of a prepared set
+        any label column with one label per protein.
+      split_scheme: of a .npz file "identity" (no two splits share more than 30% sequence identity) or
+        "superfamily" (none shares a CATH superfamily; chains of unknown superfamily are in no split); of a
+        prepared set any of its schemes.
       splits: any of "train", "val" and "test".
 
     Returns:
-      The datasets by split.
+      The datasets by split. Those of a prepared set read a protein when it is asked for.
 
     Raises DataError for a malformed file, an unknown task, split or scheme, or an empty split.
     """
-    _check_choice("task", task, TASK_ARRAYS)
-    _check_choice("split_scheme", split_scheme, SPLIT_ARRAYS)
     for split in splits:
-        _check_choice("split", split, SPLITS)
+        if split not in SPLITS:
+            raise DataError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     path = EMBEDDED if path is None else Path(path)
+    read = _prepared_splits if path.is_dir() else _npz_splits
+    return read(path, task, split_scheme, splits)
+
+
+def _prepared_splits(
+    path: Path, task: str, split_scheme: str, splits: Sequence[str]
+) -> dict[str, ProteinDataset]:
+    prepared = open_prepared(path)
+    single = {name: column for name, column in prepared.labels.items() if not column.several}
+    if task in prepared.labels and task not in single:
+        raise DataError(
+            f"{path}: a protein may have several labels of task {task!r}, and neither training, evaluation "
+            f"nor timing can use such a column yet; choose {_one_of(single)}"
+        )
+    _check_choice(path, "task", task, single)
+    _check_choice(path, "split_scheme", split_scheme, prepared.splits)
+    column, place = single[task], prepared.splits[split_scheme]
+    labelled = PreparedProteins(prepared, np.arange(len(prepared)), column.values)
+    left_out = tuple(labelled.take(np.flatnonzero((column.values >= 0) & (place == -1))).names)
+    found = {}
+    for split in splits:
+        chosen = np.flatnonzero((column.values >= 0) & (place == SPLITS[split]))
+        if not chosen.size:
+            raise _empty(path, f"protein with a label of task {task!r}", split, split_scheme)
+        found[split] = ProteinDataset(
+            proteins=labelled.take(chosen),
+            class_names=column.classes,
+            task=task,
+            split=split,
+            source=str(path),
+            left_out=left_out,
+            fingerprint=prepared.fingerprint,
+        )
+    return found
+
+
+def _npz_splits(path: Path, task: str, split_scheme: str, splits: Sequence[str]) -> dict[str, ProteinDataset]:
+    _check_choice(path, "task", task, TASK_ARRAYS)
+    _check_choice(path, "split_scheme", split_scheme, SPLIT_ARRAYS)
     arrays = read_arrays(path, (TASK_ARRAYS[task], SPLIT_ARRAYS[split_scheme]))
     names = [name.decode("latin-1") for name in arrays["id"].tolist()]
     try:
@@ -124,10 +201,8 @@ def load_splits(
     for split, chains in chosen.items():
         if not chains.any():
             rule = f" (classes need {MIN_ARCHITECTURE_CHAINS} chains)" if task == "cath-architecture" else ""
-            raise DataError(
-                f"{path}: no chain of task {task!r}{rule} is in split {split!r} of scheme {split_scheme!r}; "
-                "choose another task, split or file"
-            )
+            raise _empty(path, f"chain of task {task!r}{rule}", split, split_scheme)
+    fingerprint = checksum(path)
     return {
         split: ProteinDataset(
             proteins=_proteins(arrays, names, labels, chains, path),
@@ -136,14 +211,26 @@ def load_splits(
             split=split,
             source=str(path),
             left_out=left_out,
+            fingerprint=fingerprint,
         )
         for split, chains in chosen.items()
     }
 
 
-def _check_choice(what: str, value: str, known: Iterable[str]) -> None:
+def _check_choice(path: Path, what: str, value: str, known: Mapping[str, Any]) -> None:
     if value not in known:
-        raise DataError(f"unknown {what} {value!r}; choose one of {', '.join(known)}")
+        raise DataError(f"{path}: unknown {what} {value!r}; choose {_one_of(known)}")
+
+
+def _one_of(known: Mapping[str, Any]) -> str:
+    return f"one of {', '.join(known)}" if known else "another set, for this one has none"
+
+
+def _empty(path: Path, what: str, split: str, split_scheme: str) -> DataError:
+    return DataError(
+        f"{path}: no {what} is in split {split!r} of scheme {split_scheme!r}; "
+        "choose another task, split or file"
+    )
 
 
 def _proteins(

@@ -1,14 +1,19 @@
 """The record of one protein chain: what every later step knows about it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 RESIDUE_TYPES = "ARNDCQEGHILKMFPSTWYV"
 """One-letter code of each residue type, in the order of the published model."""
 
-_TYPE_OF_BYTE = np.full(256, -1, np.int32)
-_TYPE_OF_BYTE[np.frombuffer(RESIDUE_TYPES.encode(), np.uint8)] = np.arange(len(RESIDUE_TYPES))
+UNKNOWN_RESIDUE = "X"
+"""Letter of a residue that is none of them; its type is `len(RESIDUE_TYPES)`."""
+
+_LETTERS = RESIDUE_TYPES + UNKNOWN_RESIDUE
+TYPE_OF_LETTER = np.full(256, -1, np.int32)
+"""int32 [256]: type of the residue with an ASCII letter, -1 where the letter stands for none."""
+TYPE_OF_LETTER[np.frombuffer(_LETTERS.encode(), np.uint8)] = np.arange(len(_LETTERS))
 
 
 class DataError(ValueError):
@@ -23,13 +28,13 @@ def _no_numbers() -> np.ndarray:
 class Protein:
     """One chain of L residues.
 
-    Raises DataError, naming the protein, for wrong shapes, letters outside `RESIDUE_TYPES`,
-    infinite coordinates or no residues at all.
+    Raises DataError, naming the protein, for wrong shapes, letters other than `RESIDUE_TYPES` and
+    `UNKNOWN_RESIDUE`, infinite coordinates or no residues at all.
     """
 
     name: str
     sequence: str
-    """L one-letter residue types."""
+    """L one-letter residue types; X where the type is unknown."""
     backbone: np.ndarray
     """float32 [L, 4, 3]: N, CA, C, O in Å; NaN where an atom is missing."""
     label: int = -1
@@ -37,6 +42,8 @@ class Protein:
     residue_numbers: np.ndarray = field(default_factory=_no_numbers)
     """int32 [L]: the residues' numbers in their PDB entry; left out, 1 to L."""
     chain: str = "A"
+    insertion_codes: str = ""
+    """L insertion codes of the residue numbers, ASCII, a space where there is none; left out, all spaces."""
 
     def __post_init__(self):
         backbone = np.asarray(self.backbone, np.float32)
@@ -60,11 +67,11 @@ class Protein:
             raise DataError(
                 f"{self.name}: residue_numbers has shape {numbers.shape}, but must be ({num_residues},)"
             )
-        unknown = [i for i, letter in enumerate(self.sequence) if letter not in RESIDUE_TYPES]
+        unknown = [i for i, letter in enumerate(self.sequence) if letter not in _LETTERS]
         if unknown:
             raise DataError(
                 f"{self.name}: residue {numbers[unknown[0]]} is {self.sequence[unknown[0]]!r}, "
-                f"but must be one of the 20 standard residues {RESIDUE_TYPES}"
+                f"but must be one of the 20 standard residues {RESIDUE_TYPES}, or {UNKNOWN_RESIDUE} (unknown)"
             )
         infinite = np.isinf(backbone).any(axis=(1, 2))
         if infinite.any():
@@ -72,7 +79,14 @@ class Protein:
                 f"{self.name}: residue {numbers[infinite.argmax()]} has non-finite (infinite) coordinates; "
                 "write missing atoms as NaN"
             )
+        codes = self.insertion_codes or " " * num_residues
+        if len(codes) != num_residues or not codes.isascii():
+            raise DataError(
+                f"{self.name}: insertion_codes is {codes!r}, but must be {num_residues} ASCII characters, "
+                "a space where a residue has none"
+            )
         object.__setattr__(self, "backbone", backbone)
+        object.__setattr__(self, "insertion_codes", codes)
         object.__setattr__(self, "residue_numbers", numbers)
 
     def __len__(self) -> int:
@@ -85,5 +99,17 @@ class Protein:
 
     @property
     def residue_types(self) -> np.ndarray:
-        """int32 [L]: index of each residue in `RESIDUE_TYPES`."""
-        return _TYPE_OF_BYTE[np.frombuffer(self.sequence.encode("ascii"), np.uint8)]
+        """int32 [L]: index of each residue in `RESIDUE_TYPES`, and 20 where it is unknown."""
+        return TYPE_OF_LETTER[np.frombuffer(self.sequence.encode("ascii"), np.uint8)]
+
+    def cropped(self, max_length: int) -> "Protein":
+        """The first `max_length` residues; the protein itself if it has no more."""
+        if len(self) <= max_length:
+            return self
+        return replace(
+            self,
+            sequence=self.sequence[:max_length],
+            backbone=self.backbone[:max_length],
+            residue_numbers=self.residue_numbers[:max_length],
+            insertion_codes=self.insertion_codes[:max_length],
+        )

@@ -1,7 +1,5 @@
 """Which proteins of a dataset a run uses, and how much of the long ones."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from partoken_jax.proteins.dataset import ProteinDataset
@@ -20,7 +18,7 @@ def subset(dataset: ProteinDataset, count: int | None, seed: int) -> ProteinData
     if count is None or count >= len(dataset):
         return dataset
     chosen = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:count])
-    return replace(dataset, proteins=tuple(dataset[i] for i in chosen))
+    return dataset.take(chosen)
 
 
 def limit_lengths(
@@ -40,26 +38,17 @@ def limit_lengths(
         raise DataError(f"unknown too_long {too_long!r}; choose one of refuse, crop")
     if max_length < 1:
         raise DataError(f"max_length is {max_length}, but must be at least 1")
-    long = [protein for protein in dataset.proteins if len(protein) > max_length]
+    lengths = dataset.lengths
+    long = np.flatnonzero(lengths > max_length).tolist()
     if not long:
         return dataset, []
+    names = dataset.names
     if too_long == "refuse":
-        shown = ", ".join(f"{protein.name} ({len(protein)})" for protein in long[:10])
+        shown = ", ".join(f"{names[i]} ({lengths[i]})" for i in long[:10])
         more = f" and {len(long) - 10} more" if len(long) > 10 else ""
         what = "1 protein is" if len(long) == 1 else f"{len(long)} proteins are"
         raise DataError(
             f"{dataset.source}: {what} longer than max_length = {max_length} residues: {shown}{more}; "
-            f"set too_long: crop, or max_length to at least {max(map(len, long))}"
+            f"set too_long: crop, or max_length to at least {lengths.max()}"
         )
-    cropped = tuple(
-        replace(
-            protein,
-            sequence=protein.sequence[:max_length],
-            backbone=protein.backbone[:max_length],
-            residue_numbers=protein.residue_numbers[:max_length],
-        )
-        if len(protein) > max_length
-        else protein
-        for protein in dataset.proteins
-    )
-    return replace(dataset, proteins=cropped), [protein.name for protein in long]
+    return dataset.cropped(max_length), [names[i] for i in long]

@@ -41,8 +41,8 @@ class TimingData(NamedTuple):
 def timing_data(config: TimingConfig) -> TimingData:
     """Proteins, their neighbour tables and the batches. Raises DataError for a file that cannot be read."""
     if config.residues is None:
-        dataset = load_dataset(config.path, task=config.task, split="train")
-        tables = neighbour_tables(dataset.proteins, config.neighbours)
+        dataset = load_dataset(config.path, task=config.task, split="train", split_scheme=config.split_scheme)
+        tables = neighbour_tables(dataset, config.neighbours)
     else:
         names = tuple(EC_CLASSES)
         made = [

@@ -10,13 +10,14 @@ tells a whole checkpoint from one that was damaged later.
 """
 
 import json
+import logging
 import math
 import shutil
 import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +27,9 @@ from flax import nnx
 
 from partoken_jax.config import ConfigError, TrainConfig, from_dict
 from partoken_jax.training.epochs import SoFar
-from partoken_jax.training.run_directory import CheckpointError
+from partoken_jax.training.run_directory import CheckpointError, Which, check_checkpoint, numbered
 from partoken_jax.training.step import TrainState, abstract_state
 
-Which = Literal["best", "last"]
 KEEP_LAST = 2
 """The newest checkpoint, and the one to fall back on where that is damaged."""
 
@@ -89,15 +89,25 @@ class CheckpointWriter:
         self._directory = Path(run_dir).resolve() / "checkpoints"
         self._keep_best, self._keep_every = keep_best, keep_every
         self._managers: dict[str, ocp.CheckpointManager] = {}
-        self._next = max(_numbers(self._directory / "last"), default=-1) + 1
+        self._under_way: dict[str, int] = {}
+        self._log_levels: dict[str, int] = {}
+        self.up_to_date = True
+        """Whether the newest state given as "last" is on the disk, as far as is known; ask after `wait`."""
+        self._next = max(numbered(self._directory / "last"), default=-1) + 1
 
     def __enter__(self) -> "CheckpointWriter":
+        # What goes wrong in the background is a warning of ours, not also a traceback of Orbax's.
+        for name in ("absl", "asyncio"):
+            self._log_levels[name] = logging.getLogger(name).level
+            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         return self
 
     def __exit__(self, *error: object) -> None:
         self.wait()
         for manager in self._managers.values():
             manager.close()
+        for name, level in self._log_levels.items():
+            logging.getLogger(name).setLevel(level)
 
     def save(self, which: Which, state: TrainState, meta: CheckpointMeta) -> None:
         """Copies the state to the host, which waits for the steps under way, and returns; the rest happens in
@@ -108,6 +118,8 @@ class CheckpointWriter:
         if which == "best":
             self._write("best", meta["epoch"], host, sealed)
             return
+        self.wait()
+        self.up_to_date = True
         self._write("last", self._next, host, sealed)
         self._next += 1
         whole = not meta["so_far"]["steps"] and meta["epoch"] > 0
@@ -116,18 +128,19 @@ class CheckpointWriter:
 
     def wait(self) -> None:
         """Returns when everything is on the disk, or the failure has been warned of."""
-        for name, manager in self._managers.items():
+        for name, manager in list(self._managers.items()):
             try:
                 manager.wait_until_finished()
             except Exception as error:
                 self._failed(name, error)
         self._trim()
 
-    def forget_after(self, epoch: int) -> None:
-        """Removes the best and kept checkpoints of epochs that a resumed run does again."""
-        for name in ("best", "kept"):
-            for number in _numbers(self._directory / name):
-                if number > epoch:
+    def forget_after(self, restored: "Restored") -> None:
+        """Removes the checkpoints of what a resumed run does again, and those that were left unfinished."""
+        epoch = restored.meta["epoch"]
+        for name, newest in (("last", int(restored.path.name)), ("best", epoch), ("kept", epoch)):
+            for number in numbered(self._directory / name):
+                if number > newest:
                     shutil.rmtree(self._directory / name / str(number), ignore_errors=True)
 
     def _write(self, name: str, number: int, host: TrainState, meta: dict) -> None:
@@ -145,6 +158,7 @@ class CheckpointWriter:
                 args=ocp.args.Composite(state=ocp.args.StandardSave(host), meta=ocp.args.JsonSave(meta)),
                 force=True,
             )
+            self._under_way[name] = number
         except Exception as error:
             self._failed(name, error)
 
@@ -160,6 +174,9 @@ class CheckpointWriter:
     def _failed(self, name: str, error: Exception) -> None:
         # A manager that failed may refuse to go on; the next checkpoint gets a new one.
         self._managers.pop(name, None)
+        self.up_to_date = self.up_to_date and name != "last"
+        if name in self._under_way:
+            shutil.rmtree(self._directory / name / str(self._under_way.pop(name)), ignore_errors=True)
         warnings.warn(
             f"{self._directory / name}: a checkpoint could not be written ({_reason(error)}); the run goes "
             "on and tries again at the next one",
@@ -214,17 +231,14 @@ def restore(run_dir: str | Path, which: Which = "best") -> Restored:
 
 def has_checkpoint(run_dir: str | Path, which: Which = "last") -> bool:
     """Whether there is one, whole or not."""
-    return bool(_numbers(Path(run_dir) / "checkpoints" / which))
+    return bool(numbered(Path(run_dir) / "checkpoints" / which))
 
 
 def _candidates(run_dir: str | Path, which: Which) -> Iterator[Path]:
     """Paths of checkpoints, the one to try first first."""
     directory = Path(run_dir) / "checkpoints" / which
-    numbers = _numbers(directory)
-    if not numbers:
-        raise CheckpointError(
-            f"{run_dir} holds no '{which}' checkpoint; give the directory of a run that has saved one"
-        )
+    check_checkpoint(run_dir, which)
+    numbers = numbered(directory)
     if which == "last":
         yield from (directory / str(number) for number in sorted(numbers, reverse=True))
         return
@@ -240,7 +254,7 @@ def _ranks(directory: Path) -> list[tuple[bool, float, float, int, Path]]:
     A model that is to use a codebook is not judged by epochs without it.
     """
     ranks = []
-    for number in _numbers(directory):
+    for number in numbered(directory):
         path = directory / str(number)
         try:
             meta, _ = _read_meta(path)
@@ -249,12 +263,6 @@ def _ranks(directory: Path) -> list[tuple[bool, float, float, int, Path]]:
         except Exception:  # named by whoever tries to restore it
             continue
     return ranks
-
-
-def _numbers(directory: Path) -> list[int]:
-    if not directory.is_dir():
-        return []
-    return [int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
 
 
 def _read_meta(path: Path) -> tuple[CheckpointMeta, int]:
@@ -316,6 +324,8 @@ def _none_left(run_dir: str | Path, which: Which) -> CheckpointError:
 
 
 def _reason(error: Exception) -> str:
+    if "No space left on device" in str(error):
+        return "no space left on device"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     reason = lines[0] if lines else type(error).__name__
     return reason if len(reason) <= 200 else reason[:200] + " ..."

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.metrics import Classification, Clustering, classification, clustering
 from partoken_jax.training.objective import LossTerms
+from partoken_jax.training.progress import progress
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.step import EvalStep, StepMetrics, TrainState, TrainStep
 
@@ -103,6 +103,8 @@ out."""
 AfterStep = Callable[[TrainState, Callable[[], SoFar]], None]
 """Called after each step was sent to the device, with the state after it and a function that waits for the
 steps under way and says what is known of the epoch."""
+OnResult = Callable[[StepMetrics, StepSettings], None]
+"""Called with what each step reported, on the host, and its settings: in order, up to `LAG` steps late."""
 
 
 def train_epoch(
@@ -116,14 +118,15 @@ def train_epoch(
     quiet: bool = False,
     so_far: SoFar | None = None,
     after_step: AfterStep | None = None,
+    on_result: OnResult | None = None,
     non_finite: NonFiniteStep | None = None,
 ) -> TrainEpoch:
     """Trains on every batch once; the given state is consumed.
 
     An epoch that was interrupted goes on with `so_far`, the rest of its `batches` and all its `settings`.
-    Losses are read `LAG` steps late, for the progress bar, so that packing and dispatch run ahead of
-    the device. Raises TrainingError when a step is not finite and `non_finite` does not leave it out, or when
-    every step of the epoch was left out; and what `after_step` raises.
+    Losses are read `LAG` steps late, to show progress, so that packing and dispatch run ahead of the device.
+    Raises TrainingError when a step is not finite and `non_finite` does not leave it out, or when every step
+    of the epoch was left out; and what `after_step` and `on_result` raise.
     """
     earlier = so_far or nothing_yet()
     done = len(earlier["steps"])
@@ -133,9 +136,19 @@ def train_epoch(
     start = finished[0]
     waits: list[float] = []
 
+    def read_until(left: int) -> None:
+        while len(under_way) > left:
+            taken = under_way.popleft()
+            metrics = jax.device_get(taken.metrics)
+            finished.append(time.perf_counter())
+            update(int(metrics.proteins), float(metrics.losses.total))
+            if on_result is not None:
+                on_result(metrics, taken.settings)
+            if not metrics.finite:
+                (non_finite or _refuse)(taken, state)
+
     def known() -> SoFar:
-        while under_way:  # nothing may be saved before these are known to be finite
-            read(under_way.popleft())
+        read_until(0)  # nothing may be saved before these are known to be finite
         rows = [[float(x) for x in jax.tree.leaves(metrics)] for metrics in jax.device_get(history)]
         return SoFar(
             steps=earlier["steps"] + rows,
@@ -144,28 +157,15 @@ def train_epoch(
             input_seconds=earlier["input_seconds"] + sum(waits),
         )
 
-    # disable=None: no bar where there is no terminal to draw it on.
-    with tqdm(
-        total=num_proteins, desc=description, unit=" proteins", leave=False, disable=quiet or None
-    ) as bar:
-        bar.update(int(sum(jax.tree.unflatten(_METRICS, row).proteins for row in earlier["steps"])))
-
-        def read(taken: TakenStep) -> None:
-            loss = float(taken.metrics.losses.total)
-            finished.append(time.perf_counter())
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-            bar.update(int(taken.metrics.proteins))
-            if not taken.metrics.finite:
-                (non_finite or _refuse)(taken, state)
-
+    proteins_done = int(sum(jax.tree.unflatten(_METRICS, row).proteins for row in earlier["steps"]))
+    with progress(num_proteins, description, done=proteins_done, quiet=quiet) as update:
         for graph, step_settings in zip(_timed(batches, waits), settings[done:], strict=True):
             before = state
             state, metrics = step(before, graph, step_settings)
             number = done + len(history)
             history.append(metrics)
             under_way.append(TakenStep(number, before, graph, step_settings, metrics))
-            if len(under_way) > LAG:
-                read(under_way.popleft())
+            read_until(LAG)
             if after_step is not None:
                 after_step(state, known)
         whole = known()

@@ -67,8 +67,9 @@ def evaluate(
         batch_size=config.data.batch_size,
         max_shapes=config.data.max_shapes,
         seed=config.seed,
+        residues_per_batch=config.data.residues_per_batch,
     )
-    tables = neighbour_tables(dataset.proteins, config.data.neighbours)
+    tables = neighbour_tables(dataset, config.data.neighbours)
     predictions = predict(
         make_eval_step(restored.graphdef, bypass_codebook=restored.meta["bypass_codebook"]),
         restored.state.params,
@@ -87,12 +88,12 @@ def evaluate(
         scores=score(predictions, class_names),
         predictions=[
             ProteinPrediction(
-                name=protein.name,
-                label=protein.label,
+                name=name,
+                label=int(label),
                 predicted=int(logits.argmax()),
                 logits=[float(x) for x in logits],
             )
-            for protein, logits in zip(dataset.proteins, predictions.logits, strict=True)
+            for name, label, logits in zip(dataset.names, dataset.labels, predictions.logits, strict=True)
         ],
     )
 

@@ -17,6 +17,9 @@ def final_report(
     parameters: dict[str, int],
     best: CheckpointMeta,
     predictions: Predictions,
+    *,
+    command: str | None,
+    date: str,
 ) -> RunReport:
     """Writes and returns the report of what the best checkpoint predicts for the test proteins."""
     records = read_records(run_dir / "metrics.jsonl")
@@ -25,6 +28,8 @@ def final_report(
     times = timing(records)
     report = RunReport(
         run_dir=str(run_dir),
+        command=command,
+        date=date,
         config=to_dict(config),
         parameters=parameters,
         data=DataReport(

@@ -1,16 +1,19 @@
 """A whole run: data, two stages, checkpoints, evaluation on the test proteins, report."""
 
 import dataclasses
+import itertools
 import threading
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 
 import numpy as np
 from flax import nnx
 
-from partoken_jax.config import ConfigError, TrainConfig
+from partoken_jax.config import TrainConfig
 from partoken_jax.models import parameter_table
+from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.checkpoints import (
     CheckpointWriter,
     Score,
@@ -18,14 +21,23 @@ from partoken_jax.training.checkpoints import (
     has_checkpoint,
     restore,
 )
-from partoken_jax.training.data import describe, load_run_data
-from partoken_jax.training.epochs import TrainEpoch, check_finite, nothing_yet, predict, train_epoch
+from partoken_jax.training.data import Split, describe, load_data, prepare
+from partoken_jax.training.epochs import (
+    OnResult,
+    TrainEpoch,
+    check_finite,
+    nothing_yet,
+    predict,
+    train_epoch,
+)
 from partoken_jax.training.epochs import score as scores_of
+from partoken_jax.training.events import EventLog
 from partoken_jax.training.final_report import final_report
 from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import initial_weights
 from partoken_jax.training.interruption import Interrupted, until
 from partoken_jax.training.prefetch import prefetch
+from partoken_jax.training.progress import say
 from partoken_jax.training.records import EpochRecord, append_record, rewind_records
 from partoken_jax.training.report import (
     RunReport,
@@ -34,18 +46,18 @@ from partoken_jax.training.report import (
     clustering_summary,
 )
 from partoken_jax.training.run import (
-    Program,
     Run,
     bypass_codebook,
+    make_program,
     meta_of,
     place,
     restored_run,
     save,
     saving,
     store,
-    with_absolute_paths,
+    summarised,
 )
-from partoken_jax.training.run_directory import check_run_dir, clear_run_dir, locked
+from partoken_jax.training.run_directory import check_run_dir, clear_run_dir, locked, with_absolute_paths
 from partoken_jax.training.schedules import StepSettings, epoch_settings
 from partoken_jax.training.stages import (
     begin_stage,
@@ -57,12 +69,10 @@ from partoken_jax.training.stages import (
 )
 from partoken_jax.training.step import (
     EvalStep,
+    StepMetrics,
     TrainState,
-    TrainStep,
     compilations,
     initial_state,
-    make_eval_step,
-    make_train_step,
 )
 
 
@@ -71,12 +81,15 @@ def train(
     *,
     quiet: bool = False,
     stop: threading.Event | None = None,
+    datasets: Mapping[Split, ProteinDataset] | None = None,
     weights: Mapping[str, np.ndarray] | None = None,
+    command: str | None = None,
 ) -> RunReport:
     """Trains and evaluates as `config` says and leaves everything in its run directory:
 
-    config.yaml, metrics.jsonl (`records.EpochRecord` per epoch), checkpoints/best and /last,
-    report.json (`report.RunReport`), report.md and curves.png.
+    config.yaml, metrics.jsonl (`records.EpochRecord` per epoch), tensorboard/ (`events.EventLog`),
+    checkpoints/best and /last, summary.json (`summary.Summary`), report.json (`report.RunReport`), report.md
+    and curves.png.
 
     `config.model.num_classes` gives way to the number of classes of the data. With `config.resume` the
     run goes on from its newest checkpoint, also within an epoch, to the same losses as without the
@@ -84,25 +97,25 @@ def train(
 
     Args:
       config: the settings.
-      quiet: print nothing.
+      quiet: say nothing but warnings.
       stop: set it, from another thread or a signal, to stop the run after the step it is at.
+      datasets: the whole splits that `config.data` stands for, where they have been read already.
       weights: what `config.init_from` stands for where that is a file (`convert.read_initial_weights`):
         arrays by the dotted names of our parameters.
+      command: the command line that this call stands for, for the reports.
 
     Raises CheckpointError (run directory taken, or nothing in it can be read), DataError, ConfigError,
     TrainingError when the loss is not finite, or Interrupted after `stop` was set and the state saved.
     """
+    date = datetime.now(UTC).isoformat(timespec="seconds")
     config = with_absolute_paths(config)
     run_dir = check_run_dir(config)
-    if config.stage0.epochs + config.stage1.epochs == 0:
-        raise ConfigError("stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch")
-    data = load_run_data(config)
+    data = prepare(config, load_data(config.data) if datasets is None else datasets)
     model = dataclasses.replace(config.model, num_classes=len(data.class_names))
     going_on = config.resume and has_checkpoint(run_dir)
     config = dataclasses.replace(config, model=model, overwrite=False, resume=False)
-    say = (lambda line: None) if quiet else (lambda line: print(line, flush=True))
     for line in describe(data):
-        say(line)
+        say(line, quiet=quiet)
     # Before anything in the directory changes: whatever is wrong with the settings is found out here.
     started = None if going_on else _started(config, weights)
 
@@ -116,21 +129,21 @@ def train(
             clear_run_dir(run_dir)
             store(config)
             for line in lines:
-                say(line)
+                say(line, quiet=quiet)
         parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
-        program = Program(
-            graphdef,
-            {bypass: _train_step(config, graphdef, bypass) for bypass in (True, False)},
-            {bypass: make_eval_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)},
-        )
-        run = Run(config, data, program, parameters, stop, quiet, state)
+        program = make_program(config, graphdef, quiet=quiet)
+        run = Run(config, data, program, parameters, stop, quiet, command, date, state)
         if found is not None:
             place(run, found)
-        say(f"{config.model.kind}: {parameters['total']:,} parameters")
+        run.say(f"{config.model.kind}: {parameters['total']:,} parameters")
         keep = config.checkpoint
         with CheckpointWriter(run_dir, keep_best=keep.keep_best, keep_every=keep.keep_every) as writer:
-            writer.forget_after(run.epoch)
+            if found is not None:
+                writer.forget_after(found)
             rewind_records(run_dir / "metrics.jsonl", run.epoch)
+            run.events = EventLog(run_dir, int(run.state.step))
+            summarised(run, "running")
+            report = None
             try:
                 while run.epoch < run.num_epochs:
                     _epoch(run, writer)
@@ -139,17 +152,19 @@ def train(
             except Interrupted:
                 if run.unsaved:
                     save(run, writer)
+                writer.wait()
                 raise Interrupted(
                     f"{run_dir}: stopped {run.where()}, and saved; the same command with --resume goes on "
                     "from there"
+                    if writer.up_to_date
+                    else f"{run_dir}: stopped {run.where()}, but could not save; the same command with "
+                    "--resume goes on from the checkpoint before"
                 ) from None
+            finally:
+                run.events.close()
+                if report is None:
+                    summarised(run, "stopped")
     return report
-
-
-def _train_step(config: TrainConfig, graphdef: nnx.GraphDef, bypass: bool) -> TrainStep:
-    return make_train_step(
-        graphdef, bypass_codebook=bypass, clip_norm=config.clip_norm, non_finite=config.non_finite
-    )
 
 
 def _started(
@@ -171,7 +186,9 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     if epoch_of_stage == 0 and not run.so_far["steps"]:
         _begin_stage(run, stage)
     loader = data.loaders["train"]
-    settings = epoch_settings(config, stage, epoch_of_stage, len(loader), has_codebook=has_codebook(config))
+    settings = epoch_settings(
+        config, stage, epoch_of_stage, loader.num_batches(epoch), has_codebook=has_codebook(config)
+    )
     description = f"stage {stage}, epoch {epoch + 1}"
     trained = train_epoch(
         run.program.train[bypass],
@@ -183,6 +200,7 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
         quiet=run.quiet,
         so_far=run.so_far,
         after_step=saving(run, writer),
+        on_result=_events(run),
         non_finite=partial(
             non_finite_step,
             config=config,
@@ -190,7 +208,7 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
             bypass_codebook=bypass,
             description=description,
             num_steps=len(settings),
-            name_of=lambda number: data.datasets["train"][number].name,
+            name_of=lambda number: data.datasets["train"].names[number],
         ),
     )
     run.state, run.so_far = trained.state, trained.so_far
@@ -212,7 +230,19 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     if improved:
         writer.save("best", run.state, meta_of(run))
     save(run, writer)
+    summarised(run, "running")
     run.say(_line(record, run.num_epochs, improved))
+
+
+def _events(run: Run) -> OnResult:
+    """What every step of the rest of an epoch adds to the events for TensorBoard."""
+    steps = itertools.count(int(run.state.step) + 1)
+
+    def on_result(metrics: StepMetrics, settings: StepSettings) -> None:
+        if run.events is not None:
+            run.events.step(next(steps), metrics, settings)
+
+    return on_result
 
 
 def _begin_stage(run: Run, stage: int) -> None:
@@ -250,7 +280,7 @@ def _record(
     )
     check_finite(predictions, data.datasets["val"])
     seconds = trained.so_far["seconds"]
-    return EpochRecord(
+    record = EpochRecord(
         epoch=run.epoch + 1,
         stage=stage,
         learning_rate=float(last.learning_rate),
@@ -271,6 +301,9 @@ def _record(
         proteins_per_second=len(data.datasets["train"]) / seconds,
         compilations=compilations(run.program.train[bypass]),
     )
+    if run.events is not None:
+        run.events.epoch(int(state.step), record, predictions, run.config.model.codebook.size)
+    return record
 
 
 def _finish(run: Run) -> RunReport:
@@ -283,7 +316,17 @@ def _finish(run: Run) -> RunReport:
         best.meta["temperature"],
     )
     check_finite(predictions, run.data.datasets["test"])
-    report = final_report(run.run_dir, run.config, run.data, run.parameters, best.meta, predictions)
+    report = final_report(
+        run.run_dir,
+        run.config,
+        run.data,
+        run.parameters,
+        best.meta,
+        predictions,
+        command=run.command,
+        date=run.date,
+    )
+    summarised(run, "finished", report["test"])
     run.say(f"\ntest, best checkpoint (epoch {report['best_epoch']}):")
     run.say(classification_table(report["test"]["classification"]))
     if (clusters := report["test"]["clustering"]) is not None:

@@ -1,4 +1,4 @@
-"""Batches prepared ahead: packed and sent to the device in a background thread while the device works."""
+"""Batches moved to the device ahead, in a thread, so that no step waits for a transfer."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator

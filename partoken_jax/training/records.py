@@ -1,6 +1,7 @@
 """RUN_DIR/metrics.jsonl: one JSON object per epoch."""
 
 import json
+import os
 from pathlib import Path
 from typing import TypedDict
 
@@ -63,4 +64,20 @@ def read_records(path: Path) -> list[EpochRecord]:
 def rewind_records(path: Path, epochs: int) -> None:
     """Drops what was written after the first `epochs` epochs, so that a resumed run can write it anew."""
     kept = [json.dumps(record) + "\n" for record in read_records(path) if record["epoch"] <= epochs]
-    path.write_text("".join(kept))
+    write_whole(path, "".join(kept))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text file so that whoever reads it finds the old text or the new one, never a part.
+
+    Raises OSError, and then leaves the old text.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

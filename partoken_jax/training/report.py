@@ -1,8 +1,9 @@
-"""What a finished run leaves behind: report.json, report.md and the learning curves."""
+"""What a finished run leaves behind: report.json and report.md."""
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypedDict
@@ -10,10 +11,19 @@ from typing import TypedDict
 import jax
 import numpy as np
 
+import partoken_jax
 from partoken_jax.tables import markdown_table
+from partoken_jax.training.curves import plot_curves
 from partoken_jax.training.epochs import Evaluation
-from partoken_jax.training.metrics import Classification, Clustering, hits, wilson
-from partoken_jax.training.records import EpochRecord
+from partoken_jax.training.metrics import (
+    Classification,
+    Clustering,
+    f1_interval,
+    hits,
+    macro_f1_interval,
+    wilson,
+)
+from partoken_jax.training.records import EpochRecord, write_whole
 
 
 class DataReport(TypedDict):
@@ -39,6 +49,10 @@ class RunReport(TypedDict):
     """report.json"""
 
     run_dir: str
+    command: str | None
+    """The command line that finished the run; None for a call from Python."""
+    date: str
+    """When that command started: UTC, as ISO 8601 writes it."""
     config: dict
     parameters: dict[str, int]
     """Trainable numbers per component, and "total"."""
@@ -64,6 +78,7 @@ def environment() -> dict[str, str]:
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
     device = jax.devices()[0]
     return {
+        "partoken_jax": partoken_jax.__version__,
         "python": platform.python_version(),
         **packages,
         "device": f"{device.device_kind} ({device.platform})",
@@ -82,8 +97,8 @@ def timing(records: Sequence[EpochRecord]) -> dict[str, float]:
 def write_report(run_dir: Path, report: RunReport, records: Sequence[EpochRecord]) -> None:
     """Writes report.json, report.md and curves.png."""
     plot_curves({report["config"]["model"]["kind"]: records}, run_dir / "curves.png")
-    (run_dir / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-    (run_dir / "report.md").write_text(report_markdown(report, records))
+    write_whole(run_dir / "report.json", json.dumps(report, indent=2) + "\n")
+    write_whole(run_dir / "report.md", report_markdown(report, records))
 
 
 def accuracy_with_interval(scores: Classification) -> str:
@@ -95,37 +110,44 @@ def accuracy_with_interval(scores: Classification) -> str:
 def classification_table(scores: Classification) -> str:
     """Accuracy and F1 over all classes and per class, as a Markdown table under a sentence.
 
-    Accuracy and recalls are shares of counted proteins and come with their 95% intervals (`wilson`).
+    Every number comes with its 95% interval: accuracy, precision and recall as shares of counted proteins
+    (`wilson`), a class's F1 by `f1_interval` and macro-F1 by `macro_f1_interval`.
     """
     low, high = wilson(hits(scores), scores["proteins"])
+    macro_low, macro_high = macro_f1_interval(scores)
     unlabelled = scores.get("unlabelled", 0)  # results of before had no such count
     left_out = f" {unlabelled} without a label are not scored." if unlabelled else ""
     rows: list[tuple[object, ...]] = []
     for i, c in enumerate(scores["classes"]):
-        interval = wilson(scores["confusion"][i][i], c["count"]) if c["count"] else None
+        correct, count, predicted = scores["confusion"][i][i], c["count"], c["predicted"]
+        either = count + predicted > 0
         rows.append(
             (
                 c["name"],
-                c["count"],
-                c["predicted"],
-                f"{c['precision']:.3f}",
-                f"{c['recall']:.3f}",
-                None if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}",
-                f"{c['f1']:.3f}",
+                count,
+                predicted,
+                _with_interval(c["precision"], wilson(correct, predicted) if predicted else None),
+                _with_interval(c["recall"], wilson(correct, count) if count else None),
+                _with_interval(c["f1"], f1_interval(correct, count, predicted) if either else None),
             )
         )
-    header = ("class", "proteins", "predicted", "precision", "recall", "95% interval", "F1")
+    header = ("class", "proteins", "predicted", "precision", "recall", "F1")
     return "\n".join(
         [
             f"{scores['proteins']} proteins: accuracy {scores['accuracy']:.3f} "
             f"({hits(scores)} of {scores['proteins']}; 95% interval {low:.3f} to {high:.3f}), "
-            f"macro-F1 {scores['macro_f1']:.3f}. "
+            f"macro-F1 {scores['macro_f1']:.3f} (95% interval {macro_low:.3f} to {macro_high:.3f}). "
             f"Always the most frequent class: accuracy {scores['majority_share']:.3f}."
-            f"{left_out}",
+            f"{left_out} The table has 95% intervals in brackets.",
             "",
             markdown_table(header, rows),
         ]
     )
+
+
+def _with_interval(number: float, interval: tuple[float, float] | None) -> str:
+    """A number with its 95% interval; empty where nothing was counted."""
+    return "" if interval is None else f"{number:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def clustering_summary(clusters: Clustering) -> str:
@@ -139,57 +161,6 @@ def clustering_summary(clusters: Clustering) -> str:
     )
 
 
-def plot_curves(runs: Mapping[str, Sequence[EpochRecord]], path: Path) -> None:
-    """Learning curves of one or more runs, by name, as a PNG."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    with_clusters = {
-        name: records for name, records in runs.items() if records[-1]["validation"]["clustering"] is not None
-    }
-    figure, grid = plt.subplots(
-        2 if with_clusters else 1, 2, figsize=(10, 7 if with_clusters else 3.6), squeeze=False
-    )
-    loss, accuracy = grid[0]
-    for number, (name, records) in enumerate(runs.items()):
-        epochs, colour = [r["epoch"] for r in records], f"C{number}"
-        loss.plot(
-            epochs, [r["train"]["cross_entropy"] for r in records], colour, ls=":", label=f"{name}, train"
-        )
-        loss.plot(
-            epochs, [r["validation"]["cross_entropy"] for r in records], colour, label=f"{name}, validation"
-        )
-        scores = [r["validation"]["classification"] for r in records]
-        accuracy.plot(epochs, [s["accuracy"] for s in scores], colour, label=f"{name}, accuracy")
-        accuracy.plot(epochs, [s["macro_f1"] for s in scores], colour, ls="--", label=f"{name}, macro-F1")
-    majority = next(iter(runs.values()))[-1]["validation"]["classification"]["majority_share"]
-    accuracy.axhline(majority, color="grey", lw=0.8, label="most frequent class")
-    loss.set_ylabel("cross entropy")
-    accuracy.set_ylabel("validation")
-    for name, records in with_clusters.items():
-        epochs = [r["epoch"] for r in records]
-        clusters = [c for r in records if (c := r["validation"]["clustering"]) is not None]
-        codes, residues = grid[1]
-        codes.plot(epochs, [c["codes_used"] for c in clusters], label=f"{name}, codes used")
-        codes.plot(epochs, [c["perplexity"] for c in clusters], label=f"{name}, perplexity")
-        residues.plot(epochs, [c["coverage"] for c in clusters], label=f"{name}, residues in a cluster")
-        residues.set_ylim(0, 1)
-        codes.set_ylabel("codebook (validation)")
-        residues.set_ylabel("share of residues")
-    for axes in grid.flat:
-        for records in runs.values():
-            first = next((r["epoch"] for r in records if r["stage"] == 1), None)
-            if first is not None and first > 1:
-                axes.axvline(first - 0.5, color="grey", lw=0.8, ls=":")  # stage 1 begins
-        axes.set_xlabel("epoch")
-        axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    plt.close(figure)
-
-
 def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
     """The text of report.md."""
     data, model = report["data"], report["config"]["model"]
@@ -200,6 +171,7 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
     lines = [
         f"# {model['kind']} on {data['task']}",
         "",
+        *_origin(report),
         f"{report['parameters']['total']:,} parameters, seed {report['config']['seed']}, "
         f"{len(records)} epochs; {sizes} proteins{more} ({cropped} cropped, "
         f"{data['left_out']} chains in no split); batches of {data['batch_size']}, "
@@ -224,3 +196,12 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _origin(report: RunReport) -> list[str]:
+    """The command and its date, and an empty line."""
+    if "date" not in report:  # reports of before had neither
+        return []
+    date = datetime.fromisoformat(report["date"])
+    command = f"`{report['command']}`" if report["command"] else "A call from Python"
+    return [f"{command}, started on {date:%Y-%m-%d} at {date:%H:%M} UTC.", ""]

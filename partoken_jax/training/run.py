@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +14,15 @@ from flax import nnx
 from partoken_jax.config import TrainConfig, save_yaml, to_dict
 from partoken_jax.training.checkpoints import CheckpointMeta, CheckpointWriter, Restored, Score, restore
 from partoken_jax.training.data import RunData
-from partoken_jax.training.epochs import SoFar, nothing_yet
+from partoken_jax.training.epochs import Evaluation, SoFar, nothing_yet
+from partoken_jax.training.events import EventLog
 from partoken_jax.training.interruption import Interrupted
+from partoken_jax.training.progress import announced, say
 from partoken_jax.training.records import read_records
 from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.stages import has_codebook, stage_of
-from partoken_jax.training.step import EvalStep, TrainState, TrainStep
+from partoken_jax.training.step import EvalStep, TrainState, TrainStep, make_eval_step, make_train_step
+from partoken_jax.training.summary import State, summarise, write_summary
 
 
 class Program(NamedTuple):
@@ -28,6 +32,20 @@ class Program(NamedTuple):
     train: dict[bool, TrainStep]
     """By whether the codebook is bypassed."""
     evaluate: dict[bool, EvalStep]
+
+
+def make_program(config: TrainConfig, graphdef: nnx.GraphDef, *, quiet: bool = False) -> Program:
+    """The steps of a run, which say when they are compiled."""
+    train: dict[bool, TrainStep] = {}
+    evaluate: dict[bool, EvalStep] = {}
+    for bypass, stage in (True, "stage 0"), (False, "stage 1"):
+        step = make_train_step(
+            graphdef, bypass_codebook=bypass, clip_norm=config.clip_norm, non_finite=config.non_finite
+        )
+        train[bypass] = announced(step, f"the training step of {stage}", quiet=quiet)
+        scoring = make_eval_step(graphdef, bypass_codebook=bypass)
+        evaluate[bypass] = announced(scoring, f"the evaluation step of {stage}", quiet=quiet)
+    return Program(graphdef, train, evaluate)
 
 
 @dataclasses.dataclass
@@ -40,6 +58,10 @@ class Run:
     parameters: dict[str, int]
     stop: threading.Event | None
     quiet: bool
+    command: str | None
+    """The command line that started this process; None for a call from Python."""
+    date: str
+    """When that was: UTC, as ISO 8601 writes it."""
     state: TrainState
     """After the last step of `so_far`."""
     epoch: int = 0
@@ -49,6 +71,7 @@ class Run:
     validation: dict = dataclasses.field(default_factory=dict)
     """Of the last whole epoch."""
     best: Score | None = None
+    events: EventLog | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
     """When the state was last saved, or the run started."""
     unsaved: bool = False
@@ -68,16 +91,7 @@ class Run:
         return f"after step {steps} of epoch {self.epoch + 1}" if steps else f"after epoch {self.epoch}"
 
     def say(self, line: str) -> None:
-        if not self.quiet:
-            print(line, flush=True)
-
-
-def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """The settings with paths that mean the same from any working directory."""
-    path, weights = (
-        None if p is None else str(Path(p).resolve()) for p in (config.data.path, config.init_from)
-    )
-    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path), init_from=weights)
+        say(line, quiet=self.quiet)
 
 
 def store(config: TrainConfig) -> None:
@@ -139,8 +153,30 @@ def saving(run: Run, writer: CheckpointWriter) -> Callable[[TrainState, Callable
 
 def save(run: Run, writer: CheckpointWriter) -> None:
     """Saves where the run is, in the background."""
+    if run.events is not None:
+        run.events.flush()  # what a resumed run does not do again must be there
     writer.save("last", run.state, meta_of(run))
     run.saved, run.unsaved = time.monotonic(), False
+
+
+def summarised(run: Run, state: State, test: Evaluation | None = None) -> None:
+    """Writes summary.json. On a full disk that is a warning: it says nothing that is not elsewhere."""
+    summary = summarise(
+        run.config,
+        run.data,
+        read_records(run.run_dir / "metrics.jsonl"),
+        state=state,
+        command=run.command,
+        date=run.date,
+        parameters=run.parameters["total"],
+        best_epoch=None if run.best is None else run.best["epoch"],
+        test=test,
+        fingerprint=run.data.fingerprint,
+    )
+    try:
+        write_summary(run.run_dir, summary)
+    except OSError as error:
+        warnings.warn(f"{run.run_dir / 'summary.json'}: cannot be written ({error.strerror})", stacklevel=2)
 
 
 def meta_of(run: Run) -> CheckpointMeta:

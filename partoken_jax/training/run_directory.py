@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from partoken_jax.config import ConfigError, TrainConfig, load_yaml
 from partoken_jax.settings import read_yaml
@@ -17,6 +18,7 @@ RUN_FILES = (
 )
 GLOBS = ("evaluation_*.json", "non_finite_step_*.npz")
 LOCK = "lock"
+Which = Literal["best", "last"]
 FREE_TO_CHANGE = (
     *("run_dir", "overwrite", "resume", "checkpoint", "init_from"),
     *("clip_norm", "non_finite"),  # remedies of a run that stopped
@@ -26,6 +28,14 @@ FREE_TO_CHANGE = (
 
 class CheckpointError(ValueError):
     """A run directory or checkpoint that cannot be used; the message says what to do."""
+
+
+def with_absolute_paths(config: TrainConfig) -> TrainConfig:
+    """The settings with paths that mean the same from any working directory."""
+    path, weights = (
+        None if p is None else str(Path(p).resolve()) for p in (config.data.path, config.init_from)
+    )
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, path=path), init_from=weights)
 
 
 def check_run_dir(config: TrainConfig) -> Path:
@@ -64,6 +74,21 @@ def check_run_dir(config: TrainConfig) -> Path:
             "choose another --run-dir"
         )
     return run_dir
+
+
+def check_checkpoint(run_dir: str | Path, which: Which) -> None:
+    """Raises CheckpointError where a run has no checkpoint of that name, whole or not."""
+    if not numbered(Path(run_dir) / "checkpoints" / which):
+        raise CheckpointError(
+            f"{run_dir} holds no '{which}' checkpoint; give the directory of a run that has saved one"
+        )
+
+
+def numbered(directory: Path) -> list[int]:
+    """The numbers that name directories in a directory; none if there is no such directory."""
+    if not directory.is_dir():
+        return []
+    return [int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()]
 
 
 def clear_run_dir(run_dir: Path) -> None:

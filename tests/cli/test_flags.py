@@ -11,7 +11,7 @@ from partoken_jax.cli import main, parse
 from partoken_jax.config import DataConfig, ModelConfig, TemperatureConfig, TimingConfig, TrainConfig
 from partoken_jax.settings import help_texts, is_settings
 
-VERBS = ("train", "evaluate", "params", "time", "convert")
+VERBS = ("train", "evaluate", "params", "time", "convert", "prepare")
 
 
 def help_of(verb: str, capsys) -> str:
@@ -78,10 +78,13 @@ def test_help_and_refusals_load_neither_jax_nor_what_only_commands_need():
         "import sys, partoken_jax.cli as c\n"
         "try: c.main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
-        "loaded = {'jax', 'flax', 'numpy', 'orbax.checkpoint', 'matplotlib'} & set(sys.modules)\n"
+        "loaded = {'jax', 'flax', 'numpy', 'gemmi', 'orbax.checkpoint', 'matplotlib'} & set(sys.modules)\n"
         "assert not loaded, loaded"
     )
-    for args in (["--help"], ["train", "--help"], ["time", "--help"], ["train", "--seed", "-1"]):
+    for args in (
+        *(["--help"], ["train", "--help"], ["time", "--help"], ["prepare", "--help"]),
+        *(["train", "--seed", "-1"], ["prepare", "nothing"]),
+    ):
         result = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr
 

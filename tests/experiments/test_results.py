@@ -73,7 +73,8 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:
-        assert file.name in ("padding.json", "precision_cpu.json", "start_up.json", "results.json")
+        others = ("padding.json", "precision_cpu.json", "start_up.json", "results.json", "streaming.json")
+        assert file.name in others
 
 
 def timing(result):
@@ -105,5 +106,7 @@ def test_results_with_default_settings_hold_them():
     assert {len(seconds) for seconds in demo["step_seconds"].values()} == {11}
     precision = json.loads((RESULTS / "precision" / "precision_cpu.json").read_text())
     assert (precision["batch_size"], precision["steps"]) == (8, 60)
+    streaming = json.loads((RESULTS / "streaming" / "streaming.json").read_text())
+    assert [row["chains"] for row in streaming["rows"]] == [2_000, 20_000, 200_000] * 3
     padding = json.loads((RESULTS / "padding.json").read_text())
     assert padding["epochs"] == 150 and {row["batch_size"] for row in padding["rows"]} == {16, 64}

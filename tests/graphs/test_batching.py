@@ -1,25 +1,18 @@
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
-from partoken_jax.graphs.batching import evaluation_batches, training_batches
-from partoken_jax.proteins import DataError, load_dataset, load_splits, subset
+from partoken_jax.graphs import batching, plan_batches
+from partoken_jax.graphs.batching import deal, evaluation_batches, training_batches
+from partoken_jax.proteins import DataError, load_splits
 
 CHAINS = Path(__file__).parents[2] / "experiments" / "data" / "pdb_chains.npz"
 
 
 def some_lengths(num, seed=0):
     return np.random.default_rng(seed).integers(40, 600, num)
-
-
-@pytest.fixture(scope="module")
-def small():
-    dataset = subset(load_dataset(task="cath-class", split="val"), 37, seed=0)
-    return dataset, neighbour_tables(dataset, 8)
 
 
 @pytest.mark.parametrize(("num", "batch_size", "last"), [(64, 16, 16), (65, 16, 1), (10, 16, 10), (1, 1, 1)])
@@ -133,63 +126,90 @@ def test_a_batch_outside_the_plan_is_refused():
         plan.node_count(500)
 
 
-def test_the_loader_yields_the_planned_batches(small):
-    dataset, tables = small
-    lengths = dataset.lengths
-    plan = plan_batches(train=lengths, validation=lengths, epochs=2, batch_size=8, max_shapes=2, seed=1)
-    loader = BatchLoader(dataset, tables, plan)
-    assert len(loader) == 5
-    shapes = set()
-    for graphs, batches in (
-        (loader.epoch(0), training_batches(37, 8, 1, 0)),
-        (loader.epoch(1), training_batches(37, 8, 1, 1)),
-        (loader.evaluation(), evaluation_batches(lengths, 8)),
-    ):
-        for graph, batch in zip(graphs, batches, strict=True):
-            assert graph.globals.protein[: len(batch)].tolist() == batch.tolist()
-            assert graph.globals.mask.sum() == len(batch)
-            assert len(graph.n_node) == 9
-            assert graph.n_node[:-1].sum() == lengths[batch].sum()
-            np.testing.assert_array_equal(graph.globals.label[: len(batch)], dataset.labels[batch])
-            shapes.add(len(graph.nodes.mask))
-    assert shapes == set(plan.node_counts)
+@pytest.mark.parametrize("num_groups", [1, 2, 3, 8])
+@pytest.mark.parametrize("num", [1, 7, 16, 61])
+def test_dealt_groups_hold_every_protein_once_and_are_even(num, num_groups):
+    lengths = some_lengths(num, seed=num_groups)
+    groups = deal(lengths, num_groups)
+    assert len(groups) == num_groups
+    assert sorted(np.concatenate(groups)) == list(range(num))
+    assert max(map(len, groups)) <= -(-num // num_groups)
+    totals = [lengths[group].sum() for group in groups]
+    assert max(totals) - min(totals) <= lengths.max()
+    assert all((np.diff(group) > 0).all() for group in groups)
 
 
-def test_every_residue_comes_once_in_an_epoch_with_its_neighbours(small):
-    dataset, tables = small
-    plan = plan_batches(train=dataset.lengths, epochs=1, batch_size=8, max_shapes=2, seed=0)
-    seen = []
-    for graph in BatchLoader(dataset, tables, plan).epoch(0):
-        start = 0
-        senders, masks = graph.senders, graph.edges.mask
-        for index, length in zip(graph.globals.protein, graph.n_node, strict=True):
-            rows = slice(start, start + length)
-            start += length
-            if index < 0:
-                continue
-            seen.append(index)
-            np.testing.assert_array_equal(graph.nodes.backbone[rows], dataset[index].backbone)
-            np.testing.assert_array_equal(graph.nodes.residue_type[rows], dataset[index].residue_types)
-            np.testing.assert_array_equal(
-                np.where(masks[rows], senders[rows] - rows.start, -1), tables[index]
+@pytest.mark.parametrize("num_shards", [2, 8])
+def test_node_counts_of_shards_fit_the_largest_of_every_batch(num_shards):
+    train, test = some_lengths(75, 1), some_lengths(21, 2)
+    settings = {"epochs": 3, "batch_size": 16, "max_shapes": 2, "seed": 0}
+    plan = plan_batches(train=train, test=test, num_shards=num_shards, **settings)
+    assert plan.slots == 16 // num_shards
+    rows = real = 0
+    runs = [(train, plan.training(train, epoch)) for epoch in range(3)] + [(test, plan.evaluation(test))]
+    for lengths, batches in runs:
+        for batch in batches:
+            totals = [lengths[batch[shard]].sum() for shard in deal(lengths[batch], num_shards)]
+            rows += num_shards * plan.node_count(max(totals))
+            real += sum(totals)
+    assert plan.padding_share == pytest.approx(1 - real / rows)
+    assert plan.node_counts[-1] < plan_batches(train=train, test=test, **settings).node_counts[-1]
+
+
+@pytest.mark.parametrize("budget", [700, 1500, 10**6])
+@pytest.mark.parametrize("num_shards", [1, 4])
+def test_a_batch_keeps_to_its_budget_and_uses_it(budget, num_shards):
+    lengths, batch_size = some_lengths(90), 6
+    plan = plan_batches(
+        train=lengths, validation=lengths[:50], epochs=4, batch_size=batch_size, max_shapes=4, seed=3,
+        num_shards=num_shards, residues_per_batch=budget,
+    )  # fmt: skip
+    assert len(plan.node_counts) == 1 and plan.node_counts[0] <= (budget // 64 + 1) * 64
+    for epoch in range(4):
+        batches = plan.training(lengths, epoch)
+        order = np.concatenate(training_batches(90, batch_size, 3, epoch))
+        np.testing.assert_array_equal(np.concatenate(batches), order)  # the order is that without a budget
+        for batch, following in itertools.pairwise(batches):
+            total = lengths[batch].sum()
+            assert total <= budget and len(batch) <= batch_size
+            assert len(batch) == batch_size or total + lengths[following[0]] > budget
+    evaluation = plan.evaluation(lengths[:50])
+    assert sorted(np.concatenate(evaluation)) == list(range(50))
+    assert max(lengths[batch].sum() for batch in evaluation) <= budget
+    assert max(map(len, evaluation)) <= batch_size
+    if budget == 10**6:  # then the slots decide
+        assert [len(batch) for batch in batches] == [6] * 15
+
+
+def test_a_protein_longer_than_the_budget_is_refused():
+    for split in ("train", "test"):
+        with pytest.raises(DataError, match=r"a protein of 600 residues does not fit .* = 599"):
+            plan_batches(
+                **{split: [50, 600]}, epochs=1, batch_size=2, max_shapes=1, seed=0, residues_per_batch=599
             )
-    assert sorted(seen) == list(range(len(dataset)))
 
 
-def test_the_same_epoch_comes_out_the_same(small):
-    dataset, tables = small
-    plan = plan_batches(train=dataset.lengths, epochs=2, batch_size=8, max_shapes=2, seed=0)
-    for one, other in zip(
-        BatchLoader(dataset, tables, plan).epoch(1), BatchLoader(dataset, tables, plan).epoch(1), strict=True
-    ):
-        np.testing.assert_array_equal(one.globals.protein, other.globals.protein)
-        np.testing.assert_array_equal(one.senders, other.senders)
-        np.testing.assert_array_equal(one.nodes.backbone, other.nodes.backbone)
-
-
-def test_tables_must_fit_the_dataset(small):
-    dataset, tables = small
-    plan = plan_batches(train=dataset.lengths, epochs=1, batch_size=8, max_shapes=2, seed=0)
-    shorter = replace(dataset, proteins=dataset.proteins[:-1])
-    with pytest.raises(DataError, match="37 neighbour tables for 36 proteins"):
-        BatchLoader(shorter, tables, plan)
+def test_a_run_too_long_to_look_at_is_planned_from_some_epochs(monkeypatch):
+    lengths = some_lengths(64)
+    settings = {"train": lengths, "batch_size": 8, "max_shapes": 3, "seed": 0}
+    exact = plan_batches(epochs=200, **settings)
+    assert exact.growth == 0
+    monkeypatch.setattr(batching, "PLANNED_EPOCHS", 20)
+    looked_at = []
+    monkeypatch.setattr(
+        batching,
+        "training_batches",
+        lambda *args: looked_at.append(args[3]) or training_batches(*args),
+    )
+    plan = plan_batches(epochs=200, **settings)
+    assert len(looked_at) == 20 and looked_at[0] == 0 and looked_at[-1] == 199
+    assert plan.padding_share == pytest.approx(exact.padding_share, abs=0.02)
+    monkeypatch.setattr(batching, "PLANNED_PROTEINS", 64 * 5)
+    looked_at.clear()
+    plan = plan_batches(epochs=10**9, **settings)
+    assert len(looked_at) == 5
+    # A batch that no planned size holds gets one of few larger ones.
+    largest = plan.node_counts[-1]
+    grown = {plan.node_count(total) for total in range(largest, 2 * largest)}
+    assert all(count % 64 == 0 for count in grown) and 1 < len(grown) <= 9
+    assert all(plan.node_count(total) > total for total in range(largest - 70, 2 * largest))

@@ -1,10 +1,12 @@
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from partoken_jax.proteins import DataError, ProteinDataset, load_dataset, load_splits
+from partoken_jax.proteins import DataError, ProteinDataset, limit_lengths, load_dataset, load_splits, subset
+from tests.helpers import prepared_set
 
 CHAINS = Path(__file__).parents[2] / "experiments" / "data" / "pdb_chains.npz"
 
@@ -168,7 +170,7 @@ def test_only_the_arrays_in_use_are_needed(write):
         ({"backbone": np.zeros((9, 14), np.int8)}, r"array 'backbone' has shape \(9, 14\), .*\(12, 14\)"),
         ({"backbone": np.zeros((12, 13), np.int8)}, r"array 'backbone' has shape \(12, 13\), .*\(12, 14\)"),
         ({"sequence": np.array(["A"] * 14)}, "array 'sequence' has type <U1, but must be uint8"),
-        ({"sequence": np.full(14, ord("X"), np.uint8)}, "1ABC_A: residue 1 is 'X'"),
+        ({"sequence": np.full(14, ord("Z"), np.uint8)}, "1ABC_A: residue 1 is 'Z'"),
         ({"sequence": np.full(14, 200, np.uint8)}, "1ABC_A: residue 1 is 'È'"),
         ({"length": np.array([5, 3, 4, 3])}, "'length' adds up to 15 residues, but .* hold 14"),
         ({"length": np.array([5, 3, 6, 0])}, "chain '4GHI_C' has length 0"),
@@ -216,7 +218,7 @@ def test_a_damaged_file_is_refused(write):
 def test_missing_files_and_directories_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"none.npz: no such file"):
         load_dataset(tmp_path / "none.npz")
-    with pytest.raises(DataError, match="not a readable"):
+    with pytest.raises(DataError, match=r"a folder without dataset\.json, so it is no prepared set"):
         load_dataset(tmp_path)
 
 
@@ -238,3 +240,79 @@ def test_an_empty_split_is_refused(write):
         DataError, match=r"tiny.npz: no chain of task 'ec-class' is in split 'test' of scheme"
     ):
         load_dataset(write(), split="test")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    return prepared_set(tmp_path_factory.mktemp("prepared"))
+
+
+def test_splits_of_a_prepared_set_hold_its_labelled_proteins(prepared):
+    path, proteins = prepared
+    found = load_splits(path, task="kind", split_scheme="random")
+    for split, places in (("train", (0, 1, 2)), ("val", (3,)), ("test", (4,))):
+        dataset = found[split]
+        want = [p for i, p in enumerate(proteins) if i % 5 in places and p.label >= 0]
+        assert dataset.names == [protein.name for protein in want]
+        assert dataset.lengths.tolist() == [len(protein) for protein in want]
+        assert dataset.labels.tolist() == [protein.label for protein in want]
+        assert dataset.num_incomplete == sum(int((~protein.complete).sum()) for protein in want)
+        np.testing.assert_array_equal(dataset.class_counts(), np.bincount(dataset.labels, minlength=3))
+        assert (dataset.class_names, dataset.task, dataset.split) == (("a", "b", "c"), "kind", split)
+        assert dataset.source == str(path) and dataset.left_out == ()
+        for i, protein in enumerate(want):
+            assert (dataset[i].name, dataset[i].label) == (protein.name, protein.label)
+            np.testing.assert_array_equal(dataset[i].backbone, protein.backbone)
+    assert len({dataset.fingerprint for dataset in found.values()}) == 1 and len(dataset.fingerprint) == 64
+
+
+def test_subsets_and_limits_of_a_prepared_set_are_those_in_memory(prepared):
+    path, proteins = prepared
+    disk = load_dataset(path, task="kind", split_scheme="random")
+    by_name = {protein.name: protein for protein in proteins}
+    memory = replace(disk, proteins=tuple(by_name[name] for name in disk.names))
+    for change in (
+        lambda dataset: (subset(dataset, 5, seed=2), []),
+        lambda dataset: limit_lengths(dataset, 20, "crop"),
+        lambda dataset: limit_lengths(subset(dataset, 9, seed=0), 12, "crop"),
+        lambda dataset: limit_lengths(dataset, 40, "refuse"),
+    ):
+        (one, said), (other, expected) = change(disk), change(memory)
+        assert (said, list(one.names)) == (expected, list(other.names))
+        assert (one.lengths.tolist(), one.num_incomplete) == (other.lengths.tolist(), other.num_incomplete)
+        for a, b in zip(one.proteins, other.proteins, strict=True):
+            assert (a.sequence, a.insertion_codes) == (b.sequence, b.insertion_codes)
+            np.testing.assert_array_equal(a.backbone, b.backbone)
+            np.testing.assert_array_equal(a.residue_numbers, b.residue_numbers)
+    messages = []
+    for dataset in (disk, memory):
+        with pytest.raises(DataError) as caught:
+            limit_lengths(dataset, 30)
+        messages.append(str(caught.value))
+    assert messages[0] == messages[1] and "longer than max_length = 30" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"task": "ec-class"}, "set: unknown task 'ec-class'; choose one of kind$"),
+        ({"split_scheme": "identity"}, "set: unknown split_scheme 'identity'; choose one of random"),
+        ({"task": "roles"}, "several labels of task 'roles', and neither training, .*; choose one of kind"),
+        ({"split": "valid"}, "unknown split 'valid'; choose one of train, val, test"),
+    ],
+)
+def test_what_a_prepared_set_does_not_offer_is_refused(prepared, choice, message):
+    with pytest.raises(DataError, match=message):
+        load_dataset(prepared[0], **({"task": "kind", "split_scheme": "random"} | choice))
+
+
+def test_an_empty_split_of_a_prepared_set_is_refused(tmp_path):
+    path, _ = prepared_set(tmp_path, count=3)
+    with pytest.raises(DataError, match="set: no protein with a label of task 'kind' is in split 'test' of"):
+        load_dataset(path, task="kind", split="test", split_scheme="random")
+
+
+def test_the_fingerprint_of_a_file_is_its_checksum(write):
+    first = load_dataset(write()).fingerprint
+    assert first == load_dataset(write()).fingerprint == hashlib.sha256(write().read_bytes()).hexdigest()
+    assert first != load_dataset(write(step=np.float32(0.06))).fingerprint

@@ -41,9 +41,9 @@ def test_coordinates_become_float32():
         ("ARN", np.zeros((3, 5, 3)), None, r"1ABC_A: backbone has shape \(3, 5, 3\)"),
         ("", np.zeros((0, 4, 3)), None, "1ABC_A: has no residues"),
         ("AR", np.zeros((3, 4, 3)), None, "1ABC_A: sequence has 2 letters for 3 residues"),
-        ("AXN", np.zeros((3, 4, 3)), None, "1ABC_A: residue 2 is 'X'"),
+        ("AZN", np.zeros((3, 4, 3)), None, "1ABC_A: residue 2 is 'Z'"),
         ("AaN", np.zeros((3, 4, 3)), None, "1ABC_A: residue 2 is 'a'"),
-        ("AXN", np.zeros((3, 4, 3)), np.array([7, 8, 9]), "1ABC_A: residue 8 is 'X'"),
+        ("AZN", np.zeros((3, 4, 3)), np.array([7, 8, 9]), "1ABC_A: residue 8 is 'Z'"),
         ("ARN", np.zeros((3, 4, 3)), np.array([1, 2]), r"1ABC_A: residue_numbers has shape \(2,\)"),
         ("ARN", np.full((3, 4, 3), np.inf), None, "1ABC_A: residue 1 has non-finite"),
         ("ARN", np.full((3, 4, 3), -np.inf), None, "1ABC_A: residue 1 has non-finite"),
@@ -53,3 +53,26 @@ def test_bad_input_is_refused_by_name(sequence, atoms, numbers, message):
     more = {} if numbers is None else {"residue_numbers": numbers}
     with pytest.raises(DataError, match=message):
         Protein("1ABC_A", sequence, atoms, **more)
+
+
+def test_an_unknown_residue_has_a_type_of_its_own():
+    assert Protein("p", "AXV", backbone(3)).residue_types.tolist() == [0, 20, 19]
+
+
+def test_insertion_codes_are_kept_or_empty():
+    assert Protein("p", "ARN", backbone(3)).insertion_codes == "   "
+    assert Protein("p", "ARN", backbone(3), insertion_codes=" A ").insertion_codes == " A "
+    for codes in ("AB", "é  "):
+        with pytest.raises(DataError, match=r"p: insertion_codes is .*, but must be 3 ASCII characters"):
+            Protein("p", "ARN", backbone(3), insertion_codes=codes)
+
+
+def test_cropping_keeps_the_beginning():
+    protein = Protein(
+        "p", "ARNDX", backbone(5), 2, np.array([3, 4, 4, 9, 10]), chain="B", insertion_codes="  A  "
+    )
+    cropped = protein.cropped(3)
+    assert (cropped.sequence, cropped.insertion_codes, cropped.label, cropped.chain) == ("ARN", "  A", 2, "B")
+    assert cropped.residue_numbers.tolist() == [3, 4, 4]
+    np.testing.assert_array_equal(cropped.backbone, protein.backbone[:3])
+    assert protein.cropped(5) is protein

@@ -1,11 +1,14 @@
 """The proteins of a run: read once, the same ones for every seed to be scored on, with labels or without."""
 
 import dataclasses
+import hashlib
 
+import jax
 import numpy as np
 import pytest
 
-from partoken_jax.proteins import DataError
+from partoken_jax.proteins import DataError, LabelColumn, write_prepared
+from partoken_jax.proteins.dataset import EMBEDDED
 from partoken_jax.training import evaluate as evaluation
 from partoken_jax.training.data import describe, load_data, load_run_data, prepare
 from partoken_jax.training.epochs import predict, score, train_epoch
@@ -139,3 +142,39 @@ def test_evaluating_a_run_leaves_proteins_without_a_label_out_of_the_scores(gvp_
     monkeypatch.setattr(evaluation, "load_data", unlabelled(every_other=False))
     with pytest.raises(DataError, match="none of the 8 proteins of split 'val' has a label"):
         evaluation.evaluate(run_dir, split="val")
+
+
+def test_a_prepared_set_gives_the_batches_of_the_proteins_in_it(tmp_path):
+    config = tiny()
+    datasets = load_data(config.data)
+    every = [protein for dataset in datasets.values() for protein in dataset.proteins[:20]]
+    column = LabelColumn(datasets["train"].class_names, np.array([protein.label for protein in every]))
+    splits = {"mine": np.repeat([0, 1, 2], 20)}
+    write_prepared(tmp_path / "set", every, labels={"class": column}, splits=splits, neighbours=10)
+    settings = dataclasses.replace(
+        config.data, path=str(tmp_path / "set"), task="class", split_scheme="mine", residues_per_batch=130
+    )
+    from_set = load_run_data(dataclasses.replace(config, data=settings))
+    few = {split: dataset.take(np.arange(20)) for split, dataset in datasets.items()}
+    in_memory = prepare(dataclasses.replace(config, data=settings), few)
+    assert from_set.plan == in_memory.plan
+    assert from_set.plan.residues_per_batch == 130
+    assert from_set.cropped == in_memory.cropped
+    assert len(from_set.fingerprint) == 64
+    for split, loader in from_set.loaders.items():
+        ours, theirs = ([*a.epoch(1), *a.evaluation()] for a in (loader, in_memory.loaders[split]))
+        for one, other in zip(ours, theirs, strict=True):
+            for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+                np.testing.assert_array_equal(a, b)
+    said = "\n".join(describe(from_set))
+    assert "set: task class, 4 classes" in said and "batches of 4, or 130 residues if that is less" in said
+
+
+def test_a_protein_longer_than_a_whole_batch_is_named():
+    data = dataclasses.replace(tiny().data, residues_per_batch=39)
+    with pytest.raises(DataError, match=r": \w+ has 40 residues, more than a whole batch .* = 39\); raise"):
+        load_run_data(dataclasses.replace(tiny(), data=data))
+
+
+def test_the_fingerprint_is_that_of_the_file(tiny_data):
+    assert tiny_data.fingerprint == hashlib.sha256(EMBEDDED.read_bytes()).hexdigest()

@@ -1,6 +1,7 @@
 """Scores against numbers worked out by hand."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ from partoken_jax.training.metrics import (
     clustering,
     code_perplexity,
     distribution,
+    f1_interval,
     hits,
+    macro_f1_interval,
     wilson,
 )
 from partoken_jax.training.report import accuracy_with_interval, classification_table
@@ -122,6 +125,34 @@ def test_one_protein_of_96_is_no_difference():
 def test_what_is_no_share_has_no_interval(count_of_hits, count):
     with pytest.raises(ValueError, match="is not a share"):
         wilson(count_of_hits, count)
+
+
+def test_an_f1_lies_in_its_interval_which_is_that_of_a_share():
+    """F1 = 2J/(1+J), where J = hits / (count + predicted - hits)."""
+    low, high = f1_interval(6, 9, 8)
+    assert low < 12 / 17 < high
+    assert (low / (2 - low), high / (2 - high)) == pytest.approx(wilson(6, 11))
+    assert f1_interval(0, 3, 0)[0] == 0 < f1_interval(0, 3, 0)[1] < 1
+
+
+def test_macro_f1_has_an_interval_that_narrows_with_the_number_of_proteins():
+    few, many = (
+        classification(np.tile(TRUTH, repeats), np.tile(PREDICTED, repeats), NAMES) for repeats in (3, 300)
+    )
+    (low, high), (lower, higher) = macro_f1_interval(few), macro_f1_interval(many)
+    assert few["macro_f1"] == pytest.approx(many["macro_f1"])
+    assert low < few["macro_f1"] < high
+    assert lower < many["macro_f1"] < higher
+    assert (high - low) / (higher - lower) == pytest.approx(10, rel=0.3)  # as 1 / sqrt(proteins)
+    assert macro_f1_interval(few) == (low, high)
+
+
+def test_every_number_of_the_table_has_an_interval():
+    _, _, *rows = classification_table(classification(TRUTH, PREDICTED, NAMES)).splitlines()[2:]
+    for row, name in zip(rows, NAMES, strict=True):
+        cells = [cell.strip() for cell in row.strip("| ").split(" | ")]
+        assert cells[0] == name
+        assert all(not cell or re.fullmatch(r"[\d.]+ \([\d.]+ to [\d.]+\)", cell) for cell in cells[3:])
 
 
 def test_hits_are_the_diagonal():

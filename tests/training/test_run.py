@@ -266,8 +266,8 @@ def test_a_diverging_run_stops_with_a_remedy(gvp_run, tmp_path):
         train(config, quiet=True)
 
 
-def test_a_run_needs_an_epoch(tmp_path):
-    config = tiny(tmp_path / "run", stage0=StageConfig(0, 1e-3), stage1=StageConfig(0, 1e-3))
-    with pytest.raises(ConfigError, match="at least one epoch"):
-        train(config, quiet=True)
-    assert not (tmp_path / "run").exists()
+def test_a_run_needs_an_epoch():
+    with pytest.raises(
+        ConfigError, match=r"stage0.epochs and stage1.epochs are both 0, .* at least one epoch"
+    ):
+        tiny(stage0=StageConfig(0), stage1=StageConfig(0))

@@ -1,0 +1,182 @@
+"""From sources of proteins to a prepared set: what `partoken prepare` does."""
+
+import csv
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import asdict, astuple
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+from partoken_jax.config import ConfigError
+from partoken_jax.prepare.chunks import chunk_folder, is_chunk_folder, read_chunks, read_proteins
+from partoken_jax.prepare.gather import Gathered, gather, label_columns, split_schemes
+from partoken_jax.prepare.progress import Progress
+from partoken_jax.prepare.records import Plan
+from partoken_jax.prepare.sources import plan_sources
+from partoken_jax.proteins import DataError
+from partoken_jax.proteins.prepared import FORMAT, checksum, write_prepared
+
+MOST_NEIGHBOURS = 1000
+MOST_WORKERS = 1024
+
+
+def prepare(
+    sources: Sequence[str],
+    out: str | Path,
+    *,
+    labels: str | Path | None = None,
+    chains: Sequence[str] | None = None,
+    root: str | Path | None = None,
+    split: Sequence[float] | None = None,
+    seed: int = 0,
+    neighbours: int = 30,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes the folder `out` in the format that docs/guide/data.md describes, and prints a summary.
+
+    A run that was stopped leaves `<out>.partial`, and the same call goes on from there.
+
+    Args:
+      sources: structure files and folders of them; or one .npz file, one of ProteinShake's releases
+        (`proteinshake.RELEASES`) or one folder of BioBlobs.
+      labels: CSV file with the labels of structure files.
+      chains: author's names of the chains to take from structure files; None for all.
+      root: folder of ProteinShake's files; None for `data`.
+      split: shares of training, validation and test for a source without splits.
+      seed: draws these splits.
+      neighbours: K.
+      workers: processes; None for one per core. Their number changes nothing in the result.
+      overwrite: whether to replace `out` if it is a prepared set.
+
+    Raises ConfigError for a setting and DataError for data that cannot be used; nothing is left behind then.
+    """
+    out = Path(out)
+    _check(out, split, seed, neighbours, workers, overwrite)
+    plan = plan_sources(
+        sources,
+        labels=None if labels is None else Path(labels),
+        chains=chains,
+        root=None if root is None else Path(root),
+    )
+    if split is not None and plan.has_splits:
+        raise ConfigError(f"split is given, but {plan.paths[0]} brings splits of its own; leave out --split")
+    folder = out.with_name(f"{out.name}.partial")
+    total = sum(chunk["size"] for chunk in plan.chunks)
+    with chunk_folder(folder, plan, neighbours) as done:
+        if done:
+            print(f"{folder}: going on after {done:,} of {total:,} {plan.unit}", flush=True)
+        try:
+            with closing(Progress(total, done, plan.unit)) as progress:
+                read_chunks(folder, plan, neighbours, workers or os.cpu_count() or 1, progress)
+            said = _write(folder, plan, split, seed, neighbours)
+            if out.exists():
+                os.rename(out, folder / "replaced")
+            os.rename(folder / "dataset", out)
+        except DataError:
+            shutil.rmtree(folder)
+            raise
+        except (KeyboardInterrupt, OSError):  # a full disk, for instance
+            print(f"{folder}: unfinished; the same command goes on from there", flush=True)
+            raise
+        shutil.rmtree(folder)
+    print("\n".join([*said, f"wrote {out}"]), flush=True)
+
+
+def _check(
+    out: Path,
+    split: Sequence[float] | None,
+    seed: int,
+    neighbours: int,
+    workers: int | None,
+    overwrite: bool,
+) -> None:
+    """Raises ConfigError for a setting that cannot be used, or a folder that is not ours to write."""
+    if not 1 <= neighbours <= MOST_NEIGHBOURS:
+        raise ConfigError(f"neighbours is {neighbours}, but must be 1 to {MOST_NEIGHBOURS}")
+    if workers is not None and not 1 <= workers <= MOST_WORKERS:
+        raise ConfigError(f"workers is {workers}, but must be 1 to {MOST_WORKERS}")
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}, but must be a whole number of at least 0")
+    if split is not None and not (
+        len(split) == 3
+        and all(share >= 0 for share in split)
+        and split[0] > 0
+        and math.isclose(sum(split), 1)
+    ):
+        shown = ",".join(f"{share:g}" for share in split)
+        raise ConfigError(
+            f"split is {shown}, but must be the shares of training, validation and test, which add up to 1"
+        )
+    if not out.name or not out.absolute().parent.is_dir():
+        raise ConfigError(f"{out}: there is no directory {out.absolute().parent}; make it first")
+    if out.exists():
+        if not _is_prepared(out):
+            raise ConfigError(
+                f"{out}: exists and is not a prepared set, so it is left alone; name another folder"
+            )
+        if not overwrite:
+            raise ConfigError(
+                f"{out}: is already prepared; name another folder, or replace it with --overwrite"
+            )
+    folder = out.with_name(f"{out.name}.partial")
+    if folder.exists() and not is_chunk_folder(folder):
+        raise ConfigError(
+            f"{folder}: is needed for unfinished work, but something else is there; move it away"
+        )
+
+
+def _is_prepared(path: Path) -> bool:
+    try:
+        return json.loads((path / "dataset.json").read_text())["format"] == FORMAT
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _write(folder: Path, plan: Plan, split: Sequence[float] | None, seed: int, neighbours: int) -> list[str]:
+    """Writes the set into the folder of the chunks. Returns the lines that sum it up."""
+    from partoken_jax.prepare.summary import lines, summarise  # it needs jax, which the workers do not
+
+    found = gather(folder, plan)
+    columns, schemes = label_columns(found, plan), split_schemes(found, split, seed)
+    summary = summarise(found, columns, schemes)
+    proteins, tables = _unzip(read_proteins(folder, plan))
+    target = folder / "dataset"
+    shutil.rmtree(target, ignore_errors=True)  # of a run that was killed here
+    write_prepared(
+        target,
+        proteins,
+        labels=columns,
+        splits=schemes,
+        neighbours=neighbours,
+        tables=tables,
+        sources=[_source(path, plan.kind) for path in plan.paths],
+        skipped=[asdict(entry) for entry in found.skipped if entry.what != "residues"],
+        summary=summary,
+    )
+    _write_skipped(target / "skipped.csv", found)
+    return lines(found, columns, schemes, summary)
+
+
+def _unzip(pairs: Iterator[tuple[Any, Any]]) -> tuple[Iterator[Any], Iterator[Any]]:
+    first, second = tee(pairs)
+    return (a for a, _ in first), (b for _, b in second)
+
+
+def _source(path: str, kind: str) -> dict[str, Any]:
+    """What dataset.json says of a source."""
+    place = Path(path).absolute()
+    said: dict[str, Any] = {"kind": kind, "path": str(place)}
+    return said | ({"bytes": place.stat().st_size, "sha256": checksum(place)} if place.is_file() else {})
+
+
+def _write_skipped(path: Path, found: Gathered) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(("name", "what", "reason"))
+        writer.writerows(astuple(entry) for entry in found.skipped)

@@ -1,0 +1,148 @@
+"""What is read of a structure file, and what is left out."""
+
+import gzip
+
+import gemmi
+import numpy as np
+import pytest
+
+from partoken_jax.proteins.structures import read_structure, stem
+from tests.structure_files import add_atom, chain_of, residue, structure_of, write_structure
+
+FORMATS = ("1abc.pdb", "1abc.ent.gz", "1abc.cif", "1abc.cif.gz")
+
+
+@pytest.fixture
+def rich(chains):
+    """(the protein, chains as a file has them): MSE, insertion codes, a gap, atoms missing, two places,
+    waters, a ligand, a nucleic acid and a chain of CA atoms."""
+    protein = chains[1]
+    chain = chain_of(protein, "A")
+    chain[3].name = "MSE"
+    chain[4].seqid = gemmi.SeqId(chain[3].seqid.num, "A")
+    for i in range(10, len(chain)):
+        chain[i].seqid = gemmi.SeqId(chain[i].seqid.num + 7, " ")
+    chain[6].remove_atom("O", "\0")
+    for name, shift in (("N", 0.5), ("CA", 0.5), ("C", 0.5), ("O", 0.5)):
+        atom = chain[8].find_atom(name, "\0")
+        place = np.array(atom.pos.tolist())
+        atom.altloc, atom.occ = "A", 0.4
+        add_atom(chain[8], name, place + shift, "B", 0.6)
+        atom = chain[9].find_atom(name, "\0")
+        atom.altloc, atom.occ = "A", 0.5
+        add_atom(chain[9], name, place + shift, "B", 0.5)
+    for i in range(3):
+        chain.add_residue(residue("HOH", 900 + i, {"O": (50.0 + i, 0, 0)}, polymer=False))
+    chain.add_residue(residue("GOL", 950, {"C1": (40.0, 0, 0), "O1": (41.0, 0, 0)}, polymer=False))
+    nucleic = gemmi.Chain("B")
+    for i in range(4):
+        nucleic.add_residue(residue("DA", i + 1, {"P": (6.0 * i, 30, 0), "C1'": (6.0 * i, 33, 0)}))
+    trace = gemmi.Chain("C")
+    for i in range(5):
+        trace.add_residue(residue("GLY", i + 1, {"CA": (3.8 * i, 60, 0)}))
+    return protein, [chain, nucleic, trace]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_numbers_and_coordinates_survive_the_formats(name, tmp_path, chains):
+    pair = [chain_of(chains[0], "A"), chain_of(chains[2], "Bb" if "cif" in name else "B")]
+    found = read_structure(write_structure(tmp_path / name, structure_of(pair)))
+    assert [protein.name for protein in found.proteins] == ["1abc_A", f"1abc_{pair[1].name}"]
+    assert found.skipped == [] and found.proteins[1].chain == pair[1].name
+    for got, want in zip(found.proteins, (chains[0], chains[2]), strict=True):
+        assert got.sequence == want.sequence
+        np.testing.assert_array_equal(got.residue_numbers, want.residue_numbers)
+        assert set(got.insertion_codes) == {" "}
+        assert np.abs(got.backbone - want.backbone).max() <= 6e-4, "files have three decimals"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_real_files_have(name, tmp_path, rich):
+    protein, parts = rich
+    found = read_structure(write_structure(tmp_path / name, structure_of(parts, parts[:1])))
+    (got,) = found.proteins
+    assert len(got) == len(protein)
+    assert got.sequence == protein.sequence[:3] + "M" + protein.sequence[4:]
+    numbers = protein.residue_numbers.copy()
+    numbers[4] = numbers[3]
+    numbers[10:] += 7
+    np.testing.assert_array_equal(got.residue_numbers, numbers)
+    assert got.insertion_codes == "    A" + " " * (len(protein) - 5)
+    assert np.flatnonzero(~got.complete).tolist() == [6]
+    assert np.isnan(got.backbone[6, 3]).all() and np.isfinite(got.backbone[6, :3]).all()
+    expected = protein.backbone.copy()
+    expected[8] += 0.5  # the second place has the higher occupancy; of residue 9 both have the same
+    np.testing.assert_allclose(np.delete(got.backbone, 6, 0), np.delete(expected, 6, 0), atol=6e-4)
+    assert {(skipped.name, skipped.what) for skipped in found.skipped} == {
+        ("1abc_A", "residues"), ("1abc_B", "chain"), ("1abc_C", "chain"),
+    }  # fmt: skip
+    reasons = {skipped.name: skipped.reason for skipped in found.skipped}
+    assert reasons["1abc_A"] == "3 waters, 1 GOL"
+    assert "nucleic" in reasons["1abc_B"] and "CA atoms alone" in reasons["1abc_C"]
+    assert found.counts["modified residues read as their parent"] == 1
+    assert found.counts["residues with alternate locations"] == 2
+    assert found.counts["residues without all four backbone atoms"] == 1
+    assert found.counts["waters and ligands"] == 4
+    assert found.counts["models after the first"] == 1
+
+
+def test_chains_can_be_chosen(tmp_path, chains):
+    path = write_structure(
+        tmp_path / "x.pdb", structure_of([chain_of(chains[0], "A"), chain_of(chains[2], "B")])
+    )
+    assert [protein.name for protein in read_structure(path, {"B"}).proteins] == ["x_B"]
+    (skipped,) = read_structure(path, {"Q"}).skipped
+    assert skipped.what == "file" and "none of the chosen chains, only A, B" in skipped.reason
+
+
+def test_a_residue_without_a_parent_is_unknown_and_two_of_one_number_are_one(tmp_path, chains):
+    chain = chain_of(chains[0], "A")
+    chain[2].name = "UNK"
+    chain[5].name = "ZZZ"
+    twin = chain[7].clone()
+    twin.name = "TRP" if chain[7].name != "TRP" else "TYR"
+    for atom in chain[7]:
+        atom.altloc, atom.occ = "A", 0.3
+    for atom in twin:
+        atom.altloc, atom.occ = "B", 0.7
+    chain.add_residue(twin, 8)
+    (got,) = read_structure(write_structure(tmp_path / "x.cif", structure_of([chain]))).proteins
+    assert len(got) == len(chains[0])
+    assert [i for i, letter in enumerate(got.sequence) if letter == "X"] == [2, 5]
+    assert got.sequence[7] == ("W" if twin.name == "TRP" else "Y")
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [("a.pdb", "nothing here"), ("a.pdb", ""), ("a.cif", "data_x\nloop_\n_a.b\n"), ("a.cif", "\0\1"),
+     ("a.pdb.gz", "no gzip"), ("a.cif.gz", ""), ("a.pdb", "ATOM      1  N   ALA A   1      xx\n")],
+)  # fmt: skip
+def test_a_file_that_cannot_be_read_is_listed(name, text, tmp_path):
+    path = tmp_path / name
+    path.write_text(text)
+    found = read_structure(path)
+    assert found.proteins == []
+    (skipped,) = found.skipped
+    assert skipped.what == "file" and skipped.name == "a" and "\n" not in skipped.reason
+
+
+def test_a_file_that_would_unpack_to_too_much_is_listed(tmp_path):
+    path = tmp_path / "a.cif.gz"
+    path.write_bytes(gzip.compress(b"data_x\n")[:-4] + (2**30).to_bytes(4, "little"))
+    (skipped,) = read_structure(path).skipped
+    assert skipped.reason == "it is larger than 512 MiB"
+
+
+def test_a_name_that_is_no_text_is_listed(tmp_path, chains):
+    path = write_structure(tmp_path / "a.pdb", structure_of([chain_of(chains[0], "A")]))
+    path.write_bytes(path.read_bytes().replace(b" A ", b" \xff "))
+    (skipped,) = read_structure(path).skipped
+    assert skipped.what == "file" and "cannot be read" in skipped.reason
+
+
+def test_names_of_files_and_chains(tmp_path, chains):
+    assert [stem(tmp_path / name) for name in ("a.b.PDB", "a.ent.gz", "é.cif", "x_A.mmcif.gz")] == [
+        "a.b", "a", "é", "x_A",
+    ]  # fmt: skip
+    unnamed = write_structure(tmp_path / "é.pdb", structure_of([chain_of(chains[0], " ")]))
+    assert [protein.name.rstrip() for protein in read_structure(unnamed).proteins] == ["é"]
