@@ -275,7 +275,8 @@ def test_mistakes_are_answered_in_one_sentence(tmp_path, capsys):
     arrays, _ = recorded("baseline")
     source, run = file_of(tmp_path, arrays), tmp_path / "run"
     assert "no such file" in complaint(capsys, tmp_path / "nothing.npz", run)
-    assert "ends in .pt" in complaint(capsys, tmp_path / "nothing.h5", run)
+    (tmp_path / "weights.h5").write_text("")
+    assert "ends in .pt" in complaint(capsys, tmp_path / "weights.h5", run)
     flags = ("--model.pooling", "sum")
     said = complaint(capsys, source, run, *flags)
     assert (
