@@ -302,9 +302,9 @@ class TrainConfig:
     they are used as they are. Set it when single steps throw training back, to a few times the usual norm:
     every epoch in metrics.jsonl says how large it was."""
     non_finite: NonFinite = "stop"
-    """What to do when the loss or a gradient of a step is not a finite number: end the run in the state before
-    that step ("stop"), or leave the step out and go on ("skip"). Both save the batch and the state for
-    `partoken replay`. Choose "skip" when a few batches may be lost."""
+    """What to do when the loss or a gradient of a step is not a finite number: end the run in the state
+    before that step ("stop"), or leave the step out and go on ("skip"). Both save the batch and the state
+    for `partoken replay`. Choose "skip" when a few batches may be lost."""
     init_from: FilePath | None = None
     """Start from the weights of this run (a directory) or file of weights of the PyTorch original instead of
     random ones. A classifier of another number of classes starts anew. Set it to fine-tune a model."""

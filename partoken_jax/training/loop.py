@@ -4,6 +4,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 from flax import nnx
@@ -21,6 +22,7 @@ from partoken_jax.training.data import describe, load_run_data
 from partoken_jax.training.epochs import TrainEpoch, check_finite, nothing_yet, predict, train_epoch
 from partoken_jax.training.epochs import score as scores_of
 from partoken_jax.training.final_report import final_report
+from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import initial_weights
 from partoken_jax.training.interruption import Interrupted, until
 from partoken_jax.training.prefetch import prefetch
@@ -56,6 +58,7 @@ from partoken_jax.training.stages import (
 from partoken_jax.training.step import (
     EvalStep,
     TrainState,
+    TrainStep,
     compilations,
     initial_state,
     make_eval_step,
@@ -117,7 +120,7 @@ def train(
         parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
         program = Program(
             graphdef,
-            {bypass: make_train_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)},
+            {bypass: _train_step(config, graphdef, bypass) for bypass in (True, False)},
             {bypass: make_eval_step(graphdef, bypass_codebook=bypass) for bypass in (True, False)},
         )
         run = Run(config, data, program, parameters, stop, quiet, state)
@@ -143,6 +146,12 @@ def train(
     return report
 
 
+def _train_step(config: TrainConfig, graphdef: nnx.GraphDef, bypass: bool) -> TrainStep:
+    return make_train_step(
+        graphdef, bypass_codebook=bypass, clip_norm=config.clip_norm, non_finite=config.non_finite
+    )
+
+
 def _started(
     config: TrainConfig, weights: Mapping[str, np.ndarray] | None
 ) -> tuple[nnx.GraphDef, TrainState, list[str]]:
@@ -163,16 +172,26 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
         _begin_stage(run, stage)
     loader = data.loaders["train"]
     settings = epoch_settings(config, stage, epoch_of_stage, len(loader), has_codebook=has_codebook(config))
+    description = f"stage {stage}, epoch {epoch + 1}"
     trained = train_epoch(
         run.program.train[bypass],
         run.state,
         prefetch(loader.epoch(epoch, first=len(run.so_far["steps"]))),
         settings,
         num_proteins=len(data.datasets["train"]),
-        description=f"stage {stage}, epoch {epoch + 1}",
+        description=description,
         quiet=run.quiet,
         so_far=run.so_far,
         after_step=saving(run, writer),
+        non_finite=partial(
+            non_finite_step,
+            config=config,
+            graphdef=run.program.graphdef,
+            bypass_codebook=bypass,
+            description=description,
+            num_steps=len(settings),
+            name_of=lambda number: data.datasets["train"][number].name,
+        ),
     )
     run.state, run.so_far = trained.state, trained.so_far
     # From here on another state, until the epoch is over: a checkpoint in between is one before all of this.
@@ -243,6 +262,7 @@ def _record(
         codes_reseeded=reseeded,
         train=trained.scores,
         validation=scores_of(predictions, data.class_names),
+        skipped_steps=trained.step_losses.count(None),
         step_losses=trained.step_losses,
         seconds=seconds,
         input_seconds=trained.so_far["input_seconds"],

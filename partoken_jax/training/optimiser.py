@@ -13,8 +13,8 @@ ADAM = optax.scale_by_adam(b1=B1, b2=B2, eps=EPSILON)
 def adam_where(
     moves: jax.Array, gradients: Any, moments: optax.ScaleByAdamState
 ) -> tuple[Any, optax.ScaleByAdamState]:
-    """`ADAM.update(gradients, moments)` where `moves`, bool []; otherwise updates of 0, and the moments as they
-    are, whatever the gradients.
+    """`ADAM.update(gradients, moments)` where `moves`, bool []; otherwise updates of 0, and the moments as
+    they are, whatever the gradients.
 
     The updates are made from the moments that were chosen. Were they made before the choice, as
     `optax.apply_if_finite` does, XLA on a CPU would compute the moments twice and copy the old ones.

@@ -217,7 +217,7 @@ def apply_gradients(
     clip_norm: float | None = None,
     non_finite: NonFinite = "stop",
 ) -> Applied:
-    """One step of Adam, unless the step is not finite: then parameters, moments and codebook keep their values.
+    """One step of Adam. Where the step is not finite, parameters, moments and codebook keep their values.
 
     Args:
       state: before the step.
@@ -226,8 +226,8 @@ def apply_gradients(
       loss: the total loss.
       learning_rate: of this step.
       clip_norm: gradients of a larger global norm are scaled down to this one, as Pascanu et al. 2012 do.
-      non_finite: "stop" also leaves the number of the step as it was and changes nothing in any later step, so
-        that the state found later is the one before the step; "skip" goes on with the next step.
+      non_finite: "stop" also leaves the number of the step as it was and changes nothing in any later step,
+        so that the state found later is the one before the step; "skip" goes on with the next step.
     """
     norm = optax.tree.norm(gradients)
     # A norm that overflows counts as well: Adam squares every gradient.
