@@ -15,8 +15,8 @@ from partoken_jax.cli.stopping import EXIT_CODE, Stopping
 
 def main(args: list[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 1 for a replayed step that is finite here, 2 for a mistake
-    (one sentence on stderr), 75 for a training run that was stopped by a signal and has saved what it had, 130 on
-    Ctrl-C in other verbs."""
+    (one sentence on stderr), 75 for a training run that was stopped by a signal and has saved what it had,
+    130 on Ctrl-C in other verbs."""
     words = sys.argv[1:] if args is None else args
     training = words[:1] == ["train"]
     with Stopping() if training else contextlib.nullcontext() as stopping, warnings.catch_warnings():
