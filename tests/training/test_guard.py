@@ -1,25 +1,13 @@
 """A step that is not finite: the state stays, the run says so, and the step can be run again."""
 
-import dataclasses
-import re
-import warnings
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
-from partoken_jax.cli import main
-from partoken_jax.config import ConfigError, StageConfig
 from partoken_jax.models import by_component
-from partoken_jax.training.epochs import TakenStep, TrainingError
 from partoken_jax.training.examination import examine, first_offender
-from partoken_jax.training.guard import MAX_FILES, non_finite_step, replay
-from partoken_jax.training.loop import train
-from partoken_jax.training.records import read_records
 from partoken_jax.training.step import compilations, initial_state, make_gradient_step, make_train_step
 from tests.helpers import by_path
 
