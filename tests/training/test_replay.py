@@ -10,10 +10,12 @@ import pytest
 
 from partoken_jax.cli import main
 from partoken_jax.config import StageConfig
+from partoken_jax.graphs import BatchLoader
 from partoken_jax.training.checkpoints import restore
-from partoken_jax.training.data import limited, load_data
+from partoken_jax.training.data import load_run_data
 from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.loop import train
+from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.records import read_records
 
 from .conftest import tiny
@@ -21,14 +23,27 @@ from .conftest import tiny
 pytestmark = pytest.mark.slow
 
 
-def with_a_broken_protein(config):
-    """The splits of the run, one training protein of them with an atom at infinity; and its name."""
-    datasets = load_data(config.data)
-    datasets["train"], _ = limited(datasets["train"], config.data, config.seed)
-    broken = datasets["train"][0]
-    broken.backbone[3, 1] = np.inf  # a protein that is made with it is refused
-    name = broken.name
-    return datasets, name
+@pytest.fixture
+def broken(monkeypatch):
+    """The number of a training protein; its batches arrive with one of its atoms at infinity. A data set with
+    such an atom is refused, so it has to come in later."""
+    number = 5
+
+    def break_it(batches):
+        for graph in prefetch(batches):
+            places = np.flatnonzero(np.asarray(graph.globals.protein) == number)
+            if places.size:
+                first = int(np.sum(np.asarray(graph.n_node)[: places[0]]))
+                backbone = np.array(graph.nodes.backbone)
+                backbone[first + 3, 1] = np.inf
+                graph = graph._replace(nodes=graph.nodes._replace(backbone=backbone))
+            yield graph
+
+    original = BatchLoader.epoch
+    monkeypatch.setattr(
+        BatchLoader, "epoch", lambda self, *args, **named: break_it(original(self, *args, **named))
+    )
+    return number
 
 
 def test_a_run_stops_at_a_step_and_replay_shows_it_again(tmp_path, capsys):
@@ -50,13 +65,13 @@ def test_a_run_stops_at_a_step_and_replay_shows_it_again(tmp_path, capsys):
     assert re.search(r"\|\s+NO \|", shown)
 
 
-def test_a_step_with_a_broken_protein_is_left_out_and_the_run_goes_on(tmp_path, capsys):
+def test_a_step_with_a_broken_protein_is_left_out_and_the_run_goes_on(tmp_path, capsys, broken):
     config = tiny(
         tmp_path / "run", kind="gvp", stage0=StageConfig(1), stage1=StageConfig(1), non_finite="skip"
     )
-    datasets, name = with_a_broken_protein(config)
+    name = load_run_data(config).datasets["train"].names[broken]
     with pytest.warns(UserWarning, match=rf"first not finite: .* of protein {name}; .*; the step is skipped"):
-        train(config, quiet=True, datasets=datasets)
+        train(config, quiet=True)
     records = read_records(tmp_path / "run" / "metrics.jsonl")
     assert [record["skipped_steps"] for record in records] == [1, 1]
     for record in records:
@@ -69,12 +84,11 @@ def test_a_step_with_a_broken_protein_is_left_out_and_the_run_goes_on(tmp_path, 
         assert f"of protein {name}." in capsys.readouterr().out
 
 
-def test_a_run_stops_at_a_broken_protein_in_the_state_before(tmp_path):
-    """What the run did before the step is what a run without the protein's batch does."""
+def test_a_run_stops_at_a_broken_protein_in_the_state_before(tmp_path, broken):
     config = tiny(tmp_path / "run", kind="gvp", stage0=StageConfig(1), stage1=StageConfig(0))
-    datasets, name = with_a_broken_protein(config)
+    name = load_run_data(config).datasets["train"].names[broken]
     with pytest.raises(TrainingError, match=rf"of protein {name}; .*leave it out"):
-        train(config, quiet=True, datasets=datasets)
+        train(config, quiet=True)
     (file,) = (tmp_path / "run").glob("non_finite_step_*.npz")
     with np.load(file) as content:
         steps_before = int(content["state/step"])
