@@ -167,12 +167,6 @@ def train(
     return report
 
 
-def _train_step(config: TrainConfig, graphdef: nnx.GraphDef, bypass: bool) -> TrainStep:
-    return make_train_step(
-        graphdef, bypass_codebook=bypass, clip_norm=config.clip_norm, non_finite=config.non_finite
-    )
-
-
 def _started(
     config: TrainConfig, weights: Mapping[str, np.ndarray] | None
 ) -> tuple[nnx.GraphDef, TrainState, list[str]]:
