@@ -33,6 +33,7 @@ from partoken_jax.settings import to_dict as to_dict
 Kind = Literal["gvp", "partoken"]
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+NonFinite = Literal["stop", "skip"]
 Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]
 SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)  # what `partoken time` can vary
 
@@ -311,6 +312,14 @@ class TrainConfig:
     reseed_dead_codes: Flag = False
     """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1.
     Switch it on when few codes are in use."""
+    clip_norm: Positive | None = None
+    """Largest global norm of the gradients; larger gradients are scaled down to it. Without it, as published,
+    they are used as they are. Set it when single steps throw training back, to a few times the usual norm:
+    every epoch in metrics.jsonl says how large it was."""
+    non_finite: NonFinite = "stop"
+    """What to do when the loss or a gradient of a step is not a finite number: end the run in the state
+    before that step ("stop"), or leave the step out and go on ("skip"). Both save the batch and the state
+    for `partoken replay`. Choose "skip" when a few batches may be lost."""
     init_from: FilePath | None = None
     """Start from the weights of this run (a directory) or file of weights of the PyTorch original instead of
     random ones. A classifier of another number of classes starts anew. Set it to fine-tune a model."""

@@ -102,7 +102,9 @@ def _detailed(hint: Any, short: str | None) -> Any:
     first, *others = typing.get_args(hint) or (None,)
     if others == [...]:
         return Annotated[hint, _names(typing.get_args(first))]
-    metavar = {int: "INT", str: "FILE"}[first] if type(None) in others else None  # in place of "{None}|INT"
+    metavar = (
+        {int: "INT", float: "FLOAT", str: "FILE"}[first] if type(None) in others else None
+    )  # in place of "{None}|INT"
     return Annotated[hint, tyro.conf.arg(aliases=(short,) if short else None, metavar=metavar)]
 
 

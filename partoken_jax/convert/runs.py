@@ -339,6 +339,7 @@ def _state(config: TrainConfig, used: Arrays) -> "TrainState":
         moments=jax.tree.map(lambda zero: np.zeros(zero.shape, zero.dtype), shapes.moments),
         key=run_keys(config.seed).step,
         step=jnp.int32(0),
+        stopped=jnp.bool_(False),
     )
 
 

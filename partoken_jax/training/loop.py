@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 from flax import nnx
@@ -32,6 +33,7 @@ from partoken_jax.training.epochs import (
 from partoken_jax.training.epochs import score as scores_of
 from partoken_jax.training.events import EventLog
 from partoken_jax.training.final_report import final_report
+from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import initial_weights
 from partoken_jax.training.interruption import Interrupted, until
 from partoken_jax.training.prefetch import prefetch
@@ -129,7 +131,7 @@ def train(
             for line in lines:
                 say(line, quiet=quiet)
         parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
-        program = make_program(graphdef, quiet=quiet)
+        program = make_program(config, graphdef, quiet=quiet)
         run = Run(config, data, program, parameters, stop, quiet, command, date, state)
         if found is not None:
             place(run, found)
@@ -187,17 +189,27 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     settings = epoch_settings(
         config, stage, epoch_of_stage, loader.num_batches(epoch), has_codebook=has_codebook(config)
     )
+    description = f"stage {stage}, epoch {epoch + 1}"
     trained = train_epoch(
         run.program.train[bypass],
         run.state,
         prefetch(loader.epoch(epoch, first=len(run.so_far["steps"]))),
         settings,
         num_proteins=len(data.datasets["train"]),
-        description=f"stage {stage}, epoch {epoch + 1}",
+        description=description,
         quiet=run.quiet,
         so_far=run.so_far,
         after_step=saving(run, writer),
         on_result=_events(run),
+        non_finite=partial(
+            non_finite_step,
+            config=config,
+            graphdef=run.program.graphdef,
+            bypass_codebook=bypass,
+            description=description,
+            num_steps=len(settings),
+            name_of=lambda number: data.datasets["train"].names[number],
+        ),
     )
     run.state, run.so_far = trained.state, trained.so_far
     # From here on another state, until the epoch is over: a checkpoint in between is one before all of this.
@@ -280,6 +292,7 @@ def _record(
         codes_reseeded=reseeded,
         train=trained.scores,
         validation=scores_of(predictions, data.class_names),
+        skipped_steps=trained.step_losses.count(None),
         step_losses=trained.step_losses,
         seconds=seconds,
         input_seconds=trained.so_far["input_seconds"],

@@ -34,12 +34,14 @@ class Program(NamedTuple):
     evaluate: dict[bool, EvalStep]
 
 
-def make_program(graphdef: nnx.GraphDef, *, quiet: bool = False) -> Program:
+def make_program(config: TrainConfig, graphdef: nnx.GraphDef, *, quiet: bool = False) -> Program:
     """The steps of a run, which say when they are compiled."""
     train: dict[bool, TrainStep] = {}
     evaluate: dict[bool, EvalStep] = {}
     for bypass, stage in (True, "stage 0"), (False, "stage 1"):
-        step = make_train_step(graphdef, bypass_codebook=bypass)
+        step = make_train_step(
+            graphdef, bypass_codebook=bypass, clip_norm=config.clip_norm, non_finite=config.non_finite
+        )
         train[bypass] = announced(step, f"the training step of {stage}", quiet=quiet)
         scoring = make_eval_step(graphdef, bypass_codebook=bypass)
         evaluate[bypass] = announced(scoring, f"the evaluation step of {stage}", quiet=quiet)
