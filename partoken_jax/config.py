@@ -320,6 +320,9 @@ class TrainConfig:
     """What to do when the loss or a gradient of a step is not a finite number: end the run in the state
     before that step ("stop"), or leave the step out and go on ("skip"). Both save the batch and the state
     for `partoken replay`. Choose "skip" when a few batches may be lost."""
+    devices: AtLeast1 | None = None
+    """Number of devices that share every batch; without it, all there are. The result is the same for any
+    number. Lower it to leave devices to others."""
     init_from: FilePath | None = None
     """Start from the weights of this run (a directory) or file of weights of the PyTorch original instead of
     random ones. A classifier of another number of classes starts anew. Set it to fine-tune a model."""

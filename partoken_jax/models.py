@@ -7,7 +7,7 @@ form, unless `message_passing` is "general"; a list of edges is read in the gene
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,17 @@ from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.segments import first_node, graph_index, segment_sum
 from partoken_jax.graphs.types import FeaturisedGraph, NodeFeatures, check_layout, edge_list
 from partoken_jax.nn.attention import ClusterAttention
-from partoken_jax.nn.codebook import VQCodebook, codebook_use
+from partoken_jax.nn.codebook import VQCodebook, cluster_statistics, codebook_use
+from partoken_jax.nn.devices import Counts, shares, sum_over_devices
 from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.fusion import GatedFusion
 from partoken_jax.nn.linear import MLP
+from partoken_jax.nn.noise import Noise, protein_noise
 from partoken_jax.nn.partitioner import Partitioner, seed_noise
 from partoken_jax.nn.pooling import Pool
 from partoken_jax.nn.presence import coverage_loss, log_absence, presence
+
+T = TypeVar("T")
 
 
 def _in_set_precision(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -90,6 +94,9 @@ class ParTokenOutput(NamedTuple):
     entropy_loss: jax.Array
     """[]: Σ p (log p - log(1/K + ε)), p = usage. Reported, not trained on."""
     losses: AuxiliaryLosses
+    """With several devices, this one's part of them."""
+    shares: Counts | None
+    """This device's share of what the means over the batch count; None where there is one device."""
 
 
 class GVPClassifier(nnx.Module):
@@ -118,7 +125,7 @@ class GVPClassifier(nnx.Module):
         with jax.named_scope("pooling"):
             pooled = self.pool(x, graph.nodes.mask, graph_index(graph), num_graphs)[:-1]
         with jax.named_scope("classifier"):
-            return GVPOutput(self.classifier(pooled, key=keys[1]), x)
+            return GVPOutput(self.classifier(pooled, noise=_noise(keys[1], graph)), x)
 
 
 class ParToken(nnx.Module):
@@ -147,6 +154,7 @@ class ParToken(nnx.Module):
         uniform: jax.Array | None = None,
         update_codebook: bool | jax.Array = False,
         bypass_codebook: bool = False,
+        axis_name: str | None = None,
     ) -> ParTokenOutput:
         """Classifies a batch.
 
@@ -160,6 +168,8 @@ class ParToken(nnx.Module):
           update_codebook: move the codebook's averages after quantising; may be traced, so that freezing
             needs no other program.
           bypass_codebook: leave the codebook out (stage 0).
+          axis_name: of the devices that share the batch, inside `jax.shard_map`. The codebook then moves by
+            the clusters of all of them, and `losses` are this device's part of the means over all.
 
         Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
         """
@@ -182,18 +192,22 @@ class ParToken(nnx.Module):
         clusters, cluster_mask = partition.features[:-1], partition.mask[:-1]
 
         with jax.named_scope("codebook"):
-            tokens = self._tokens(
-                clusters, cluster_mask, graph.globals.mask[:-1], update_codebook, bypass_codebook
-            )
+            tokens = self._tokens(clusters, cluster_mask, graph, update_codebook, bypass_codebook, axis_name)
+        cardinality = partition.cardinality
+        if tokens.shares is not None:
+            cardinality = jnp.sum(partition.cardinality_terms * tokens.shares.of_round)
         quantised = self.config.codebook.classify_quantised
         with jax.named_scope("attention"):
             attended = self.attention(
-                protein, tokens.features if quantised else clusters, cluster_mask, key=keys[3]
+                protein,
+                tokens.features if quantised else clusters,
+                cluster_mask,
+                noise=_noise(keys[3], graph),
             )
         with jax.named_scope("fusion"):
-            fused, _ = self.fusion(protein, attended.pooled, key=keys[4])
+            fused, _ = self.fusion(protein, attended.pooled, noise=_noise(keys[4], graph))
         with jax.named_scope("classifier"):
-            logits = self.classifier(fused, key=keys[5])
+            logits = self.classifier(fused, noise=_noise(keys[5], graph))
 
         first = first_node(graph)[:-1, None]
         seeds = partition.rounds.seed.T[:-1]
@@ -211,26 +225,33 @@ class ParToken(nnx.Module):
             usage=tokens.usage,
             perplexity=tokens.perplexity,
             entropy_loss=tokens.entropy_loss,
-            losses=AuxiliaryLosses(tokens.vq, tokens.coverage, partition.cardinality),
+            losses=AuxiliaryLosses(tokens.vq, tokens.coverage, cardinality),
+            shares=tokens.shares,
         )
 
-    def _tokens(self, clusters, mask, protein_mask, update, bypass: bool) -> "_Tokens":
+    def _tokens(self, clusters, mask, graph, update, bypass: bool, axis_name: str | None) -> "_Tokens":
         zero = jnp.float32(0.0)
         if self.codebook is None or bypass:
+            _, part = _over_devices((), mask, graph, axis_name)
             num_codes = self.config.codebook.size
             return _Tokens(
                 clusters, jnp.full(mask.shape, -1, jnp.int32), zero, zero,
-                jnp.zeros((mask.shape[0], num_codes)), jnp.zeros(num_codes), zero, zero,
+                jnp.zeros((mask.shape[0], num_codes)), jnp.zeros(num_codes), zero, zero, part,
             )  # fmt: skip
-        out = self.codebook(clusters, mask, update=update)
+        out = self.codebook.quantise(clusters, mask)
+        statistics = cluster_statistics(clusters, out.codes, self.config.codebook.size)
+        statistics, part = _over_devices(statistics, mask, graph, axis_name)
+        self.codebook.move(statistics, update)
         # Everything below reads the codebook after its update, as published.
         config = self.config.codebook
         use = codebook_use(self.codebook.counts[...], config.epsilon)
         absent = log_absence(self.codebook.embeddings[...], clusters, mask, config.presence_temperature)
-        coverage = coverage_loss(absent, protein_mask)
+        vq, coverage = out.loss, coverage_loss(absent, graph.globals.mask[:-1])
+        if part is not None:
+            vq, coverage = vq * part.clusters, coverage * part.proteins
         return _Tokens(
-            out.features, out.codes, out.loss, coverage,
-            presence(absent), use.usage, use.perplexity, use.entropy_loss,
+            out.features, out.codes, vq, coverage,
+            presence(absent), use.usage, use.perplexity, use.entropy_loss, part,
         )  # fmt: skip
 
 
@@ -243,6 +264,25 @@ class _Tokens(NamedTuple):
     usage: jax.Array
     perplexity: jax.Array
     entropy_loss: jax.Array
+    shares: Counts | None
+
+
+def _over_devices(
+    statistics: T, mask: jax.Array, graph: FeaturisedGraph, axis_name: str | None
+) -> tuple[T, Counts | None]:
+    """The statistics of all devices, and this one's share of what is counted: one all-reduce for all that the
+    forward pass has to know of the other devices."""
+    if axis_name is None:
+        return statistics, None
+    proteins = graph.globals
+    mine = Counts(
+        labelled=jnp.sum(proteins.mask & (proteins.label >= 0)),
+        proteins=jnp.sum(proteins.mask),
+        clusters=jnp.sum(mask),
+        of_round=jnp.sum(mask, axis=0),
+    )
+    statistics, of_all = sum_over_devices((statistics, mine), axis_name)
+    return statistics, shares(mine, of_all)
 
 
 def build_model(config: ModelConfig, *, rngs: nnx.Rngs) -> GVPClassifier | ParToken:
@@ -327,6 +367,10 @@ def _in_set_layout(graph: FeaturisedGraph, config: ModelConfig) -> FeaturisedGra
         )
     check_layout(graph)
     return edge_list(graph) if config.message_passing == "general" else graph
+
+
+def _noise(key: jax.Array | None, graph: FeaturisedGraph) -> Noise | None:
+    return None if key is None else protein_noise(key, graph)
 
 
 def _split(key: jax.Array | None, num: int):

@@ -20,6 +20,7 @@ from partoken_jax.graphs.types import (
     ProteinGlobals,
     edge_list,
 )
+from partoken_jax.nn.noise import Noise
 from partoken_jax.proteins import LabelColumn, Protein, write_prepared
 
 TINY = ModelConfig(
@@ -35,6 +36,11 @@ NEIGHBOURS = 6
 
 def tiny(**changes) -> ModelConfig:
     return dataclasses.replace(TINY, **changes)
+
+
+def noise_of(rows: int, seed: int = 0) -> Noise:
+    """Noise for the residues of one protein, or for anything else that has rows."""
+    return Noise(jax.random.key(seed), jnp.zeros(rows, jnp.uint32), jnp.arange(rows, dtype=jnp.uint32))
 
 
 def crop(protein: Protein, start: int, length: int) -> Protein:

@@ -65,7 +65,8 @@ UNUSUAL = [
         run_dir="some where", seed=2**32 - 1, model=FITTING, data=DATA, stage0=STAGE,
         stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
-        reseed_dead_codes=True, init_from="runs/other", checkpoint=CHECKPOINT, overwrite=True, resume=True,
+        reseed_dead_codes=True, devices=3, init_from="runs/other", checkpoint=CHECKPOINT, overwrite=True,
+        resume=True,
     ),
     TimingConfig(
         models=("partoken",), passes=("epoch", "forward"), batch_size=1, path="yes", task="cath-architecture",

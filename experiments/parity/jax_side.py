@@ -195,8 +195,9 @@ def codebook(state, z, mask, setting, *, metric, update, temperature, cotangents
         out = vq.quantise(state, z, mask, beta=setting.beta, metric=metric)
         after = state
         if update:
+            statistics = vq.cluster_statistics(z, out.codes, len(embeddings))
             after = vq.ema_update(
-                state, z, out.codes, decay=setting.decay, epsilon=setting.epsilon, keep_unused=False
+                state, statistics, decay=setting.decay, epsilon=setting.epsilon, keep_unused=False
             )
         use = vq.codebook_use(after.counts, setting.epsilon)
         present = presence(log_absence(after.embeddings, z, mask, temperature))

@@ -1,6 +1,8 @@
 """`partoken train`: a whole run."""
 
+import os
 import shlex
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -11,7 +13,8 @@ from tyro.conf import arg
 
 from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import checked, stored_settings
-from partoken_jax.config import TrainConfig
+from partoken_jax.cli.stopping import EXIT_CODE
+from partoken_jax.config import ConfigError, TrainConfig
 from partoken_jax.training.run_directory import check_checkpoint, check_run_dir, with_absolute_paths
 
 
@@ -29,6 +32,21 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
                 metavar="FILE",
             ),
         ] = None,
+        coordinator: Annotated[
+            str | None,
+            arg(
+                help="Address of the first of several processes that train together, on one machine or "
+                'many, or "auto" for what JAX finds by itself under SLURM, Open MPI and on TPU. Give it to '
+                "all of them (docs/guide/devices.md).",
+                metavar="HOST:PORT",
+            ),
+        ] = None,
+        num_processes: Annotated[
+            int | None, arg(help="How many processes train together; with --coordinator.", metavar="INT")
+        ] = None,
+        process_id: Annotated[
+            int | None, arg(help="Which of them this one is, from 0; with --coordinator.", metavar="INT")
+        ] = None,
         quiet: Annotated[
             bool,
             arg(
@@ -39,14 +57,19 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
     ) -> Callable[[threading.Event | None], None]:
         """Train a model, evaluate it on the test proteins and write a report. Without flags this is the
         published configuration on the proteins that come with the package."""
+        settings = checked(TrainConfig, run)
+        if coordinator is None and (num_processes, process_id) != (None, None):
+            raise ConfigError("--num-processes and --process-id need --coordinator; give the three together")
+        together = None if coordinator is None else (coordinator, num_processes, process_id)
         command = shlex.join(["partoken", *args])
-        return partial(_train, checked(TrainConfig, run), quiet=quiet, command=command)
+        return partial(_train, settings, together, quiet=quiet, command=command)
 
     return train
 
 
 def _train(
     config: TrainConfig,
+    together: tuple[str, int | None, int | None] | None,
     stop: threading.Event | None = None,
     *,
     quiet: bool,
@@ -62,6 +85,10 @@ def _train(
     check_run_dir(config)
     datasets = checked_data(config)
 
+    if together is not None:
+        from partoken_jax.training.devices import start_processes
+
+        start_processes(*together)
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
 
@@ -71,4 +98,17 @@ def _train(
 
         weights = read_initial_weights(config.init_from)
     use_compilation_cache()
-    train(config, quiet=quiet, stop=stop, datasets=datasets, weights=weights, command=command)
+    run = partial(train, config, quiet=quiet, stop=stop, datasets=datasets, weights=weights, command=command)
+    if together is None:
+        run()
+        return
+    import jax
+
+    try:
+        run()
+    except jax.errors.JaxRuntimeError as error:
+        # Not by an exception: at its end jax would wait for the one that is lost.
+        reason = str(error).splitlines()[0]
+        line = f"another process of the run was lost ({reason[:200]}); the same command with --resume goes on"
+        print(line, file=sys.stderr, flush=True)
+        os._exit(EXIT_CODE)

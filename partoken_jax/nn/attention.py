@@ -12,6 +12,7 @@ from flax import nnx
 
 from partoken_jax.nn.dropout import dropout
 from partoken_jax.nn.linear import linear
+from partoken_jax.nn.noise import Noise
 
 
 class Attended(NamedTuple):
@@ -77,7 +78,7 @@ class ClusterAttention(nnx.Module):
         mask: jax.Array,  # bool [B, S]
         *,
         temperature: float = 1.0,
-        key: jax.Array | None = None,
+        noise: Noise | None = None,
     ) -> Attended:
         """Attends; without clusters all is 0.
 
@@ -88,7 +89,7 @@ class ClusterAttention(nnx.Module):
         chex.assert_equal_shape_prefix((protein, clusters, mask), 1)
         weights = self.weights(protein, clusters, mask, temperature)
         values = self.value(clusters).reshape(*clusters.shape[:2], self.heads, -1)
-        pooled = attended_values(dropout(weights, self.rate, key), values)
+        pooled = attended_values(dropout(weights, self.rate, noise), values)
         return Attended(self.out(pooled), importance(weights), weights)
 
     def weights(

@@ -29,6 +29,15 @@ class CodebookState(NamedTuple):
     """int32 [K]: clusters that chose the code since k-means or the last re-seeding."""
 
 
+class ClusterStatistics(NamedTuple):
+    """What the moving averages of the codes read of a batch."""
+
+    counts: jax.Array
+    """[K]: clusters that chose the code."""
+    sums: jax.Array
+    """[K, D]: their sum."""
+
+
 class Quantised(NamedTuple):
     features: jax.Array
     """[B, S, D]: the chosen code, with the gradient of the input (straight-through)."""
@@ -105,10 +114,24 @@ def _unit(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
 
 
-def ema_update(
-    state: CodebookState,
+def cluster_statistics(
     z: jax.Array,  # [B, S, D]
     codes: jax.Array,  # int32 [B, S], -1 invalid
+    num_codes: int,
+) -> ClusterStatistics:
+    """Of the valid clusters of a batch; no gradient."""
+    flat = jax.lax.stop_gradient(z).reshape(-1, z.shape[-1])
+    # Invalid clusters are sent past the end and dropped.
+    target = jnp.where(codes >= 0, codes, num_codes).reshape(-1)
+    return ClusterStatistics(
+        counts=jnp.zeros(num_codes).at[target].add(1.0, mode="drop"),
+        sums=jnp.zeros((num_codes, z.shape[-1])).at[target].add(flat, mode="drop"),
+    )
+
+
+def ema_update(
+    state: CodebookState,
+    statistics: ClusterStatistics,
     *,
     decay: float,
     epsilon: float,
@@ -124,19 +147,14 @@ def ema_update(
 
     REFERENCE.md section 5, moving averages of the codes.
     """
-    num_codes, width = state.embeddings.shape
-    flat = jax.lax.stop_gradient(z).reshape(-1, width)
-    # Invalid clusters are sent past the end and dropped.
-    target = jnp.where(codes >= 0, codes, num_codes).reshape(-1)
-    batch_counts = jnp.zeros(num_codes).at[target].add(1.0, mode="drop")
-    batch_sums = jnp.zeros_like(state.sums).at[target].add(flat, mode="drop")
+    batch_counts, batch_sums = statistics
     counts = decay * state.counts + (1 - decay) * batch_counts
     sums = decay * state.sums + (1 - decay) * batch_sums
     embeddings = sums / (counts + epsilon)[:, None]
     if keep_unused:
         embeddings = jnp.where(batch_counts[:, None] > 0, embeddings, state.embeddings)
     moved = CodebookState(embeddings, counts, sums, state.uses + batch_counts.astype(state.uses.dtype))
-    any_valid = jnp.any(codes >= 0)
+    any_valid = jnp.any(batch_counts > 0)
     return jax.tree.map(lambda new, old: jnp.where(any_valid, new, old), moved, state)
 
 
@@ -208,20 +226,22 @@ class VQCodebook(nnx.Module):
     def set_state(self, state: CodebookState) -> None:
         self.embeddings[...], self.counts[...], self.sums[...], self.uses[...] = state
 
-    def __call__(self, z: jax.Array, mask: jax.Array, *, update: bool | jax.Array = False) -> Quantised:
-        """Quantises clusters z [B, S, D]; with `update` (which may be traced) the averages then move."""
+    def quantise(self, z: jax.Array, mask: jax.Array) -> Quantised:
+        """Replaces clusters z [B, S, D] by their codes; changes nothing."""
         chex.assert_rank(z, 3)
         chex.assert_shape(mask, z.shape[:2])
-        before = self.state
-        out = quantise(before, z, mask, beta=self.config.beta, metric=self.config.metric)
-        if update is not False:
-            moved = ema_update(
-                before,
-                z,
-                out.codes,
-                decay=self.config.decay,
-                epsilon=self.config.epsilon,
-                keep_unused=self.config.keep_unused,
-            )
-            self.set_state(jax.tree.map(lambda new, old: jnp.where(update, new, old), moved, before))
-        return out
+        return quantise(self.state, z, mask, beta=self.config.beta, metric=self.config.metric)
+
+    def move(self, statistics: ClusterStatistics, update: bool | jax.Array) -> None:
+        """Moves the averages by the clusters of a batch where `update` (which may be traced) says so."""
+        if update is False:
+            return
+        config, before = self.config, self.state
+        moved = ema_update(
+            before,
+            statistics,
+            decay=config.decay,
+            epsilon=config.epsilon,
+            keep_unused=config.keep_unused,
+        )
+        self.set_state(jax.tree.map(lambda new, old: jnp.where(update, new, old), moved, before))

@@ -1,37 +1,31 @@
-"""Dropout of numbers and of whole vector channels, with explicit keys."""
+"""Dropout of numbers and of whole vector channels."""
 
 import jax
 import jax.numpy as jnp
 
+from partoken_jax.nn.noise import Noise, random_bits
 
-def dropout(
-    x: jax.Array,
-    rate: float,
-    key: jax.Array | None,
-    *,
-    trailing: int = 0,
-) -> jax.Array:
-    """Inverted dropout; off when `key` is None. The last `trailing` axes are dropped together.
 
-    16 random bits decide each unit (random numbers are a measurable part of a step), so the rate is
-    exact to 1 / 65536.
+def dropout(x: jax.Array, rate: float, noise: Noise | None, *, trailing: int = 0) -> jax.Array:
+    """Inverted dropout of x [R, ...]; off without noise. The last `trailing` axes are dropped together.
+
+    What is dropped depends on the key, the protein, the residue and the channel (`nn/noise.py`), and not on
+    what else is in the batch. The rate is exact to 2**-32.
     """
-    if key is None or rate == 0.0:
+    if noise is None or rate == 0.0:
         return x
     shape = x.shape[: x.ndim - trailing]
-    bits = jax.random.bits(key, shape, jnp.uint16)
-    keep = (bits >= round(rate * 65536)).reshape(shape + (1,) * trailing)
-    return jnp.where(keep, x / (1.0 - rate), 0.0)
+    keep = random_bits(noise, shape[1:]) >= jnp.uint32(round(rate * 2**32))
+    return jnp.where(keep.reshape(shape + (1,) * trailing), x / (1.0 - rate), 0.0)
 
 
 def tuple_dropout(
-    s: jax.Array, v: jax.Array, rate: float, key: jax.Array | None
+    s: jax.Array, v: jax.Array, rate: float, noise: Noise | None
 ) -> tuple[jax.Array, jax.Array]:
-    """Dropout of scalars [..., D] and of whole vector channels [..., C, 3]; off without a key.
+    """Dropout of scalars [R, D] and of whole vector channels [R, C, 3]; off without noise.
 
     REFERENCE.md section 3, dropout of vector channels.
     """
-    if key is None:
+    if noise is None:
         return s, v
-    key_s, key_v = jax.random.split(key)
-    return dropout(s, rate, key_s), dropout(v, rate, key_v, trailing=1)
+    return dropout(s, rate, noise.fold_in(0)), dropout(v, rate, noise.fold_in(1), trailing=1)

@@ -9,6 +9,7 @@ from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, HiddenGraph
 from partoken_jax.nn.gather import reverse_neighbours
 from partoken_jax.nn.gvp import GVP, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
+from partoken_jax.nn.noise import residue_noise
 from partoken_jax.nn.norms import TupleLayerNorm
 from partoken_jax.nn.platform import target_platform
 
@@ -108,7 +109,8 @@ class GVPEncoder(nnx.Module):
         splits = [nnx.split(layer) for layer in self.layers]
         graphdef = splits[0][0]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in splits])
-        keys = None if key is None else jax.random.split(key, len(self.layers))
+        noise = None if key is None else residue_noise(key, graph)
+        numbers = jnp.arange(len(self.layers))
         on_cpu = target_platform() == "cpu"
         table = graph.receivers is None
         choice = self.rematerialise
@@ -120,15 +122,16 @@ class GVPEncoder(nnx.Module):
         if table and chunk is None and read:
             reverse = reverse_neighbours(graph.senders, graph.edges.mask)
 
-        def body(nodes: HiddenNodes, weights_and_key):
-            weights, layer_key = weights_and_key
+        def body(nodes: HiddenNodes, weights_and_number):
+            weights, number = weights_and_number
             layer = nnx.merge(graphdef, weights)
             here = graph._replace(nodes=nodes)
-            out = layer(here, key=layer_key, chunk=chunk, reverse=reverse)
+            layer_noise = None if noise is None else noise.fold_in(number)
+            out = layer(here, noise=layer_noise, chunk=chunk, reverse=reverse)
             return out, out if every else None
 
         step = jax.checkpoint(body) if choice == "layer" else body
-        return jax.lax.scan(step, graph.nodes, (stacked, keys))
+        return jax.lax.scan(step, graph.nodes, (stacked, numbers))
 
 
 def _float32(x: jax.Array) -> jax.Array:

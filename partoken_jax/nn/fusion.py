@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from partoken_jax.nn.linear import MLP, linear
+from partoken_jax.nn.noise import Noise
 
 Map = Callable[[jax.Array], jax.Array]
 
@@ -41,8 +42,8 @@ class GatedFusion(nnx.Module):
         protein: jax.Array,  # [B, D]
         clusters: jax.Array,  # [B, D]
         *,
-        key: jax.Array | None = None,
+        noise: Noise | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """The fused vector [B, D] and β [B, D]."""
-        beta = gate(functools.partial(self.gate, key=key), protein, clusters)
+        beta = gate(functools.partial(self.gate, noise=noise), protein, clusters)
         return fused(self.norm, protein, beta, self.project(clusters)), beta

@@ -8,6 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from partoken_jax.nn.dropout import dropout
+from partoken_jax.nn.noise import Noise
 
 # U(-1/sqrt(fan_in), 1/sqrt(fan_in)), PyTorch's default for weights and biases.
 _kernel_init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
@@ -56,13 +57,13 @@ class MLP(nnx.Module):
         self.rate = dropout
         self.layers = nnx.List([linear(a, b, rngs=rngs) for a, b in itertools.pairwise(widths)])
 
-    def __call__(self, x: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
-        """x [..., d0] → [..., dn]: Linear, then (ReLU, dropout, Linear) n - 1 times. Dropout needs a key.
+    def __call__(self, x: jax.Array, *, noise: Noise | None = None) -> jax.Array:
+        """x [..., d0] → [..., dn]: Linear, then (ReLU, dropout, Linear) n - 1 times. Dropout needs noise.
 
         REFERENCE.md section 3, MLP.
         """
         for i, layer in enumerate(self.layers):
             if i:
-                x = dropout(jax.nn.relu(x), self.rate, None if key is None else jax.random.fold_in(key, i))
+                x = dropout(jax.nn.relu(x), self.rate, None if noise is None else noise.fold_in(i))
             x = layer(x)
         return x

@@ -16,6 +16,7 @@ from partoken_jax.nn.dropout import tuple_dropout
 from partoken_jax.nn.gather import ReverseNeighbours
 from partoken_jax.nn.gvp import GVP, Dims, Features
 from partoken_jax.nn.message_passing_dense import aggregated_messages
+from partoken_jax.nn.noise import Noise
 from partoken_jax.nn.norms import TupleLayerNorm
 
 
@@ -133,25 +134,25 @@ class GVPConvLayer(nnx.Module):
         self,
         graph: HiddenGraph,
         *,
-        key: jax.Array | None = None,
+        noise: Noise | None = None,
         chunk: int | None = None,
         reverse: ReverseNeighbours | None = None,
     ) -> HiddenNodes:
-        """The updated nodes. Dropout acts only when a key is given; `chunk` and `reverse` as in `GVPConv`.
+        """The updated nodes. Dropout acts only when noise is given; `chunk` and `reverse` as in `GVPConv`.
 
         REFERENCE.md section 3, layer.
         """
-        keys = (None, None) if key is None else tuple(jax.random.split(key))
+        first, second = (None, None) if noise is None else (noise.fold_in(0), noise.fold_in(1))
         with jax.named_scope("conv"):
             message = self.conv(graph, chunk=chunk, reverse=reverse)
         with jax.named_scope("residual_norm"):
-            x = _residual(self.norms[0], graph.nodes, tuple_dropout(*message, self.rate, keys[0]))
+            x = _residual(self.norms[0], graph.nodes, tuple_dropout(*message, self.rate, first))
         with jax.named_scope("feed_forward"):
             update: Features = x
             for gvp in self.feed_forward:
                 update = gvp(*update)
         with jax.named_scope("residual_norm"):
-            return _residual(self.norms[1], x, tuple_dropout(*update, self.rate, keys[1]))
+            return _residual(self.norms[1], x, tuple_dropout(*update, self.rate, second))
 
 
 def _residual(norm: TupleLayerNorm, x: HiddenNodes, update: Features) -> HiddenNodes:

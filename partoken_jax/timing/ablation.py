@@ -35,7 +35,7 @@ class PartCost(TypedDict):
 class MeanOfClusters(nnx.Module):
     """Stands in for the attention: the mean of a protein's clusters."""
 
-    def __call__(self, protein, clusters, mask, *, key=None) -> Attended:
+    def __call__(self, protein, clusters, mask, *, noise=None) -> Attended:
         weight = mask / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
         return Attended(jnp.einsum("bs,bsd->bd", weight, clusters), weight, weight[:, None])
 
@@ -43,7 +43,7 @@ class MeanOfClusters(nnx.Module):
 class Sum(nnx.Module):
     """Stands in for the gated fusion."""
 
-    def __call__(self, protein, pooled, *, key=None):
+    def __call__(self, protein, pooled, *, noise=None):
         return protein + pooled, jnp.ones_like(protein)
 
 

@@ -26,6 +26,7 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from partoken_jax.config import ConfigError, TrainConfig, from_dict
+from partoken_jax.training.devices import is_first_process
 from partoken_jax.training.epochs import SoFar
 from partoken_jax.training.run_directory import CheckpointError, Which, check_checkpoint, numbered
 from partoken_jax.training.step import TrainState, abstract_state
@@ -81,6 +82,8 @@ class CheckpointWriter:
     """Writes the checkpoints of one run in the background. A context manager: leaving it waits for the last
     one to be whole.
 
+    Of several processes only the first writes; to the others `save` and `forget_after` are nothing to do.
+
     A checkpoint that cannot be written, as on a full disk, is a warning and not an error: the run goes on and
     the earlier checkpoints stay.
     """
@@ -113,6 +116,8 @@ class CheckpointWriter:
         """Copies the state to the host, which waits for the steps under way, and returns; the rest happens in
         the background. A "last" one at the end of an epoch that `keep_every` divides is kept as well.
         """
+        if not is_first_process():
+            return
         host = _to_host(state)
         sealed = {**meta, "checksum": _checksum(host, meta)}
         if which == "best":
@@ -138,6 +143,8 @@ class CheckpointWriter:
     def forget_after(self, restored: "Restored") -> None:
         """Removes the checkpoints of what a resumed run does again, and those that were left unfinished."""
         epoch = restored.meta["epoch"]
+        if not is_first_process():
+            return
         for name, newest in (("last", int(restored.path.name)), ("best", epoch), ("kept", epoch)):
             for number in numbered(self._directory / name):
                 if number > newest:
@@ -163,11 +170,13 @@ class CheckpointWriter:
             self._failed(name, error)
 
     def _manager(self, name: str) -> ocp.CheckpointManager:
+        (self._directory / name).mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEEP_LAST if name == "last" else None,
-            create=True,
+            create=False,  # which Orbax refuses where not all processes take part
             cleanup_tmp_directories=True,
             save_root_metadata=False,
+            multiprocessing_options=_alone(),
         )
         return ocp.CheckpointManager(self._directory / name, options=options)
 
@@ -283,7 +292,7 @@ def _restore(path: Path) -> Restored:
     graphdef, shapes = abstract_state(config)
     abstract = shapes._replace(key=jax.eval_shape(jax.random.key_data, shapes.key))
     target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
-    with ocp.StandardCheckpointer() as checkpointer:
+    with ocp.StandardCheckpointer(multiprocessing_options=_alone()) as checkpointer:
         host = checkpointer.restore((path / "state").resolve(), target)
     for wanted, found in zip(jax.tree.leaves(target), jax.tree.leaves(host), strict=True):
         if wanted.shape != found.shape or wanted.dtype != found.dtype:
@@ -294,6 +303,18 @@ def _restore(path: Path) -> Restored:
         raise ValueError("its checksum is not that of its content")
     state = jax.tree.map(jnp.array, host)
     return Restored(config, graphdef, state._replace(key=jax.random.wrap_key_data(state.key)), meta, path)
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """What of several processes each does by itself: all read, and the first writes for all."""
+    if jax.process_count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    here = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=here,
+        active_processes={here},
+        barrier_sync_key_prefix=f"process{here}",
+    )
 
 
 def _to_host(state: TrainState) -> TrainState:

@@ -235,13 +235,13 @@ def predict(
     step: EvalStep, params: Any, codebook: Any, batches: Iterable[PackedGraph], temperature: float
 ) -> Predictions:
     """Runs the model, without dropout or sampling, over batches that hold every protein once."""
-    outputs, slots = [], []
+    outputs = []
     for graph in batches:
         out = step(params, codebook, graph, np.float32(temperature))
-        outputs.append((out.logits, out.cluster_sizes, out.codes, out.cross_entropy, out.residues))
-        slots.append(graph.globals)
-    logits, sizes, codes, cross_entropy, residues = zip(*jax.device_get(outputs), strict=True)
-    slots = [jax.tree.map(lambda x: x[:-1], slot) for slot in jax.device_get(slots)]
+        outputs.append(
+            (out.logits, out.cluster_sizes, out.codes, out.cross_entropy, out.residues, out.proteins)
+        )
+    logits, sizes, codes, cross_entropy, residues, slots = zip(*jax.device_get(outputs), strict=True)
     mask = np.concatenate([slot.mask for slot in slots])
     labelled = np.array([np.sum(slot.mask & (slot.label >= 0)) for slot in slots])
     order = np.argsort(np.concatenate([slot.protein for slot in slots])[mask])

@@ -9,7 +9,9 @@ from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.proteins import DataError
 from partoken_jax.training.checkpoints import Which, restore
 from partoken_jax.training.data import Split, limited, load_data, require_labels
+from partoken_jax.training.devices import data_mesh, num_shards, put_batch, replicate
 from partoken_jax.training.epochs import Evaluation, check_finite, predict, score
+from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.step import make_eval_step
 
 
@@ -61,6 +63,7 @@ def evaluate(
             f"{dataset.source} has the classes {list(dataset.class_names)}, but {run_dir} was trained on "
             f"{list(class_names)}; give data of the same task"
         )
+    mesh = data_mesh(None)
     plan = plan_batches(
         test=dataset.lengths,
         epochs=0,
@@ -68,13 +71,13 @@ def evaluate(
         max_shapes=config.data.max_shapes,
         seed=config.seed,
         residues_per_batch=config.data.residues_per_batch,
+        num_shards=num_shards(mesh),
     )
     tables = neighbour_tables(dataset, config.data.neighbours)
     predictions = predict(
-        make_eval_step(restored.graphdef, bypass_codebook=restored.meta["bypass_codebook"]),
-        restored.state.params,
-        restored.state.codebook,
-        BatchLoader(dataset, tables, plan).evaluation(),
+        make_eval_step(restored.graphdef, bypass_codebook=restored.meta["bypass_codebook"], mesh=mesh),
+        *replicate((restored.state.params, restored.state.codebook), mesh),
+        prefetch(BatchLoader(dataset, tables, plan).evaluation(), put=put_batch(mesh)),
         restored.meta["temperature"],
     )
     check_finite(predictions, dataset)

@@ -5,6 +5,7 @@ from pathlib import Path
 from partoken_jax.config import TrainConfig, to_dict
 from partoken_jax.training.checkpoints import CheckpointMeta
 from partoken_jax.training.data import RunData
+from partoken_jax.training.devices import is_first_process
 from partoken_jax.training.epochs import Evaluation, Predictions, score
 from partoken_jax.training.records import read_records
 from partoken_jax.training.report import DataReport, RunReport, environment, timing, write_report
@@ -21,7 +22,8 @@ def final_report(
     command: str | None,
     date: str,
 ) -> RunReport:
-    """Writes and returns the report of what the best checkpoint predicts for the test proteins."""
+    """Writes and returns the report of what the best checkpoint predicts for the test proteins. Of several
+    processes the first writes."""
     records = read_records(run_dir / "metrics.jsonl")
     validation: Evaluation = best["validation"]  # type: ignore[assignment]
     train_set = data.datasets["train"]
@@ -52,5 +54,6 @@ def final_report(
         proteins_per_second=times["proteins_per_second"],
         environment=environment(),
     )
-    write_report(run_dir, report, records)
+    if is_first_process():
+        write_report(run_dir, report, records)
     return report

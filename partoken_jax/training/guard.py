@@ -42,6 +42,7 @@ def non_finite_step(
     description: str,
     num_steps: int,
     name_of: Callable[[int], str],
+    whole_batch: Callable[[int], PackedGraph] | None = None,
 ) -> None:
     """Saves and reports a step that was not finite: a warning where the run skips it.
 
@@ -53,13 +54,18 @@ def non_finite_step(
       description: stage and epoch in words.
       num_steps: steps of the epoch.
       name_of: the name of a training protein by its number.
+      whole_batch: the batch of a step of the epoch, by its number; None where `taken` holds it, and not the
+        shards of it.
 
     Raises TrainingError where the run stops.
     """
-    graph = jax.device_get(taken.graph)
+    graph = jax.device_get(taken.graph if whole_batch is None else whole_batch(taken.number))
     stop = config.non_finite == "stop"
     before = state if stop else taken.before
-    state = before._replace(stopped=jnp.zeros_like(before.stopped))
+    # A copy, so that what follows concerns one device of one process alone.
+    data = jax.device_get(before._replace(key=jax.random.key_data(before.key)))
+    state = jax.tree.map(jnp.array, data)
+    state = state._replace(key=jax.random.wrap_key_data(state.key), stopped=jnp.bool_(False))
     path = Path(config.run_dir) / f"non_finite_step_{int(state.step) + 1}.npz"
     names = [name_of(int(number)) if number >= 0 else "" for number in graph.globals.protein[:-1]]
     said = f"{description}: {_values(taken)} at step {taken.number + 1} of {num_steps}"

@@ -1,5 +1,6 @@
 """A whole run: data, two stages, checkpoints, evaluation on the test proteins, report."""
 
+import contextlib
 import dataclasses
 import itertools
 import threading
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -22,6 +24,7 @@ from partoken_jax.training.checkpoints import (
     restore,
 )
 from partoken_jax.training.data import Split, describe, load_data, prepare
+from partoken_jax.training.devices import data_mesh, is_first_process, num_shards, replicate, wait_for_all
 from partoken_jax.training.epochs import (
     OnResult,
     TrainEpoch,
@@ -35,8 +38,7 @@ from partoken_jax.training.events import EventLog
 from partoken_jax.training.final_report import final_report
 from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import initial_weights
-from partoken_jax.training.interruption import Interrupted, until
-from partoken_jax.training.prefetch import prefetch
+from partoken_jax.training.interruption import Interrupted, StopTogether, until
 from partoken_jax.training.progress import say
 from partoken_jax.training.records import EpochRecord, append_record, rewind_records
 from partoken_jax.training.report import (
@@ -110,7 +112,11 @@ def train(
     date = datetime.now(UTC).isoformat(timespec="seconds")
     config = with_absolute_paths(config)
     run_dir = check_run_dir(config)
-    data = prepare(config, load_data(config.data) if datasets is None else datasets)
+    mesh = data_mesh(config.devices)
+    if jax.process_count() > 1:
+        stop = StopTogether()
+    quiet = quiet or not is_first_process()
+    data = prepare(config, load_data(config.data) if datasets is None else datasets, num_shards(mesh))
     model = dataclasses.replace(config.model, num_classes=len(data.class_names))
     going_on = config.resume and has_checkpoint(run_dir)
     config = dataclasses.replace(config, model=model, overwrite=False, resume=False)
@@ -119,35 +125,41 @@ def train(
     # Before anything in the directory changes: whatever is wrong with the settings is found out here.
     started = None if going_on else _started(config, weights)
 
-    with locked(run_dir):
+    wait_for_all("before the run directory changes")
+    with locked(run_dir) if is_first_process() else contextlib.nullcontext():
         if started is None:
             found = restored_run(config, data)
             graphdef, state = found.graphdef, found.state
         else:
             found = None
             graphdef, state, lines = started
-            clear_run_dir(run_dir)
-            store(config)
+            if is_first_process():
+                clear_run_dir(run_dir)
+                store(config)
             for line in lines:
                 say(line, quiet=quiet)
         parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
-        program = make_program(config, graphdef, quiet=quiet)
-        run = Run(config, data, program, parameters, stop, quiet, command, date, state)
+        program = make_program(config, graphdef, mesh, quiet=quiet)
+        state = replicate(state, mesh)
+        run = Run(config, data, program, parameters, stop, quiet, command, date, mesh, state)
         if found is not None:
             place(run, found)
         run.say(f"{config.model.kind}: {parameters['total']:,} parameters")
+        wait_for_all("everybody has read what there was")
         keep = config.checkpoint
         with CheckpointWriter(run_dir, keep_best=keep.keep_best, keep_every=keep.keep_every) as writer:
             if found is not None:
                 writer.forget_after(found)
-            rewind_records(run_dir / "metrics.jsonl", run.epoch)
-            run.events = EventLog(run_dir, int(run.state.step))
-            summarised(run, "running")
+            if is_first_process():
+                rewind_records(run_dir / "metrics.jsonl", run.epoch)
+                run.events = EventLog(run_dir, int(run.state.step))
+                summarised(run, "running")
             report = None
             try:
                 while run.epoch < run.num_epochs:
                     _epoch(run, writer)
                 writer.wait()
+                wait_for_all("the last checkpoint is written")
                 report = _finish(run)
             except Interrupted:
                 if run.unsaved:
@@ -161,7 +173,8 @@ def train(
                     "--resume goes on from the checkpoint before"
                 ) from None
             finally:
-                run.events.close()
+                if run.events is not None:
+                    run.events.close()
                 if report is None:
                     summarised(run, "stopped")
     return report
@@ -193,7 +206,7 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     trained = train_epoch(
         run.program.train[bypass],
         run.state,
-        prefetch(loader.epoch(epoch, first=len(run.so_far["steps"]))),
+        run.training_batches(first=len(run.so_far["steps"])),
         settings,
         num_proteins=len(data.datasets["train"]),
         description=description,
@@ -209,6 +222,7 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
             description=description,
             num_steps=len(settings),
             name_of=lambda number: data.datasets["train"].names[number],
+            whole_batch=None if run.mesh is None else partial(loader.whole_batch, epoch),
         ),
     )
     run.state, run.so_far = trained.state, trained.so_far
@@ -217,7 +231,7 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     reseeded = 0
     if config.reseed_dead_codes and not bypass and not last.frozen:
         samples = _samples(run, run.program.evaluate[bypass], state)
-        state, reseeded = reseed_codebook(run.program.graphdef, state, samples, config.seed, epoch)
+        state, reseeded = reseed_codebook(run.program.graphdef, state, samples, config.seed, epoch, run.mesh)
     record = _record(run, trained, state, last, stage, reseeded)
     run.state, run.epoch, run.so_far = state, epoch + 1, nothing_yet()
     run.validation = dict(record["validation"])
@@ -226,7 +240,8 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     improved = better(reached, run.best)
     if improved:
         run.best = reached
-    append_record(run.run_dir / "metrics.jsonl", record)
+    if is_first_process():
+        append_record(run.run_dir / "metrics.jsonl", record)
     if improved:
         writer.save("best", run.state, meta_of(run))
     save(run, writer)
@@ -246,10 +261,10 @@ def _events(run: Run) -> OnResult:
 
 
 def _begin_stage(run: Run, stage: int) -> None:
-    state = begin_stage(run.state)
+    state = begin_stage(run.state, run.mesh)
     if stage == 1 and has_codebook(run.config):
         samples = _samples(run, run.program.evaluate[True], state)
-        state = initialise_codebook(run.program.graphdef, state, samples, run.config.seed)
+        state = initialise_codebook(run.program.graphdef, state, samples, run.config.seed, run.mesh)
         run.best = None  # earlier checkpoints have no codebook
         run.say(f"stage 1: codebook of {run.config.model.codebook.size} codes from {len(samples)} clusters")
     run.state = state
@@ -259,7 +274,7 @@ def _samples(run: Run, step: EvalStep, state: TrainState) -> np.ndarray:
     return cluster_samples(
         step,
         state,
-        until(run.stop, prefetch(run.data.loaders["train"].epoch(run.epoch))),
+        until(run.stop, run.training_batches()),
         temperature=run.config.temperature.at(run.epoch),
         max_batches=run.config.kmeans_batches,
     )
@@ -275,7 +290,7 @@ def _record(
         run.program.evaluate[bypass],
         state.params,
         state.codebook,
-        until(run.stop, prefetch(data.loaders["val"].evaluation())),
+        run.evaluation_batches("val"),
         float(last.temperature),
     )
     check_finite(predictions, data.datasets["val"])
@@ -310,9 +325,8 @@ def _finish(run: Run) -> RunReport:
     best = restore(run.run_dir, "best")
     predictions = predict(
         run.program.evaluate[best.meta["bypass_codebook"]],
-        best.state.params,
-        best.state.codebook,
-        until(run.stop, prefetch(run.data.loaders["test"].evaluation())),
+        *replicate((best.state.params, best.state.codebook), run.mesh),
+        run.evaluation_batches("test"),
         best.meta["temperature"],
     )
     check_finite(predictions, run.data.datasets["test"])

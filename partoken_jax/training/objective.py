@@ -67,12 +67,16 @@ def total_loss(
     mask: jax.Array,  # bool [B]
     auxiliary: AuxiliaryLosses | None,
     weights: LossWeights,
+    share: jax.Array | None = None,
 ) -> LossTerms:
     """L = CE + λ_vq L_vq + λ_psc L_psc + λ_card L_card; the GVP baseline (None) has CE alone.
+    `share` []: of the labels of a batch that several devices share, those that are here.
 
     REFERENCE.md section 5, total loss.
     """
     ce = cross_entropy(logits, labels, mask)
+    if share is not None:
+        ce = share * ce
     if auxiliary is None:
         zero = jnp.zeros_like(ce)
         return LossTerms(ce, ce, zero, zero, zero)
@@ -93,6 +97,7 @@ def forward(
     temperature: Scalar = 1.0,
     update_codebook: bool | jax.Array | np.bool_ = False,
     bypass_codebook: bool = False,
+    axis_name: str | None = None,
 ) -> Output:
     """What a model says of a batch, packed or featurised; the baseline takes of the options what it has."""
     if isinstance(graph, PackedGraph):
@@ -107,6 +112,7 @@ def forward(
         temperature=temperature,
         update_codebook=update_codebook,
         bypass_codebook=bypass_codebook,
+        axis_name=axis_name,
     )
 
 
@@ -121,6 +127,7 @@ def evaluate_objective(
     temperature: Scalar = 1.0,
     update_codebook: bool | jax.Array | np.bool_ = True,
     bypass_codebook: bool = False,
+    axis_name: str | None = None,
 ) -> Objective:
     """Losses, gradients and the moved codebook of one batch; a pure function, to be compiled by the caller.
 
@@ -132,6 +139,9 @@ def evaluate_objective(
       temperature: τ of the partitioner.
       update_codebook: the codebook's averages move; may be traced.
       bypass_codebook: leave the codebook out (stage 0).
+      axis_name: of the devices that share the batch, inside `jax.shard_map`. Gradients and losses of ParToken
+        are then this device's part, to be summed over all; those of the baseline are of this device's
+        proteins, to be averaged by their number of labels.
     """
 
     def objective(params: nnx.State):
@@ -143,11 +153,13 @@ def evaluate_objective(
             temperature=temperature,
             update_codebook=update_codebook,
             bypass_codebook=bypass_codebook,
+            axis_name=axis_name,
         )
         labels, mask = jnp.asarray(graph.globals.label[:-1]), jnp.asarray(graph.globals.mask[:-1])
-        auxiliary = None if isinstance(output, GVPOutput) else output.losses
+        auxiliary, part = (None, None) if isinstance(output, GVPOutput) else (output.losses, output.shares)
         with jax.named_scope("losses"):
-            losses = total_loss(output.logits, labels, mask, auxiliary, weights)
+            share = None if part is None else part.labelled
+            losses = total_loss(output.logits, labels, mask, auxiliary, weights, share)
         return losses.total, (nnx.state(model, Codebook), losses, output)
 
     gradients, (moved, losses, output) = jax.grad(objective, has_aux=True)(params)

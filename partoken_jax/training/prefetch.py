@@ -1,7 +1,7 @@
 """Batches moved to the device ahead, in a thread, so that no step waits for a transfer."""
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -13,17 +13,18 @@ DEPTH = 2
 """Batches that wait, ready, on the device."""
 
 
-def prefetch(batches: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
+def prefetch(batches: Iterable[T], depth: int = DEPTH, put: Callable[[T], T] = jax.device_put) -> Iterator[T]:
     """The same batches in the same order, on the device, up to `depth` of them ahead of the reader.
 
-    One thread reads `batches`, so a generator needs no lock; what it raises is raised here, in its place. A
+    `put` sends them there. One thread reads `batches`, so a generator needs no lock; what it raises is raised
+    here, in its place. A
     reader that stops early stops the thread after the batch it is at.
     """
     source = iter(batches)
 
     def fetch() -> tuple[T] | None:
         try:
-            return (jax.device_put(next(source)),)
+            return (put(next(source)),)
         except StopIteration:
             return None
 

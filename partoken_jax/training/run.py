@@ -4,19 +4,23 @@ import dataclasses
 import threading
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 
 from partoken_jax.config import TrainConfig, save_yaml, to_dict
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.training.checkpoints import CheckpointMeta, CheckpointWriter, Restored, Score, restore
-from partoken_jax.training.data import RunData
+from partoken_jax.training.data import RunData, Split
+from partoken_jax.training.devices import own_shards, put_batch
 from partoken_jax.training.epochs import Evaluation, SoFar, nothing_yet
 from partoken_jax.training.events import EventLog
-from partoken_jax.training.interruption import Interrupted
+from partoken_jax.training.interruption import Interrupted, until
+from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.progress import announced, say
 from partoken_jax.training.records import read_records
 from partoken_jax.training.run_directory import CheckpointError
@@ -34,16 +38,22 @@ class Program(NamedTuple):
     evaluate: dict[bool, EvalStep]
 
 
-def make_program(config: TrainConfig, graphdef: nnx.GraphDef, *, quiet: bool = False) -> Program:
+def make_program(
+    config: TrainConfig, graphdef: nnx.GraphDef, mesh: Mesh | None, *, quiet: bool = False
+) -> Program:
     """The steps of a run, which say when they are compiled."""
     train: dict[bool, TrainStep] = {}
     evaluate: dict[bool, EvalStep] = {}
     for bypass, stage in (True, "stage 0"), (False, "stage 1"):
         step = make_train_step(
-            graphdef, bypass_codebook=bypass, clip_norm=config.clip_norm, non_finite=config.non_finite
+            graphdef,
+            bypass_codebook=bypass,
+            clip_norm=config.clip_norm,
+            non_finite=config.non_finite,
+            mesh=mesh,
         )
         train[bypass] = announced(step, f"the training step of {stage}", quiet=quiet)
-        scoring = make_eval_step(graphdef, bypass_codebook=bypass)
+        scoring = make_eval_step(graphdef, bypass_codebook=bypass, mesh=mesh)
         evaluate[bypass] = announced(scoring, f"the evaluation step of {stage}", quiet=quiet)
     return Program(graphdef, train, evaluate)
 
@@ -62,6 +72,7 @@ class Run:
     """The command line that started this process; None for a call from Python."""
     date: str
     """When that was: UTC, as ISO 8601 writes it."""
+    mesh: Mesh | None
     state: TrainState
     """After the last step of `so_far`."""
     epoch: int = 0
@@ -89,6 +100,17 @@ class Run:
         """The last step that `state` has seen, in words."""
         steps = len(self.so_far["steps"])
         return f"after step {steps} of epoch {self.epoch + 1}" if steps else f"after epoch {self.epoch}"
+
+    def training_batches(self, first: int = 0) -> Iterator[PackedGraph]:
+        """The batches of the epoch that the run is at, from batch `first` on: this process's shards
+        of them, on its devices."""
+        batches = self.data.loaders["train"].epoch(self.epoch, first=first, shards=own_shards(self.mesh))
+        return prefetch(batches, put=put_batch(self.mesh))
+
+    def evaluation_batches(self, split: Split) -> Iterator[PackedGraph]:
+        """The proteins of a split, until somebody stops the run."""
+        batches = self.data.loaders[split].evaluation(shards=own_shards(self.mesh))
+        return until(self.stop, prefetch(batches, put=put_batch(self.mesh)))
 
     def say(self, line: str) -> None:
         say(line, quiet=self.quiet)
@@ -161,6 +183,8 @@ def save(run: Run, writer: CheckpointWriter) -> None:
 
 def summarised(run: Run, state: State, test: Evaluation | None = None) -> None:
     """Writes summary.json. On a full disk that is a warning: it says nothing that is not elsewhere."""
+    if not is_first_process():
+        return
     summary = summarise(
         run.config,
         run.data,

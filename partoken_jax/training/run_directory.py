@@ -20,7 +20,7 @@ GLOBS = ("evaluation_*.json", "non_finite_step_*.npz")
 LOCK = "lock"
 Which = Literal["best", "last"]
 FREE_TO_CHANGE = (
-    *("run_dir", "overwrite", "resume", "checkpoint", "init_from"),
+    *("run_dir", "overwrite", "resume", "checkpoint", "init_from", "devices"),
     *("clip_norm", "non_finite"),  # remedies of a run that stopped
 )
 """Settings that a resumed run may have others of."""

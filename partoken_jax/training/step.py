@@ -14,10 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from partoken_jax.config import NonFinite, TrainConfig
-from partoken_jax.graphs.types import PackedGraph
+from partoken_jax.graphs.types import PackedGraph, ProteinGlobals
 from partoken_jax.models import GVPOutput, build_model
+from partoken_jax.nn.devices import sum_over_devices
+from partoken_jax.training.devices import AXIS, SAME, SPLIT, evaluate_on_mesh, train_on_mesh
 from partoken_jax.training.losses import cross_entropy
 from partoken_jax.training.objective import (
     LossTerms,
@@ -95,6 +98,8 @@ class EvalOutput(NamedTuple):
     """[B, S, D]: what k-means turns into a codebook."""
     codes: jax.Array
     """int32 [B, S]: -1 where there is none."""
+    proteins: ProteinGlobals
+    """[B]: which proteins these are."""
 
 
 GradientStep = Callable[[TrainState, PackedGraph, StepSettings], Objective]
@@ -151,10 +156,13 @@ def _builder(
     return build, graphdefs
 
 
-def make_gradient_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> GradientStep:
+def make_gradient_step(
+    graphdef: nnx.GraphDef, *, bypass_codebook: bool, axis_name: str | None = None
+) -> GradientStep:
     """`(state, graph, settings) -> Objective`, not compiled: forward and backward pass of training.
 
     `graph` is a packed batch; features are computed inside. `bypass_codebook` makes the step of stage 0.
+    `axis_name` as for `evaluate_objective`.
     """
 
     def gradient_step(state: TrainState, graph: PackedGraph, settings: StepSettings) -> Objective:
@@ -168,6 +176,7 @@ def make_gradient_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> Grad
             temperature=settings.temperature,
             update_codebook=jnp.logical_not(settings.frozen),
             bypass_codebook=bypass_codebook,
+            axis_name=axis_name,
         )
 
     return gradient_step
@@ -179,17 +188,24 @@ def make_train_step(
     bypass_codebook: bool,
     clip_norm: float | None = None,
     non_finite: NonFinite = "stop",
+    mesh: Mesh | None = None,
 ) -> TrainStep:
     """`(state, graph, settings) -> (state, metrics)`, compiled once per shape of `graph`.
 
     Arguments as for `make_gradient_step` and `apply_gradients`. With "stop" the old state is donated: its
     buffers are reused and must not be read again. With "skip" it is not, because the state before a step that
-    was not finite is wanted when the host hears of it, some steps later.
+    was not finite is wanted when the host hears of it, some steps later. With a mesh, `graph` has an axis of
+    shards, one for each device, and state and metrics are the same on all.
     """
-    gradient_step = make_gradient_step(graphdef, bypass_codebook=bypass_codebook)
+    axis_name = None if mesh is None else AXIS
+    gradient_step = make_gradient_step(graphdef, bypass_codebook=bypass_codebook, axis_name=axis_name)
 
     def train_step(state: TrainState, graph: PackedGraph, settings: StepSettings):
         found = gradient_step(state, graph, settings)
+        with jax.named_scope("metrics"):
+            metrics = _metrics(found.losses, found.output, graph)
+            if axis_name is not None:
+                found, metrics = _of_all_devices(found, metrics, axis_name)
         with jax.named_scope("optimiser"):
             applied = apply_gradients(
                 state,
@@ -200,11 +216,12 @@ def make_train_step(
                 clip_norm=clip_norm,
                 non_finite=non_finite,
             )
-        with jax.named_scope("metrics"):
-            metrics = _metrics(found.losses, found.output, graph, applied)
-        return applied.state, metrics
+        return applied.state, metrics._replace(gradient_norm=applied.gradient_norm, finite=applied.finite)
 
-    return jax.jit(train_step, donate_argnums=0 if non_finite == "stop" else ())
+    donated = 0 if non_finite == "stop" else ()
+    if mesh is not None:
+        return train_on_mesh(train_step, mesh, donate_argnums=donated)
+    return jax.jit(train_step, donate_argnums=donated)
 
 
 def apply_gradients(
@@ -245,25 +262,38 @@ def apply_gradients(
     return Applied(TrainState(params, codebook, moments, state.key, step, stopped), norm, finite)
 
 
-def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> EvalStep:
-    """`(params, codebook, graph, temperature) -> EvalOutput`, deterministic; changes nothing."""
+def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh | None = None) -> EvalStep:
+    """`(params, codebook, graph, temperature) -> EvalOutput`, deterministic; changes nothing.
+
+    With a mesh, `graph` has an axis of shards, and B of the output counts the slots of all of them.
+    """
 
     def eval_step(params, codebook, graph, temperature):
         model = nnx.merge(graphdef, params, codebook, copy=True)
         out = forward(model, graph, temperature=temperature, bypass_codebook=bypass_codebook)
         sizes = _cluster_sizes(out)
-        proteins = graph.globals
+        proteins = jax.tree.map(lambda x: jnp.asarray(x[:-1]), graph.globals)
+        ce, residues = cross_entropy(out.logits, proteins.label, proteins.mask), jnp.sum(graph.nodes.mask)
+        if mesh is not None:
+            labelled = jnp.sum(proteins.mask & (proteins.label >= 0))
+            total, count, residues = sum_over_devices((ce * labelled, labelled, residues), AXIS)
+            ce = total / jnp.maximum(count, 1)
         return EvalOutput(
             logits=out.logits,
-            cross_entropy=cross_entropy(out.logits, proteins.label[:-1], proteins.mask[:-1]),
-            residues=jnp.sum(graph.nodes.mask),
+            cross_entropy=ce,
+            residues=residues,
             cluster_sizes=sizes,
             cluster_features=jnp.zeros((*sizes.shape, 0))
             if isinstance(out, GVPOutput)
             else out.cluster_features,
             codes=jnp.full(sizes.shape, -1) if isinstance(out, GVPOutput) else out.codes,
+            proteins=proteins,
         )
 
+    if mesh is not None:
+        whole = ("cross_entropy", "residues")
+        specs: Any = EvalOutput._make(SAME if name in whole else SPLIT for name in EvalOutput._fields)
+        return evaluate_on_mesh(eval_step, mesh, specs)
     return jax.jit(eval_step)
 
 
@@ -272,7 +302,8 @@ def compilations(step: Callable) -> int:
     return step._cache_size()  # type: ignore[attr-defined]
 
 
-def _metrics(losses: LossTerms, output: Output, graph: PackedGraph, applied: Applied) -> StepMetrics:
+def _metrics(losses: LossTerms, output: Output, graph: PackedGraph) -> StepMetrics:
+    """Everything but what becomes of the gradients."""
     labels, mask = graph.globals.label[:-1], graph.globals.mask[:-1]
     return StepMetrics(
         losses=losses,
@@ -282,8 +313,30 @@ def _metrics(losses: LossTerms, output: Output, graph: PackedGraph, applied: App
         assigned=jnp.sum(_cluster_sizes(output)),
         residues=jnp.sum(graph.nodes.mask),
         perplexity=jnp.float32(0.0) if isinstance(output, GVPOutput) else output.perplexity,
-        gradient_norm=applied.gradient_norm,
-        finite=applied.finite,
+        gradient_norm=jnp.float32(0.0),
+        finite=jnp.bool_(True),
+    )
+
+
+def _of_all_devices(found: Objective, metrics: StepMetrics, axis_name: str) -> tuple[Objective, StepMetrics]:
+    """Gradients, losses and counts summed over the devices that share a batch, in one all-reduce."""
+    parts = (found.gradients, metrics.losses)
+    # The baseline has one loss, a mean over labels, so that it can be divided by their number afterwards.
+    baseline = isinstance(found.output, GVPOutput)
+    if baseline:
+        parts = jax.tree.map(lambda x: x * metrics.labelled, parts)
+    # The perplexity is that of all devices already, and the last two come from the summed gradients.
+    apart = ("losses", "perplexity", "gradient_norm", "finite")
+    nothing: Any = dict.fromkeys(apart)
+    counts: Any = metrics._replace(**nothing)
+    parts, counts = sum_over_devices((parts, counts), axis_name)
+    if baseline:
+        parts = jax.tree.map(lambda x: x / jnp.maximum(counts.labelled, 1), parts)
+    gradients, losses = parts
+    counted: Any = {name: x for name, x in counts._asdict().items() if x is not None}
+    return (
+        found._replace(gradients=gradients, losses=losses),
+        metrics._replace(**{**counted, "losses": losses}),
     )
 
 

@@ -70,6 +70,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name.startswith("parity"):
         assert result["holds"] and not result["problems"] and not result["missing"]
         assert ("torch" in result["environment"]) == (given.get("framework") == "torch")
+    elif file.name == "scaling.json":
+        assert result["devices"] == int(given.get("devices", 8))
+        assert [row["all_reduces"] for row in result["rows"]] == [1, 2, 2]
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:

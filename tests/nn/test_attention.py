@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from partoken_jax.nn.attention import ClusterAttention, attended_values, attention_weights, importance
-from tests.helpers import assert_close, by_path
+from tests.helpers import assert_close, by_path, noise_of
 
 WIDTH, HEADS = 12, 4
 MASK = jnp.array([[1, 1, 1, 0], [1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]], bool)
@@ -76,7 +76,7 @@ def test_every_weight_and_cluster_gets_a_gradient(attention, inputs):
 
 
 def test_dropout_acts_on_the_pooled_vector_and_not_on_importance(attention, inputs):
-    plain, dropped = attention(*inputs, MASK), attention(*inputs, MASK, key=jax.random.key(0))
+    plain, dropped = attention(*inputs, MASK), attention(*inputs, MASK, noise=noise_of(len(MASK)))
     np.testing.assert_array_equal(plain.importance, dropped.importance)
     assert np.abs(plain.pooled - dropped.pooled).max() > 0.01
 

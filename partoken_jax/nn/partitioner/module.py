@@ -14,6 +14,7 @@ from flax import nnx
 from partoken_jax.config import SCORE_WIDTH, THRESHOLD_WIDTH, PartitionerConfig
 from partoken_jax.graphs.segments import first_node, graph_index, segment_mean, segment_sum
 from partoken_jax.nn.linear import MLP, linear
+from partoken_jax.nn.noise import residue_noise
 from partoken_jax.nn.partitioner.edges import edges_of
 from partoken_jax.nn.partitioner.round import Maps, Residues, RoundRecord, State, partition_round
 from partoken_jax.nn.partitioner.seed import residue_half
@@ -32,6 +33,8 @@ class Partition(NamedTuple):
     """int32 [N]: round in which the residue was assigned, -1 if never."""
     cardinality: jax.Array
     """[]: Σ over rounds of the mean over proteins with a seed of (Σp - μ)²."""
+    cardinality_terms: jax.Array
+    """[S]: what each round adds to it."""
     rounds: RoundRecord
     """What each round decided: every field with a leading axis [S]."""
 
@@ -86,10 +89,14 @@ class Partitioner(nnx.Module):
             active=jnp.ones(num_graphs, bool),
         )
 
+        noise = None if key is None else residue_noise(key, graph)
+
         def body(state: State, inputs):
-            number, noise = inputs
-            round_key = None if key is None else jax.random.fold_in(key, number)
-            return partition_round(state, number, noise, round_key, residues, maps, self.config, temperature)
+            number, uniform = inputs
+            round_noise = None if noise is None else noise.fold_in(number)
+            return partition_round(
+                state, number, uniform, round_noise, residues, maps, self.config, temperature
+            )
 
         numbers = jnp.arange(self.config.max_clusters)
         state, clusters = jax.lax.scan(body, state, (numbers, uniform))
@@ -98,5 +105,6 @@ class Partitioner(nnx.Module):
             mask=clusters.exists.T,
             cluster_of_residue=state.cluster,
             cardinality=jnp.sum(clusters.cardinality),
+            cardinality_terms=clusters.cardinality,
             rounds=clusters.record,
         )

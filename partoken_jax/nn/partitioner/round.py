@@ -13,6 +13,7 @@ from flax import nnx
 from partoken_jax.config import PartitionerConfig
 from partoken_jax.graphs.segments import segment_sum
 from partoken_jax.nn.linear import MLP
+from partoken_jax.nn.noise import Noise
 from partoken_jax.nn.partitioner.candidates import candidate_links, candidates, description
 from partoken_jax.nn.partitioner.cardinality import cardinality_term, expected_size
 from partoken_jax.nn.partitioner.cluster import members, straight_through_mean, updated_context
@@ -106,7 +107,7 @@ def partition_round(
     state: State,
     number: jax.Array,  # int32 []: 0 … S-1
     uniform: jax.Array | None,  # [N]: turns on the sampling of seeds
-    key: jax.Array | None,  # turns on dropout
+    noise: Noise | None,  # turns on dropout
     residues: Residues,
     maps: Maps,
     config: PartitionerConfig,
@@ -126,7 +127,7 @@ def partition_round(
 
     # 2. Seed.
     selectable = state.available & active[index]
-    logits = seed_logits(maps.seed_selector, residues.seed_half, state.context, index, key)
+    logits = seed_logits(maps.seed_selector, residues.seed_half, state.context, index, noise)
     logits = (logits if uniform is None else logits + gumbel(uniform)) / temperature
     seed = choose_seed(logits, selectable, index, num_graphs)
     exists, is_seed = seed >= 0, seed[index] == jnp.arange(x.shape[0])

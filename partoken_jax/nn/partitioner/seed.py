@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from partoken_jax.graphs.segments import segment_max, segment_softmax, segment_sum
 from partoken_jax.nn.dropout import dropout
 from partoken_jax.nn.linear import MLP, affine
+from partoken_jax.nn.noise import Noise
 
 
 def residue_half(selector: MLP, x: jax.Array) -> jax.Array:
@@ -26,18 +27,18 @@ def seed_logits(
     half: jax.Array,  # [N, H]
     context: jax.Array,  # [G, H]
     index: jax.Array,  # int32 [N]
-    key: jax.Array | None,
+    noise: Noise | None,
 ) -> jax.Array:
     """[N]: MLP([x, g]) = W_2 drop(relu(W_x x + W_g g + b)) + b_2, with `half` = W_x x + b.
 
-    Dropout acts only when a key is given.
+    Dropout acts only when noise is given.
 
     REFERENCE.md section 4, step 2, seed logits.
     """
     first, last = selector.layers
     from_context = context @ first.kernel[...][-context.shape[1] :]
     hidden = jax.nn.relu(half + from_context[index])
-    return last(dropout(hidden, selector.rate, key))[:, 0]
+    return last(dropout(hidden, selector.rate, noise))[:, 0]
 
 
 def gumbel(uniform: jax.Array) -> jax.Array:

@@ -23,7 +23,7 @@ from partoken_jax.nn.partitioner.seed import (
 )
 from partoken_jax.nn.partitioner.termination import enough_assigned
 from partoken_jax.nn.partitioner.trim import qualifies, rank, trim
-from tests.helpers import assert_close, random_graph
+from tests.helpers import assert_close, noise_of, random_graph
 from tests.nn.partitioner.oracle import ProteinGraph, split
 
 SIZES = (5, 1, 8, 0, 6)  # the fourth slot is empty
@@ -72,7 +72,7 @@ def test_seed_logits(rng):
     )
     want = [np.maximum(np.append(x[n], context[INDEX[n]]) @ w1 + b1, 0) @ w2 + b2 for n in range(N)]
     assert_close(got, np.ravel(want))
-    dropped = seed_logits(selector, residue_half(selector, x), context, INDEX, jax.random.key(0))
+    dropped = seed_logits(selector, residue_half(selector, x), context, INDEX, noise_of(N))
     assert np.abs(dropped - got).max() > 1e-3
 
 
