@@ -16,7 +16,7 @@ from partoken_jax.config import TrainConfig, save_yaml, to_dict
 from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.training.checkpoints import CheckpointMeta, CheckpointWriter, Restored, Score, restore
 from partoken_jax.training.data import RunData, Split
-from partoken_jax.training.devices import own_shards, put_batch
+from partoken_jax.training.devices import is_first_process, own_shards, put_batch
 from partoken_jax.training.epochs import Evaluation, SoFar, nothing_yet
 from partoken_jax.training.events import EventLog
 from partoken_jax.training.interruption import Interrupted, until
