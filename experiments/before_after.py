@@ -20,6 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments.compare.process import ALLOCATOR
+from experiments.flags import Flags, count, output, run_script
 from partoken_jax.timing.measure import ratio, summary
 
 ROOT = Path(__file__).parents[1]
@@ -112,13 +113,13 @@ def compare(before: Path, sizes: list[int], residues: int, repeats: int) -> list
 
 
 def main() -> int:
-    flags = argparse.ArgumentParser(prog="python -m experiments.before_after", description=__doc__)
+    flags = Flags(prog="python -m experiments.before_after", description=__doc__)
     flags.formatter_class = argparse.RawDescriptionHelpFormatter
     flags.add_argument("--before", type=Path, required=True, help="A checkout of the commit to compare with.")
-    flags.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 16], help="Proteins per step.")
-    flags.add_argument("--residues", type=int, default=300, help="Length of the synthetic proteins.")
-    flags.add_argument("--repeats", type=int, default=15, help="Pairs of steps for every row.")
-    flags.add_argument("--json", type=Path, help="File for the results.")
+    flags.add_argument("--batch-sizes", type=count, nargs="+", default=[4, 16], help="Proteins per step.")
+    flags.add_argument("--residues", type=count, default=300, help="Length of the synthetic proteins.")
+    flags.add_argument("--repeats", type=count, default=15, help="Pairs of steps for every row.")
+    flags.add_argument("--json", type=output, help="File for the results.")
     args = flags.parse_args()
     if not (args.before / "partoken_jax").is_dir():
         print(
@@ -153,4 +154,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

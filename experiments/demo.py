@@ -6,7 +6,6 @@ Leaves under runs/demo: one run directory per model, report.md with the table, r
 learning_curves.png with both models.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.flags import Flags, count, run_script
 from partoken_jax import DataConfig, LossConfig, ModelConfig, StageConfig, TemperatureConfig, TrainConfig
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
@@ -149,10 +149,10 @@ def report(results: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--directory", type=Path, default=Path("runs/demo"), help="Where everything goes.")
     flags.add_argument("--seed", type=int, default=0, help="Seed of weights, batches and dropout.")
-    flags.add_argument("--repeats", type=int, default=11, help="Timed steps of each model, taking turns.")
+    flags.add_argument("--repeats", type=count, default=11, help="Timed steps of each model, taking turns.")
     args = flags.parse_args()
     start = time.perf_counter()
     args.directory.mkdir(parents=True, exist_ok=True)
@@ -188,4 +188,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

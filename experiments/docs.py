@@ -8,9 +8,7 @@ A block stands between <!-- NAME --> and <!-- end NAME --> in a document. Full r
 their JSON under experiments/results/, figures under docs/figures/.
 """
 
-import argparse
 import json
-import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -20,6 +18,7 @@ from typing import Any
 from experiments import demo, figures, precision, start_up, streaming
 from experiments.compare import report as comparison
 from experiments.compare.report import MODELS, PASSES, ratio_to_fast
+from experiments.flags import Flags, run_script
 from experiments.formulas import formula_index
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing import markdown as timing_report
@@ -366,7 +365,7 @@ def outdated() -> list[Path]:
 
 
 def main() -> int:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--check", action="store_true", help="Change nothing, and name what is out of date.")
     args = flags.parse_args()
     wrong = outdated()
@@ -386,4 +385,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

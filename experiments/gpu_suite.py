@@ -8,7 +8,6 @@ on where it stopped when the time was not enough for all. DIR/suite.json says wh
 did not. `--quick` tries the suite with a small model on small proteins.
 """
 
-import argparse
 import json
 import shutil
 import subprocess
@@ -20,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from experiments.flags import Flags, run_script
 from partoken_jax.config import ModelConfig, TimingConfig
 
 ROOT = Path(__file__).parents[1]
@@ -185,7 +185,7 @@ def run_part(name: str, out: Path, quick: bool, seconds: float) -> dict[str, Any
 
 
 def main() -> int:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--out", type=Path, required=True, help="The directory for the results.")
     flags.add_argument("--quick", action="store_true", help="Try the suite out on small proteins.")
     flags.add_argument("--minutes", type=float, default=9.0, help="Minutes that all parts together may take.")
@@ -208,4 +208,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -3,11 +3,11 @@
 python -m experiments.padding --json experiments/results/padding.json
 """
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
+from experiments.flags import Flags, count, output, run_script
 from partoken_jax import plan_batches
 from partoken_jax.proteins import load_splits
 
@@ -15,15 +15,15 @@ DATA = Path(__file__).parent / "data" / "pdb_chains.npz"
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--data", type=Path, default=DATA, help="The .npz file with the proteins.")
     flags.add_argument("--task", default="ec-class", help="The task, which says which proteins take part.")
     flags.add_argument("--epochs", type=int, default=150, help="Epochs of the run that is planned.")
-    flags.add_argument("--batch-sizes", type=int, nargs="+", default=(16, 64), help="Proteins per step.")
+    flags.add_argument("--batch-sizes", type=count, nargs="+", default=(16, 64), help="Proteins per step.")
     flags.add_argument(
-        "--shapes", type=int, nargs="+", default=(1, 2, 4), help="At most so many batch shapes."
+        "--shapes", type=count, nargs="+", default=(1, 2, 4), help="At most so many batch shapes."
     )
-    flags.add_argument("--json", type=Path, help="The file for the result.")
+    flags.add_argument("--json", type=output, help="The file for the result.")
     args = flags.parse_args()
     datasets = load_splits(args.data, task=args.task)
     train, validation, test = (datasets[split].lengths for split in ("train", "val", "test"))
@@ -66,4 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

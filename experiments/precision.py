@@ -11,7 +11,6 @@ A CPU has no TensorFloat32; there it is emulated: both operands of every product
 mantissa, as a GPU's tensor cores do.
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
@@ -27,6 +26,7 @@ from flax import nnx
 from jax.interpreters import mlir
 from tqdm import tqdm
 
+from experiments.flags import Flags, count, run_script
 from partoken_jax.config import Precision, TimingConfig
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing.batches import TimingData, timing_data
@@ -175,10 +175,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--out", type=Path, default=RESULTS)
-    flags.add_argument("--batch-size", type=int, default=8)
-    flags.add_argument("--steps", type=int, default=60)
+    flags.add_argument("--batch-size", type=count, default=8)
+    flags.add_argument("--steps", type=count, default=60)
     args = flags.parse_args()
     emulated = jax.default_backend() == "cpu"
     if emulated:
@@ -200,4 +200,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

@@ -6,7 +6,6 @@ Every figure is taken in processes of their own. The first step is a ParToken tr
 300 residues: importing, making proteins and weights, compiling, and running it once.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.flags import Flags, count, output, run_script
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing.measure import summary
 
@@ -82,9 +82,9 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--repeats", type=int, default=3, help="Starts of every kind.")
-    flags.add_argument("--json", type=Path, default=RESULT, help="The file for the result.")
+    flags = Flags(description=__doc__.splitlines()[0])
+    flags.add_argument("--repeats", type=count, default=3, help="Starts of every kind.")
+    flags.add_argument("--json", type=output, default=RESULT, help="The file for the result.")
     args = flags.parse_args()
     rows = measure(args.repeats)  # before jax is imported here: it would share the processor
     from partoken_jax.training.report import environment
@@ -106,4 +106,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

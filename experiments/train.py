@@ -5,11 +5,11 @@
 `partoken train` does the same with checkpoints, resumption and a report.
 """
 
-import argparse
 import dataclasses
 
 from flax import nnx
 
+from experiments.flags import Flags, count, run_script
 from partoken_jax import DataConfig, ModelConfig, StageConfig, TrainConfig, parameter_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import describe, load_run_data
@@ -27,10 +27,10 @@ from partoken_jax.training.step import initial_state, make_eval_step, make_train
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--epochs", type=int, nargs=2, default=(4, 6), help="of stage 0 and stage 1")
-    flags.add_argument("--train", type=int, default=400, help="proteins of each split, at most")
-    flags.add_argument("--batch-size", type=int, default=16)
+    flags.add_argument("--train", type=count, default=400, help="proteins of each split, at most")
+    flags.add_argument("--batch-size", type=count, default=16)
     flags.add_argument("--seed", type=int, default=0)
     args = flags.parse_args()
     use_compilation_cache()  # a second start of the same run does not compile again
@@ -112,4 +112,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -8,7 +8,6 @@ by turning a discrete decision; from then on the runs train on different cluster
 python -m experiments.training_equivalence
 """
 
-import argparse
 import functools
 import json
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ import torch
 from flax import nnx
 from tqdm import tqdm
 
+from experiments.flags import Flags, count, run_script
 from experiments.parity.partitioner import ZERO_GRADIENTS
 from experiments.parity.torch_side import environment as torch_environment
 from experiments.torch_peer.graphs import from_featurised
@@ -246,9 +246,9 @@ def plot(results: dict[str, Comparison], path: Path) -> None:
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--steps", type=int, default=100)
-    flags.add_argument("--batch-size", type=int, default=4)
+    flags = Flags(description=__doc__.splitlines()[0])
+    flags.add_argument("--steps", type=count, default=100)
+    flags.add_argument("--batch-size", type=count, default=4)
     flags.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     args = flags.parse_args()
     results = {}
@@ -281,4 +281,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -14,11 +14,13 @@ from partoken_jax.settings import (
     AtLeast0,
     AtLeast1,
     AtLeast2,
+    AtMost,
     BelowOne,
     FilePath,
     Flag,
     NonNegative,
     Positive,
+    Seed,
     Share,
     settings,
 )
@@ -31,28 +33,36 @@ from partoken_jax.settings import to_dict as to_dict
 Kind = Literal["gvp", "partoken"]
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+NonFinite = Literal["stop", "skip"]
 Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]
-SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)
-"""What `partoken time` can vary."""
+SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)  # what `partoken time` can vary
 
-Channels = tuple[AtLeast1, AtLeast1]
-"""Numbers of scalars and of vectors."""
+Width = Annotated[AtLeast1, AtMost(4096)]
+Channels = tuple[Width, Width]  # numbers of scalars and of vectors
+Epochs = Annotated[AtLeast0, AtMost(10_000)]
+Temperature = Annotated[Positive, Field(ge=1e-6), AtMost(1e6)]
+LossWeight = Annotated[NonNegative, AtMost(1e6)]
+Neighbours = Annotated[AtLeast1, AtMost(1000)]
+BatchSize = Annotated[AtLeast1, AtMost(100_000)]
+Residues = Annotated[AtLeast1, AtMost(100_000)]  # of a chain; the longest known has 35,000
+NODE_FEATURES, EDGE_FEATURES = (6, 3), (32, 1)  # scalars and vectors that `graphs.featurise` makes
+SCORE_WIDTH, THRESHOLD_WIDTH = 64, 128  # in the partitioner; the published model has no settings for them
 
 
 @settings
 class PartitionerConfig:
     """How ParToken cuts a protein into clusters of residues. The GVP baseline does not use these settings."""
 
-    max_clusters: AtLeast1 = 5
+    max_clusters: Annotated[AtLeast1, AtMost(1000)] = 5
     """S, the number of rounds, each of which finds at most one cluster. More rounds cover more residues of
     long proteins and take more time."""
-    hidden: AtLeast1 = 50
+    hidden: Width = 50
     """Hidden width of the network that chooses seeds, and width of the vector that sums up the protein for
     it. Change it together with the width of the encoder."""
-    k_hop: AtLeast1 = 1
+    k_hop: Annotated[AtLeast1, AtMost(100)] = 1
     """A cluster reaches at most this many steps along edges from its seed. Raise it for clusters that spread
     farther from their seed."""
-    cluster_size_max: AtLeast1 = 25
+    cluster_size_max: Annotated[AtLeast1, AtMost(10_000)] = 25
     """Largest number of residues in a cluster, the seed included. Raise it for larger clusters."""
     termination_threshold: Share = 0.95
     """A protein needs no further cluster once this share of its residues is in one. Lower it to leave more
@@ -66,15 +76,15 @@ class CodebookConfig:
 
     enabled: Flag = True
     """Whether the model has a codebook. Switch it off to see what the codebook contributes."""
-    size: AtLeast1 = 512
+    size: Annotated[AtLeast1, AtMost(1_000_000)] = 512
     """K, the number of codes. Lower it when many codes stay unused."""
-    beta: NonNegative = 0.25
+    beta: LossWeight = 0.25
     """Weight of the commitment loss within the VQ loss. Raise it when cluster features drift away from their
     codes."""
     decay: BelowOne = 0.99
     """How much of the moving averages that make the codes is kept at every step. Lower it when there are few
     steps, so that the codes follow sooner."""
-    epsilon: Positive = 1e-5
+    epsilon: Annotated[Positive, AtMost(1)] = 1e-5
     """Smooths the moving averages of how often codes are used, so that none is divided by zero. There is no
     reason to change it but to match other code."""
     metric: Literal["l2", "cosine"] = "l2"
@@ -83,7 +93,7 @@ class CodebookConfig:
     keep_unused: Flag = True
     """Whether a code that no cluster chose keeps its value. Switch it off for the published rule, which moves
     unused codes to zero (docs/REFERENCE.md, fault 9)."""
-    presence_temperature: Positive = 0.3
+    presence_temperature: Temperature = 0.3
     """Temperature of the soft assignment to codes in the coverage loss. Lower it to make the assignment
     harder."""
     classify_quantised: Flag = False
@@ -98,19 +108,19 @@ class ModelConfig:
     kind: Kind = "partoken"
     """Which model: ParToken ("partoken"), or its baseline, the GVP-GNN without clusters and codes ("gvp").
     Choose the baseline to see what clusters and codes contribute."""
-    num_classes: AtLeast2 = 7
+    num_classes: Annotated[AtLeast2, AtMost(100_000)] = 7
     """Number of classes that the model tells apart. Set it only when you build a model yourself: training
     takes it from the data, and conversion from the weights."""
-    node_in: Channels = (6, 3)
+    node_in: Channels = NODE_FEATURES
     """Numbers of scalars and vectors that describe a residue. Change them only with features of your own."""
-    edge_in: Channels = (32, 1)
+    edge_in: Channels = EDGE_FEATURES
     """Numbers of scalars and vectors that describe an edge. Change them only with features of your own."""
     node_hidden: Channels = (100, 16)
     """Numbers of hidden scalars and vectors of a residue, the width of the model. Lower them for a smaller
     and faster model."""
     edge_hidden: Channels = (32, 1)
     """Numbers of hidden scalars and vectors of an edge. Change them together with node_hidden."""
-    num_layers: AtLeast1 = 3
+    num_layers: Annotated[AtLeast1, AtMost(100)] = 3
     """Number of message passing layers. More layers let residues see farther and take more time."""
     dropout: BelowOne = 0.1
     """Share of channels that training sets to zero at random. Raise it when the model overfits."""
@@ -120,7 +130,7 @@ class ModelConfig:
     residue_types: Flag = False
     """Whether the model also sees which amino acid each residue is. Switch it on when the sequence may be
     used; published models see the backbone alone."""
-    attention_heads: AtLeast1 = 4
+    attention_heads: Width = 4
     """Number of heads with which ParToken attends from the whole protein to its clusters. Change it with the
     width of the model, because it must divide the number of hidden scalars of a residue."""
     message_passing: Literal["dense", "general"] = "dense"
@@ -179,21 +189,21 @@ class DataConfig:
     """How proteins are split into training, validation and test. "identity": proteins of two splits share at
     most 30% of their sequence. Choose "superfamily" for the harder question, where they also come from
     different CATH superfamilies, or the name of any scheme of a prepared set."""
-    neighbours: AtLeast1 = 30
+    neighbours: Neighbours = 30
     """K, the number of nearest CA atoms that send messages to a residue; at most as many as a prepared set
     holds. Lower it for speed."""
-    batch_size: AtLeast1 = 64
+    batch_size: BatchSize = 64
     """B, the number of proteins in a training step. Lower it when memory runs out or when there are few
     proteins."""
-    residues_per_batch: AtLeast1 | None = None
+    residues_per_batch: Annotated[AtLeast1, AtMost(10_000_000)] | None = None
     """Budget of a training step: it takes proteins until the next one would exceed this many residues, and
     at most batch_size of them, and all batches are padded to one size. Without it, a step has exactly
     batch_size proteins, as in the published configuration. Set it to use memory evenly where lengths differ
     much."""
-    max_shapes: AtLeast1 = 4
+    max_shapes: Annotated[AtLeast1, AtMost(1000)] = 4
     """Batches are padded to at most this many sizes, and each size is compiled once; with a budget of
     residues there is one. Lower it to compile less often; raise it to compute less on padding."""
-    max_length: AtLeast1 = 2000
+    max_length: Residues = 2000
     """Largest number of residues that a protein may have. Lower it to save memory."""
     too_long: Literal["refuse", "crop"] = "refuse"
     """What to do with a longer protein: refuse the data and name the protein ("refuse"), or keep its first
@@ -210,12 +220,12 @@ class DataConfig:
 class StageConfig:
     """A stage of training: Adam with a learning rate that warms up and then falls to zero as a cosine."""
 
-    epochs: AtLeast0 = 0
+    epochs: Epochs = 0
     """Number of passes over the training proteins; with 0 the stage is left out. Lower it for a quick
     trial."""
     learning_rate: Positive = 1e-3
     """Highest learning rate of the stage. Lower it when the loss jumps or stops being a number."""
-    warmup_epochs: NonNegative = 5.0
+    warmup_epochs: Annotated[NonNegative, AtMost(10_000)] = 5.0
     """Number of epochs, or a fraction of one, over which the learning rate rises; at most half of the stage.
     Shorten it in short stages."""
 
@@ -224,16 +234,16 @@ class StageConfig:
 class LossConfig:
     """Weights of ParToken's losses beside the cross entropy. The GVP baseline does not use these settings."""
 
-    vq: NonNegative = 1.0
+    vq: LossWeight = 1.0
     """Weight of the VQ loss, which draws cluster features towards their codes. Raise it when they stay far
     apart."""
-    coverage: NonNegative = 1e-2
+    coverage: LossWeight = 1e-2
     """Weight of the coverage loss, which rewards the use of many codes. Raise it when few codes are in
     use."""
-    cardinality: NonNegative = 5e-3
+    cardinality: LossWeight = 5e-3
     """Weight of the cardinality loss, which holds the expected size of clusters near its target. Raise it
     when clusters become too large or too small."""
-    ramp_epochs: AtLeast0 = 5
+    ramp_epochs: Epochs = 5
     """Number of epochs at the start of stage 1 over which the weights vq and coverage grow from 0. Shorten it
     in a short stage."""
 
@@ -243,12 +253,12 @@ class TemperatureConfig:
     """Temperature of ParToken's choice of residues, which falls from epoch to epoch: it is initial * decay **
     epoch, and never less than `final`. The GVP baseline does not use these settings."""
 
-    initial: Positive = 1.0
+    initial: Temperature = 1.0
     """Temperature in the first epoch. Raise it for softer choices at the start."""
     decay: Share = 0.95
     """What the temperature is multiplied by after every epoch. Lower it in a short run, so that the
     temperature still reaches its end."""
-    final: Positive = 0.1
+    final: Temperature = 0.1
     """Lowest temperature. Lower it for harder choices at the end."""
 
     def at(self, epoch: int) -> float:
@@ -267,7 +277,7 @@ class CheckpointConfig:
     every: Positive = 5.0
     """Minutes between two checkpoints within an epoch, the most that a killed run has to do again. The end of
     an epoch is always saved. Lower it where runs are killed often; raise it where the disk is slow."""
-    keep_best: AtLeast1 = 1
+    keep_best: Annotated[AtLeast1, AtMost(1000)] = 1
     """Number of checkpoints with the best validation scores that stay. Raise it to compare or average
     them."""
     keep_every: AtLeast1 | None = None
@@ -282,7 +292,7 @@ class TrainConfig:
 
     run_dir: FilePath = "runs/train"
     """Directory for the settings, checkpoints and results. Give every run one of its own."""
-    seed: AtLeast0 = 0
+    seed: Seed = 0
     """Seed of the weights, the order of the proteins, dropout and noise. Change it to repeat a run
     independently."""
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -293,15 +303,23 @@ class TrainConfig:
     """The second stage, everything together. It starts with codes from k-means on cluster features."""
     loss: LossConfig = field(default_factory=LossConfig)
     temperature: TemperatureConfig = field(default_factory=TemperatureConfig)
-    kmeans_batches: AtLeast1 = 50
+    kmeans_batches: Annotated[AtLeast1, AtMost(1_000_000)] = 50
     """Number of batches whose cluster features start the codebook. Raise it when batches are small and codes
     are many."""
-    freeze_codebook_epochs: AtLeast0 = 5
+    freeze_codebook_epochs: Epochs = 5
     """The codes stand still in this many last epochs of stage 1, so that the classifier can settle on them.
     Lower it when stage 1 is short: it must be less than stage1.epochs. With 0 the codes move to the end."""
     reseed_dead_codes: Flag = False
     """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1.
     Switch it on when few codes are in use."""
+    clip_norm: Positive | None = None
+    """Largest global norm of the gradients; larger gradients are scaled down to it. Without it, as published,
+    they are used as they are. Set it when single steps throw training back, to a few times the usual norm:
+    every epoch in metrics.jsonl says how large it was."""
+    non_finite: NonFinite = "stop"
+    """What to do when the loss or a gradient of a step is not a finite number: end the run in the state
+    before that step ("stop"), or leave the step out and go on ("skip"). Both save the batch and the state
+    for `partoken replay`. Choose "skip" when a few batches may be lost."""
     devices: AtLeast1 | None = None
     """Number of devices that share every batch; without it, all there are. The result is the same for any
     number. Lower it to leave devices to others."""
@@ -316,6 +334,7 @@ class TrainConfig:
     is none yet, the run starts, so that a job queue can give the same command every time."""
 
     def __post_init__(self) -> None:
+        _check_features(self.model)
         if self.stage0.epochs + self.stage1.epochs == 0:
             raise ValueError(
                 "stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch; "
@@ -343,9 +362,9 @@ class TimingConfig:
     ] = ("forward", "forward_backward", "train_step")
     """What to time: inference ("forward"), the gradients ("forward_backward"), the whole training step
     ("train_step"), or the training loop with its input pipeline ("epoch")."""
-    batch_size: AtLeast1 = 16
+    batch_size: BatchSize = 16
     """B, the number of proteins in a step. Set it to that of the run in question; 64 is the published one."""
-    residues: AtLeast1 | None = None
+    residues: Residues | None = None
     """Length of synthetic proteins, which are then timed in place of real ones. Set it to time one length, or
     to compare with other code. Real proteins are packed as a training run packs them."""
     path: FilePath | None = None
@@ -356,10 +375,10 @@ class TimingConfig:
     the run in question."""
     split_scheme: str = "identity"
     """The scheme that says which proteins are training proteins. Set it to that of the run in question."""
-    neighbours: AtLeast1 = 30
+    neighbours: Neighbours = 30
     """K, the number of nearest CA atoms that send messages to a residue. Set it to that of the run in
     question."""
-    repeats: AtLeast1 = 10
+    repeats: Annotated[AtLeast1, AtMost(100_000)] = 10
     """Number of timed runs of every program. Raise it when the quartiles lie far apart."""
     epoch_batches: AtLeast1 | None = None
     """The pass "epoch" ends after this many batches; without it, after all. Set it to save time."""
@@ -371,12 +390,23 @@ class TimingConfig:
     "rematerialisation", "backward", "precision" and "plain" show what each way to compute it costs."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The models that are timed, by default those of the published size."""
-    seed: AtLeast0 = 0
+    seed: Seed = 0
     """Seed of the weights and of the choice of batches. Change it to see how much depends on the batch."""
 
     def __post_init__(self) -> None:
+        _check_features(self.model)
         if self.path is not None and self.residues is not None:
             raise ValueError(
                 f"residues is {self.residues}, but must be left out where a file of real proteins is given "
                 f"(path is {self.path!r})"
+            )
+
+
+def _check_features(model: ModelConfig) -> None:
+    """Raises ValueError for a model that does not take the features of `graphs.featurise`."""
+    for name, features in (("node_in", NODE_FEATURES), ("edge_in", EDGE_FEATURES)):
+        if getattr(model, name) != features:
+            raise ValueError(
+                f"model.{name} is {getattr(model, name)}, but must be {features}, the features that proteins "
+                "get here; other ones take a model that you build yourself"
             )

@@ -295,12 +295,19 @@ def parameter_table(model: nnx.Module) -> list[tuple[str, int]]:
 
     Codebook buffers are moved by averages and do not count.
     """
-    rows: dict[str, int] = {}
-    for path, value in nnx.to_flat_state(nnx.state(model, nnx.Param)):
-        name = _component(path)
-        rows[name] = rows.get(name, 0) + value.size
-    order = sorted(rows, key=lambda name: _ORDER.index(name.split(" ")[0]))
-    return [*((name, rows[name]) for name in order), ("total", sum(rows.values()))]
+    rows = {
+        name: sum(variable.size for variable in variables)
+        for name, variables in by_component(nnx.state(model, nnx.Param)).items()
+    }
+    return [*rows.items(), ("total", sum(rows.values()))]
+
+
+def by_component(params: nnx.State) -> dict[str, list[Any]]:
+    """Parameters, or what has their structure, per component and in the order of the forward pass."""
+    found: dict[str, list[Any]] = {}
+    for path, value in nnx.to_flat_state(params):
+        found.setdefault(_component(path), []).append(value)
+    return {name: found[name] for name in sorted(found, key=lambda name: _ORDER.index(name.split(" ")[0]))}
 
 
 _ORDER = (

@@ -9,14 +9,18 @@ import inspect
 import math
 import numbers
 import os
+import reprlib
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import pydantic.dataclasses
 import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+from partoken_jax.files import unreadable
 
 T = TypeVar("T")
 
@@ -36,23 +40,42 @@ def _plain_float(value: Any) -> Any:
         return value
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return value
+
+
+def _plain_path(value: Any) -> Any:
+    """Paths count as text. No file has a name with a zero byte in it."""
+    if isinstance(value, Path):
+        value = os.fspath(value)
+    if isinstance(value, str) and "\0" in value:
+        raise PydanticCustomError("path", "zero byte")
+    return value
 
 
 _WHOLE, _REAL = BeforeValidator(_plain_integer), BeforeValidator(_plain_float)
 
-AtLeast0 = Annotated[int, Field(strict=True, ge=0), _WHOLE]
-AtLeast1 = Annotated[int, Field(strict=True, ge=1), _WHOLE]
-AtLeast2 = Annotated[int, Field(strict=True, ge=2), _WHOLE]
-NonNegative = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), _REAL]
-Positive = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False), _REAL]
+# A number that no run can need is a slip of the finger, and would cost the memory of the machine or years.
+# `Annotated[AtLeast1, AtMost(100)]` lowers the bound of a field.
+AtLeast0 = Annotated[int, Field(strict=True, ge=0, le=10**9), _WHOLE]
+AtLeast1 = Annotated[int, Field(strict=True, ge=1, le=10**9), _WHOLE]
+AtLeast2 = Annotated[int, Field(strict=True, ge=2, le=10**9), _WHOLE]
+Seed = Annotated[int, Field(strict=True, ge=0, le=2**32 - 1), _WHOLE]
+"""What NumPy and JAX both take."""
+NonNegative = Annotated[float, Field(strict=True, ge=0, le=1e9, allow_inf_nan=False), _REAL]
+Positive = Annotated[float, Field(strict=True, ge=1e-30, le=1e9, allow_inf_nan=False), _REAL]
+"""Not so small that it is 0 in float32."""
 Share = Annotated[float, Field(strict=True, gt=0, le=1), _REAL]
 """In (0, 1]."""
 BelowOne = Annotated[float, Field(strict=True, ge=0, lt=1), _REAL]
 """In [0, 1)."""
 Flag = Annotated[bool, Field(strict=True)]
-FilePath = Annotated[str, BeforeValidator(lambda path: os.fspath(path) if isinstance(path, Path) else path)]
+FilePath = Annotated[str, Field(min_length=1), BeforeValidator(_plain_path)]
+
+
+def AtMost(most: float) -> Any:
+    """A lower bound from above, for one field: `Annotated[AtLeast1, AtMost(100)]`."""
+    return Field(le=most)
 
 
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
@@ -121,15 +144,66 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """The settings in a file, unchecked. Raises ConfigError for a file that holds none."""
+    path = Path(path)
+    if reason := unreadable(path):
+        raise ConfigError(f"{path}: cannot be read ({reason}); give a file of settings")
+    if path.stat().st_size > MAX_YAML_BYTES:
+        raise ConfigError(
+            f"{path}: has {path.stat().st_size:,} bytes, but settings take at most {MAX_YAML_BYTES:,}; "
+            "give a YAML file of settings"
+        )
     try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise ConfigError(
+            f"{path}: not valid YAML ({line}{' '.join(str(error.problem).split())}); "
+            "write settings as 'name: value' lines"
+        ) from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: of a date or number that cannot be
+        raise ConfigError(
+            f"{path}: not valid YAML ({' '.join(str(error).split())}); write settings as 'name: value' lines"
+        ) from None
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no settings; write them as 'name: value' lines")
     return values or {}
+
+
+MAX_YAML_BYTES = 100_000
+_MAX_DEPTH = 20
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what only a slip or malice puts into settings: names set twice, references ("billion laughs"
+    are a few lines that stand for gigabytes), nesting without end."""
+
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(
+                problem=f"*{event.anchor} refers to another place; write the value out",
+                problem_mark=event.start_mark,
+            )
+        self.depth += 1
+        if self.depth > _MAX_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {_MAX_DEPTH} groups within groups", problem_mark=event.start_mark
+            )
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        values = super().construct_mapping(node, deep=deep)
+        if len(values) < len(node.value):
+            names = [key.value for key, _ in node.value]
+            twice = next(name for i, name in enumerate(names) if name in names[:i])
+            raise yaml.MarkedYAMLError(
+                problem=f"{shown(twice)} is set twice; keep one", problem_mark=node.start_mark
+            )
+        return values
 
 
 def save_yaml(config: Any, path: str | Path) -> None:
@@ -157,11 +231,11 @@ def _sentence(error: ValidationError, cls: Any, values: Any, prefix: str) -> str
             name, where, group = f"{where}{path[0]}", f"{where}{path[0]}.", field
             path.pop(0)
         if path and is_settings(group) and isinstance(value, dict):
-            unknown.setdefault(where, (group, []))[1].append(repr(path[0]))
+            unknown.setdefault(where, (group, []))[1].append(shown(path[0]))
         elif fault["type"] == "value_error":
             said[f"{where}{fault['ctx']['error']}"] = None
         else:
-            said[f"{name} is {value!r}, but must be {_allowed(group, value)}"] = None
+            said[f"{name} is {shown(value)}, but must be {_allowed(group, value)}"] = None
     for where, (group, names) in unknown.items():
         holder = f"{where.removesuffix('.')} has" if where else "there is"
         said[f"{holder} no setting called {_listed(names, 'or')}, only {_listed(_fields(group))}"] = None
@@ -194,8 +268,23 @@ def _words(schema: dict[str, Any], plural: bool = False) -> str:
     if schema["type"] == "array":
         count = "one or more of" if schema.get("minItems") else "any of"
         return f"{count} {_listed(map(repr, schema['items']['enum']))}"
-    bounds = " and ".join(f"{words} {schema[key]:g}" for key, words in _BOUNDS.items() if key in schema)
-    return f"{_TYPES[schema['type']][plural]} {bounds}".strip()
+    return f"{_TYPES[schema['type']][plural]} {_range(schema)}".strip()
+
+
+def _range(schema: dict[str, Any]) -> str:
+    """The bounds of a number in words."""
+    if schema["type"] == "string":
+        return "that is not empty and has no zero byte" if "minLength" in schema else ""
+    narrowed = {"minimum": schema.get("ge"), "maximum": schema.get("le")}  # of a field with bounds of its own
+    bounds = schema | {key: bound for key, bound in narrowed.items() if bound is not None}
+    words = {key: _number(bounds[key]) for key in _BOUNDS if key in bounds}
+    if list(words) == ["minimum", "maximum"]:
+        return f"from {words['minimum']} to {words['maximum']}"
+    return " and ".join(f"{_BOUNDS[key]} {bound}" for key, bound in words.items())
+
+
+def _number(bound: float) -> str:
+    return f"{bound:,.0f}" if bound == int(bound) else f"{bound:g}"
 
 
 _TYPES = {
@@ -211,6 +300,23 @@ _BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "less than",
 }
+
+
+class _Short(reprlib.Repr):
+    """Values as Python writes them, but never so long that a sentence is lost in them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother, self.maxlong = 2, 80, 80, 40
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out a number of thousands of digits.
+        return super().repr_int(x, level) if x.bit_length() < 2000 else f"a number of {x.bit_length():,} bits"
+
+
+def shown(value: Any) -> str:
+    """A value as Python writes it, shortened to be part of a sentence."""
+    return _Short().repr(value)
 
 
 def _listed(names: Any, word: str = "and") -> str:

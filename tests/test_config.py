@@ -42,6 +42,7 @@ MODEL = ModelConfig(
     message_passing="general", rematerialise="layer", sender_gradient="scatter", precision="bfloat16",
     partitioner=PARTITIONER, codebook=CODEBOOK,
 )  # fmt: skip
+FITTING = dataclasses.replace(MODEL, node_in=(6, 3), edge_in=(32, 1))  # the features that a run computes
 DATA = DataConfig(
     path="some: file.npz", task="cath-class", split_scheme="superfamily", neighbours=1, batch_size=3,
     residues_per_batch=9,
@@ -49,7 +50,7 @@ DATA = DataConfig(
 )  # fmt: skip
 STAGE = StageConfig(epochs=2, learning_rate=3e-5, warmup_epochs=0.5)
 LOSS = LossConfig(vq=0, coverage=1e-9, cardinality=7, ramp_epochs=0)
-TEMPERATURE = TemperatureConfig(initial=3, decay=1, final=1e-300)
+TEMPERATURE = TemperatureConfig(initial=3, decay=1, final=1e-6)
 CHECKPOINT = CheckpointConfig(every=0.5, keep_best=3, keep_every=10)
 UNUSUAL = [
     PARTITIONER,
@@ -61,7 +62,8 @@ UNUSUAL = [
     TEMPERATURE,
     CHECKPOINT,
     TrainConfig(
-        run_dir="some where", seed=2**40, model=MODEL, data=DATA, stage0=STAGE, stage1=StageConfig(0, 1, 0),
+        run_dir="some where", seed=2**32 - 1, model=FITTING, data=DATA, stage0=STAGE,
+        stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
         reseed_dead_codes=True, devices=3, init_from="runs/other", checkpoint=CHECKPOINT, overwrite=True,
         resume=True,
@@ -69,7 +71,7 @@ UNUSUAL = [
     TimingConfig(
         models=("partoken",), passes=("epoch", "forward"), batch_size=1, path="yes", task="cath-architecture",
         split_scheme="random", neighbours=2, repeats=1, epoch_batches=1, gap=False, sweeps=("plain", "batch"),
-        model=MODEL, seed=1,
+        model=FITTING, seed=1,
     ),
     TimingConfig(residues=1),
 ]  # fmt: skip
@@ -125,24 +127,24 @@ WRONG = [
     ("model: {partitioner: {rounds: 3}}", "model.partitioner has no setting called 'rounds', only max_"),
     ("model: {kind: transformer}", "model.kind is 'transformer', but must be 'gvp' or 'partoken'"),
     ("model: {dropout: 1.0}", "model.dropout is 1.0, but must be a number of at least 0 and less than 1"),
-    ("model: {node_hidden: [100]}", "model.node_hidden is [100], but must be 2 whole numbers of at least 1"),
-    ("model: {node_in: [9, 0]}", "model.node_in is [9, 0], but must be 2 whole numbers of at least 1"),
+    ("model: {node_hidden: [100]}", "model.node_hidden is [100], but must be 2 whole numbers from 1 to"),
+    ("model: {node_in: [9, 0]}", "model.node_in is [9, 0], but must be 2 whole numbers from 1 to 4,096"),
     ("model: 3", "model is 3, but must be a group of settings such as kind"),
     ("model:", "model is None, but must be a group of settings such as kind"),
-    ("data: {batch_size: 0}", "data.batch_size is 0, but must be a whole number of at least 1"),
-    ("data: {batch_size: true}", "data.batch_size is True, but must be a whole number of at least 1"),
-    ("data: {batch_size: 4.0}", "data.batch_size is 4.0, but must be a whole number of at least 1"),
-    ("data: {batch_size: '4'}", "data.batch_size is '4', but must be a whole number of at least 1"),
-    ("data: {max_eval: 0}", "data.max_eval is 0, but must be a whole number of at least 1, or none"),
+    ("data: {batch_size: 0}", "data.batch_size is 0, but must be a whole number from 1 to 100,000"),
+    ("data: {batch_size: true}", "data.batch_size is True, but must be a whole number from 1"),
+    ("data: {batch_size: 4.0}", "data.batch_size is 4.0, but must be a whole number from 1"),
+    ("data: {batch_size: '4'}", "data.batch_size is '4', but must be a whole number from 1"),
+    ("data: {max_eval: 0}", "data.max_eval is 0, but must be a whole number from 1 to 1,000,000,000, or"),
     ("data: {task: 3}", "data.task is 3, but must be text"),
-    ("data: {path: 3}", "data.path is 3, but must be text, or none"),
-    ("seed: many", "seed is 'many', but must be a whole number of at least 0"),
-    ("seed: -1", "seed is -1, but must be a whole number of at least 0"),
+    ("data: {path: 3}", "data.path is 3, but must be text that is not empty and has no zero byte, or none"),
+    ("seed: many", "seed is 'many', but must be a whole number from 0 to 4,294,967,295"),
+    ("seed: -1", "seed is -1, but must be a whole number from 0"),
     ("resume: 1", "resume is 1, but must be true or false"),
-    ("stage0: {learning_rate: 0}", "stage0.learning_rate is 0, but must be a number greater than 0"),
-    ("stage1: {warmup_epochs: true}", "stage1.warmup_epochs is True, but must be a number of at least 0"),
-    ("loss: {vq: .inf}", "loss.vq is inf, but must be a finite number of at least 0"),
-    ("temperature: {final: .nan}", "temperature.final is nan, but must be a finite number greater than 0"),
+    ("stage0: {learning_rate: 0}", "stage0.learning_rate is 0, but must be a number from 1e-30 to"),
+    ("stage1: {warmup_epochs: true}", "stage1.warmup_epochs is True, but must be a number from 0 to 10,000"),
+    ("loss: {vq: .inf}", "loss.vq is inf, but must be a finite number from 0 to 1,000,000"),
+    ("temperature: {final: .nan}", "temperature.final is nan, but must be a finite number from 1e-06 to"),
     ("temperature: {decay: inf}", "temperature.decay is 'inf', but must be a number greater than 0 and at"),
     (
         "model: {partitioner: {termination_threshold: 0}}",
@@ -156,9 +158,9 @@ WRONG = [
     ("model: {sender_gradient: gather}", "model.sender_gradient is 'gather', but must be 'auto' or 'scat"),
     (
         "{seed: -1, model: {codebook: {size: 0}}, stage1: {epochs: -1}}",
-        "seed is -1, but must be a whole number of at least 0; "
-        "model.codebook.size is 0, but must be a whole number of at least 1; "
-        "stage1.epochs is -1, but must be a whole number of at least 0",
+        "seed is -1, but must be a whole number from 0 to 4,294,967,295; "
+        "model.codebook.size is 0, but must be a whole number from 1 to 1,000,000; "
+        "stage1.epochs is -1, but must be a whole number from 0 to 10,000",
     ),
     ("- 1", "holds no settings; write them as 'name: value' lines"),
     ("seed: [", "not valid YAML"),
@@ -182,7 +184,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("build", "complaint"),
     [
-        (lambda: ModelConfig(num_layers=0), "ModelConfig.num_layers is 0, but must be a whole number of"),
+        (lambda: ModelConfig(num_layers=0), "ModelConfig.num_layers is 0, but must be a whole number from"),
         (lambda: ModelConfig(layers=3), "ModelConfig has no setting called 'layers', only kind, num_"),
         (lambda: StageConfig(-1, 0), "StageConfig.epochs is -1, .*; StageConfig.learning_rate is 0, but"),
         (lambda: dataclasses.replace(DataConfig(), batch_size=0), "DataConfig.batch_size is 0, but must be"),

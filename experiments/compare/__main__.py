@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from experiments.compare.settings import CompareConfig
+from partoken_jax.cli.errors import tyro_in_a_sentence
 from partoken_jax.cli.files import check_output_files, save_json
 from partoken_jax.config import ConfigError
 
@@ -43,8 +44,8 @@ class Flags(CompareConfig):
 
 
 def parse(words: list[str]) -> Flags:
-    """The flags of a command line. Raises ConfigError for a setting that cannot be used, and SystemExit with
-    code 2 for a flag that does not exist."""
+    """The flags of a command line. Raises ConfigError for a setting that cannot be used, or a flag that does
+    not exist."""
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -61,8 +62,9 @@ def parse(words: list[str]) -> Flags:
             cause = cause.__context__
         if cause is not None:
             raise cause from None
-        sys.stderr.write(complaint.getvalue())
-        raise
+        if exit_.code != 2:
+            raise
+        raise ConfigError(tyro_in_a_sentence(complaint.getvalue(), PROGRAM)) from None
 
 
 def run(flags: Flags, command: str) -> None:

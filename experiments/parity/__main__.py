@@ -19,6 +19,7 @@ import re
 import sys
 from pathlib import Path
 
+from experiments.flags import Flags, output, run_script
 from experiments.parity.cases import CASES, lacking
 from experiments.parity.compare import Report
 from experiments.parity.framework import framework
@@ -73,7 +74,7 @@ def _check(file: Path, digit: str, report: Report, side) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
+    parser = Flags(
         prog="python -m experiments.parity",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -85,10 +86,8 @@ def main() -> int:
         default="jax",
         help="What to check: jax, this package, or torch, the same models in experiments/torch_peer.",
     )
-    parser.add_argument("--json", type=Path, help="Also write the table, and what was missing, to this file.")
+    parser.add_argument("--json", type=output, help="Also write the table, and what was missing, to it.")
     args = parser.parse_args()
-    if args.json and not args.json.parent.is_dir():
-        parser.error(f"--json: {args.json.parent} is not a directory; make it first")
     report = Report()
     files = run(args.vectors, report, args.framework)
     if not files:
@@ -104,4 +103,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

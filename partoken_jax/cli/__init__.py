@@ -15,8 +15,9 @@ from partoken_jax.cli.stopping import EXIT_CODE, Stopping
 
 
 def main(args: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code: 0, 2 for a mistake (one sentence on stderr), 75 for a training
-    run that was stopped by a signal and has saved what it had, 130 on Ctrl-C in other verbs."""
+    """Runs a command; returns its exit code: 0, 1 for a replayed step that is finite here, 2 for a mistake
+    (one sentence on stderr), 75 for a training run that was stopped by a signal and has saved what it had,
+    130 on Ctrl-C in other verbs."""
     words = sys.argv[1:] if args is None else args
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -28,9 +29,8 @@ def main(args: list[str] | None = None) -> int:
         try:
             call = parse(words)
             if stopping is None:
-                call()
-            else:
-                stopping.wait_for(lambda: call(stopping.asked))  # type: ignore[call-arg]
+                return call() or 0
+            stopping.wait_for(lambda: call(stopping.asked))  # type: ignore[arg-type, call-arg]
         except OSError as error:
             print(f"error: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
             return 2
@@ -39,7 +39,7 @@ def main(args: list[str] | None = None) -> int:
 
             if not is_mistake(error):
                 raise  # a fault of ours keeps its traceback
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -64,15 +64,17 @@ def _show_warning(
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno))
 
 
-def parse(args: list[str]) -> Callable[[], None]:
+def parse(args: list[str]) -> Callable[[], int | None]:
     """The call that a command line stands for.
 
-    Raises ConfigError for settings that cannot be used; exits with code 2 for flags that do not exist.
+    Raises ConfigError for settings that cannot be used and for words that mean nothing.
     """
     import tyro
 
-    from partoken_jax.cli import convert, evaluate, params, prepare, time, train
+    from partoken_jax.cli import convert, evaluate, params, prepare, replay, time, train
+    from partoken_jax.cli.errors import tyro_in_a_sentence
     from partoken_jax.cli.flags import flags_from_settings
+    from partoken_jax.config import ConfigError
 
     verbs = {
         "train": train.verb,
@@ -80,13 +82,23 @@ def parse(args: list[str]) -> Callable[[], None]:
         "params": params.verb,
         "time": time.verb,
         "convert": convert.verb,
+        "replay": replay.verb,
         "prepare": prepare.verb,
     }
-    return tyro.extras.subcommand_cli_from_dict(
-        {name: verb(args) for name, verb in verbs.items()},
-        prog="partoken",
-        description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein structures.",
-        args=args,
-        config=(tyro.conf.FlagCreatePairsOff,),
-        registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),
-    )
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: verb(args) for name, verb in verbs.items()},
+                prog="partoken",
+                description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein "
+                "structures.",
+                args=args,
+                config=(tyro.conf.FlagCreatePairsOff,),
+                registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),
+            )
+    except SystemExit as exit_:
+        if exit_.code != 2:
+            raise
+        program = f"partoken {args[0]}" if args and args[0] in verbs else "partoken"
+        raise ConfigError(tyro_in_a_sentence(complaint.getvalue(), program)) from None

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import SHORT, stored_settings
 from partoken_jax.config import (
     ConfigError,
@@ -91,10 +90,6 @@ def _convert(
     trust_pickle: bool,
     overwrite: bool,
 ) -> None:
-    # Before JAX is imported, which takes long.
-    check_input(source)
-    if source.is_dir():
-        check_checkpoint(source, checkpoint)
     from partoken_jax.convert import export_weights, import_weights
 
     if not source.is_dir():
@@ -106,6 +101,7 @@ def _convert(
             f"{source} is a run, which has settings of its own; leave out {', '.join(settings)}"
         )
     else:
+        check_checkpoint(source, checkpoint)  # before JAX is imported, which takes long
         lines = export_weights(source, target, checkpoint=checkpoint, overwrite=overwrite)
     print("\n".join(lines))
 

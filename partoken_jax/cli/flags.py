@@ -14,13 +14,14 @@ import tyro
 from tyro.constructors import (
     ConstructorRegistry,
     PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
     StructConstructorSpec,
     StructFieldSpec,
     StructTypeInfo,
 )
 
-from partoken_jax.config import ModelConfig, TimingConfig, TrainConfig
-from partoken_jax.settings import from_dict, help_texts, is_settings, load_yaml
+from partoken_jax.config import ConfigError, ModelConfig, TimingConfig, TrainConfig
+from partoken_jax.settings import from_dict, help_texts, is_settings, load_yaml, shown
 
 T = TypeVar("T")
 SHORT = {
@@ -52,6 +53,19 @@ def flags_from_settings(left_out: Collection[tuple[type, str]] = ()) -> Construc
         ]
         return StructConstructorSpec(instantiate=lambda **values: values, fields=tuple(fields))
 
+    @registry.primitive_rule
+    def number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        """Words that are no number stay words, so that the settings say what is wrong with them."""
+        if info.type not in (int, float):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=info.type.__name__.upper(),
+            instance_from_str=lambda words: _number(info.type, words[0]),
+            is_instance=lambda value: isinstance(value, int | float | str),
+            str_from_instance=lambda value: [str(value)],
+        )
+
     return registry
 
 
@@ -61,6 +75,13 @@ def checked(cls: type[T], values: T) -> T:
     Raises ConfigError that names all that are wrong.
     """
     return from_dict(cls, cast(dict[str, Any], values))
+
+
+def whole_number(name: str, value: Any) -> Any:
+    """The value of a flag that no settings class checks: a number, or none. Raises ConfigError for a word."""
+    if isinstance(value, str):
+        raise ConfigError(f"{name} is {shown(value)}, but must be a whole number")
+    return value
 
 
 def stored_settings(args: list[str]) -> TrainConfig:
@@ -81,8 +102,17 @@ def _detailed(hint: Any, short: str | None) -> Any:
     first, *others = typing.get_args(hint) or (None,)
     if others == [...]:
         return Annotated[hint, _names(typing.get_args(first))]
-    metavar = {int: "INT", str: "FILE"}[first] if type(None) in others else None  # in place of "{None}|INT"
+    metavar = (
+        {int: "INT", float: "FLOAT", str: "FILE"}[first] if type(None) in others else None
+    )  # in place of "{None}|INT"
     return Annotated[hint, tyro.conf.arg(aliases=(short,) if short else None, metavar=metavar)]
+
+
+def _number(kind: type, word: str) -> Any:
+    try:
+        return kind(word)
+    except ValueError:
+        return word
 
 
 def _names(choices: tuple[str, ...]) -> PrimitiveConstructorSpec:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from partoken_jax.cli.flags import whole_number
 from partoken_jax.config import ConfigError
 
 
@@ -84,9 +85,9 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             "chains": None if chains is None else [name.strip() for name in chains.split(",")],
             "root": root,
             "split": None if split is None else _shares(split),
-            "seed": seed,
-            "neighbours": neighbours,
-            "workers": workers,
+            "seed": whole_number("seed", seed),
+            "neighbours": whole_number("neighbours", neighbours),
+            "workers": whole_number("workers", workers),
             "overwrite": overwrite,
         }
         if len(paths) < 2:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from partoken_jax.cli.files import check_input, check_output_files, save_json
+from partoken_jax.cli.files import check_data, check_output_files, save_json
 from partoken_jax.cli.flags import checked
-from partoken_jax.config import ConfigError, ModelConfig, TimingConfig
+from partoken_jax.config import ConfigError, DataConfig, ModelConfig, TimingConfig
 
 LEFT_OUT = ((ModelConfig, "kind"), (ModelConfig, "num_classes"))
 """Flags that would change nothing: --models and --task decide."""
@@ -41,7 +41,8 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
 
 def _time(config: TimingConfig, json_file: Path | None, markdown_file: Path | None, command: str) -> None:
     check_output_files(json_file, markdown_file)
-    check_input(config.path)
+    data = DataConfig(path=config.path, task=config.task, split_scheme=config.split_scheme)
+    check_data(data, ("train",))
     import jax
 
     from partoken_jax import timing

@@ -15,7 +15,7 @@ from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.cli.stopping import EXIT_CODE
 from partoken_jax.config import ConfigError, TrainConfig
-from partoken_jax.training.run_directory import check_run_dir, with_absolute_paths
+from partoken_jax.training.run_directory import check_checkpoint, check_run_dir, with_absolute_paths
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
@@ -62,32 +62,33 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
             raise ConfigError("--num-processes and --process-id need --coordinator; give the three together")
         together = None if coordinator is None else (coordinator, num_processes, process_id)
         command = shlex.join(["partoken", *args])
-        return partial(_train, settings, together=together, quiet=quiet, command=command)
+        return partial(_train, settings, together, quiet=quiet, command=command)
 
     return train
 
 
 def _train(
     config: TrainConfig,
+    together: tuple[str, int | None, int | None] | None,
     stop: threading.Event | None = None,
     *,
-    together: tuple[str, int | None, int | None] | None,
     quiet: bool,
     command: str,
 ) -> None:
     from partoken_jax.training.data import checked_data
 
     # Before JAX is imported, which takes long.
-    check_input(config.data.path)
     check_input(config.init_from)
+    if config.init_from is not None and Path(config.init_from).is_dir():
+        check_checkpoint(config.init_from, "best")
     config = with_absolute_paths(config)
     check_run_dir(config)
     datasets = checked_data(config)
+
     if together is not None:
         from partoken_jax.training.devices import start_processes
 
         start_processes(*together)
-
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.loop import train
 

@@ -5,15 +5,23 @@ where they are used. Reading runs no code that a file carries, unless the caller
 """
 
 import json
+import math
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from partoken_jax.files import unreadable
+from partoken_jax.proteins import DataError
+from partoken_jax.proteins.archive import open_archive
+
+MAX_BYTES = 2**29
+"""Of a file of weights, and of what it unpacks to: a hundred times what the published models need."""
 SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors", ".npz")
 # Where Lightning, and the original's own checkpoints of a stage, keep weights and hyper-parameters.
 _STATE_KEYS = ("state_dict", "model_state_dict")
@@ -63,8 +71,9 @@ def read_weights(path: str | Path, *, trust_pickle: bool = False) -> Weights:
     """
     path = Path(path)
     check_suffix(path)
-    if not path.is_file():
-        raise ConvertError(f"{path}: no such file")
+    if reason := unreadable(path):
+        raise ConvertError(f"{path}: {reason}; give a file of weights")
+    _check_size(path, path.stat().st_size)
     if path.suffix == ".npz":
         return Weights(_read_npz(path), {})
     if path.suffix == ".safetensors":
@@ -127,21 +136,31 @@ def check_suffix(path: Path) -> None:
         raise ConvertError(f"{path}: a file of weights ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
+def _check_size(path: Path, size: int) -> None:
+    if size > MAX_BYTES:
+        raise ConvertError(
+            f"{path}: has {size:,} bytes of weights, but these models have at most {MAX_BYTES:,}; "
+            "give a file of one model alone"
+        )
+
+
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
-        raise _damaged(path, "an .npz file of arrays", error) from None
+        with open_archive(path) as archive:
+            headers = {name: archive.header(name) for name in archive.names}
+            _check_size(path, sum(math.prod(shape) * dtype.itemsize for dtype, shape in headers.values()))
+            return {name: archive.read(name) for name in archive.names}
+    except DataError as error:
+        raise ConvertError(str(error)) from None
 
 
 def _read_safetensors(path: Path) -> Weights:
     safe_open = _safetensors(path).safe_open
     try:
-        with safe_open(path, "numpy") as file, safe_open(path, "flax") as of_jax:
+        with safe_open(path, "numpy") as file:
             arrays = {
                 # NumPy has no bfloat16; float32 holds every value of it
-                name: np.asarray(of_jax.get_tensor(name), np.float32)
+                name: _widened(path, name)
                 if file.get_slice(name).get_dtype() == "BF16"
                 else file.get_tensor(name)
                 for name in file.keys()  # noqa: SIM118
@@ -153,8 +172,18 @@ def _read_safetensors(path: Path) -> Weights:
     return Weights(arrays, _checked(path, hyper))
 
 
+def _widened(path: Path, name: str) -> np.ndarray:
+    from safetensors import safe_open
+
+    with safe_open(path, "flax") as file:  # imports JAX
+        return np.asarray(file.get_tensor(name), np.float32)
+
+
 def _read_torch(path: Path, trust_pickle: bool) -> Weights:
     torch = _torch(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as file:
+            _check_size(path, sum(info.file_size for info in file.infolist()))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols; what is wrong is said below

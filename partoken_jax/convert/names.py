@@ -6,10 +6,12 @@ Arrays in, arrays out: no PyTorch needed.
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from flax import nnx
+
+if TYPE_CHECKING:
+    from flax import nnx
 
 EPOCH = "partitioner.epoch"
 """The original's counter of epochs, int64 []: its temperature is tau(epoch)."""
@@ -99,12 +101,14 @@ def to_state_dict(
     return theirs
 
 
-def set_arrays(module: nnx.Module, arrays: Mapping[str, np.ndarray]) -> None:
+def set_arrays(module: "nnx.Module", arrays: Mapping[str, np.ndarray]) -> None:
     """Sets every parameter and buffer of a module from arrays by dotted path; a buffer of `OURS_ALONE` may
     be missing and is then 0.
 
     Raises ValueError that lists missing, unknown and misshapen names.
     """
+    from flax import nnx
+
     state = nnx.state(module)
     targets = {dotted(path): variable for path, variable in nnx.to_flat_state(state)}
     zeros = {name: np.zeros(targets[name][...].shape) for name in OURS_ALONE if name in targets}

@@ -2,8 +2,7 @@
 
 from itertools import pairwise
 
-from partoken_jax.config import ModelConfig
-from partoken_jax.nn.partitioner import SCORE_WIDTH, THRESHOLD_WIDTH
+from partoken_jax.config import SCORE_WIDTH, THRESHOLD_WIDTH, ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 RESIDUE_EMBEDDING = (20, 20)

@@ -1,16 +1,16 @@
-"""From a file of the original's weights to a run directory, and back."""
+"""From a file of the original's weights to a run directory, and back.
+
+JAX is imported where a checkpoint is made, after everything has been checked.
+"""
 
 import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from partoken_jax.config import ConfigError, DataConfig, TrainConfig, save_yaml, to_dict
 from partoken_jax.convert.files import ConvertError, Weights, check_suffix, read_weights, write_weights
@@ -26,10 +26,10 @@ from partoken_jax.convert.settings import (
 )
 from partoken_jax.proteins import load_dataset
 from partoken_jax.proteins.tasks import CATH_CLASSES, EC_CLASSES
-from partoken_jax.training.checkpoints import CheckpointMeta, Score, Which, restore, save_imported
-from partoken_jax.training.epochs import nothing_yet
-from partoken_jax.training.run_directory import clear_run_dir
-from partoken_jax.training.step import TrainState, abstract_state, run_keys
+
+if TYPE_CHECKING:
+    from partoken_jax.training.checkpoints import Which
+    from partoken_jax.training.step import TrainState
 
 Arrays = dict[str, np.ndarray]
 ORIGINAL_HEADS = 4
@@ -80,6 +80,13 @@ def import_weights(
     class_names = _class_names(source, config)
 
     epoch = _epoch(source, arrays)
+
+    from flax import nnx
+
+    from partoken_jax.training.checkpoints import CheckpointMeta, Score, save_imported
+    from partoken_jax.training.epochs import nothing_yet
+    from partoken_jax.training.run_directory import clear_run_dir
+
     in_use = config.model.codebook.enabled and bool(used.get("codebook.ema_counts", np.zeros(1)).any())
     state = _state(config, used)
     meta = CheckpointMeta(
@@ -130,11 +137,12 @@ def read_initial_weights(source: str | Path, *, trust_pickle: bool = False) -> d
         embedding = f"{names['residues']}.weight"
         if embedding in used and used[embedding].shape == (rows + 1, width):
             used[embedding] = used[embedding][:rows]
+    _check_finite(Path(source), {key: array for key, array in used.items() if array.dtype.kind == "f"})
     return from_state_dict(used)
 
 
 def export_weights(
-    run_dir: str | Path, target: str | Path, *, checkpoint: Which = "best", overwrite: bool = False
+    run_dir: str | Path, target: str | Path, *, checkpoint: "Which" = "best", overwrite: bool = False
 ) -> list[str]:
     """Writes a checkpoint as a `state_dict` of the original, which loads it with strict=True; says in lines
     what it did.
@@ -151,6 +159,11 @@ def export_weights(
         raise ConvertError(f"{target} already exists; pass --overwrite to replace it, or name another file")
     if target.is_dir() or not target.parent.is_dir():
         raise ConvertError(f"{target}: is a directory, or in none that exists; name a file in a directory")
+
+    from flax import nnx
+
+    from partoken_jax.training.checkpoints import restore
+
     restored = restore(run_dir, checkpoint)
     config, meta = restored.config, restored.meta
     model = config.model
@@ -264,7 +277,21 @@ def _check(source: Path, used: Arrays, config: TrainConfig) -> None:
     }
     if any(problems.values()):
         listed = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
-        raise ConvertError(f"{source}: does not fit the original's {config.model.kind}; {listed}")
+        raise ConvertError(
+            f"{source}: does not fit the original's {config.model.kind}, whose whole state_dict is needed; "
+            f"{listed}"
+        )
+    _check_finite(source, used)
+
+
+def _check_finite(source: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises ConvertError that lists the weights that are no numbers: such a model predicts nothing."""
+    wrong = [key for key, array in arrays.items() if not np.isfinite(array).all()]
+    if wrong:
+        raise ConvertError(
+            f"{source}: holds NaN or infinite values in {', '.join(wrong)}, so that the model would predict "
+            "nothing; convert an earlier checkpoint"
+        )
 
 
 def _class_names(source: Path, config: TrainConfig) -> tuple[str, ...]:
@@ -283,8 +310,14 @@ def _class_names(source: Path, config: TrainConfig) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(num_classes))
 
 
-def _state(config: TrainConfig, used: Arrays) -> TrainState:
+def _state(config: TrainConfig, used: Arrays) -> "TrainState":
     """Where training would begin, with these weights."""
+    import jax
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from partoken_jax.training.step import TrainState, abstract_state, run_keys
+
     ours = from_state_dict(used)
 
     def values(name: str, variable: nnx.Variable) -> np.ndarray:
@@ -306,6 +339,7 @@ def _state(config: TrainConfig, used: Arrays) -> TrainState:
         moments=jax.tree.map(lambda zero: np.zeros(zero.shape, zero.dtype), shapes.moments),
         key=run_keys(config.seed).step,
         step=jnp.int32(0),
+        stopped=jnp.bool_(False),
     )
 
 

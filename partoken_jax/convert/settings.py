@@ -74,7 +74,10 @@ def settings_of_weights(source: Path, arrays: Mapping[str, np.ndarray]) -> Setti
     def size(key: str, axis: int) -> int:
         if key not in arrays or arrays[key].ndim <= axis:
             found = f"is {arrays[key].shape}" if key in arrays else "is missing"
-            raise ConvertError(f"{source}: {key} {found}, so the sizes of the model cannot be known")
+            raise ConvertError(
+                f"{source}: {key} {found}, so the sizes of the model cannot be known; give its whole "
+                "state_dict"
+            )
         return arrays[key].shape[axis]
 
     def encoder(part: str) -> tuple[list[int], list[int]]:

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from partoken_jax.graphs.batching import BatchPlan, deal
-from partoken_jax.graphs.packing import FlatProteins, pack_flat
+from partoken_jax.graphs.packing import FlatProteins, pack_flat, padded_count
 from partoken_jax.graphs.streaming import StreamedProteins, residues
 from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.proteins import ProteinDataset
@@ -90,6 +90,16 @@ class BatchLoader:
         `get_state` of the iterator tells the next batch, and `set_state` goes there.
         """
         return self._stream(self.plan.training(self.proteins.length, epoch), first, shards)
+
+    def whole_batch(self, epoch: int, number: int) -> PackedGraph:
+        """A training batch by its number, in one piece whatever the number of shards."""
+        places = self.plan.training(self.proteins.length, epoch)[number]
+        num_nodes = padded_count(int(self.proteins.length[places].sum()))
+        count = len(places)
+        proteins = self.proteins
+        if isinstance(proteins, StreamedProteins):
+            proteins, places = proteins.some(places), np.arange(count)
+        return pack_flat(proteins, places, num_nodes=num_nodes, batch_size=count)
 
     def evaluation(self, shards: Sequence[int] | None = None) -> "grain.DatasetIterator[PackedGraph]":
         """All proteins once, in an order that never changes; `globals.protein` tells which is where."""

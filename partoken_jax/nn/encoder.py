@@ -94,13 +94,18 @@ class GVPEncoder(nnx.Module):
         with jax.named_scope("embedding"):
             hidden = self.embed(graph)
         with jax.named_scope("layers"):
-            nodes = self._run_layers(hidden, key)
+            nodes, _ = self.run_layers(hidden, key)
         with jax.named_scope("output_projection"):
             return _float32(self.output_gvp(*self.output_norm(*nodes))[0])
 
-    def _run_layers(self, graph: HiddenGraph, key: jax.Array | None) -> HiddenNodes:
-        """All layers as one scan over stacked weights: compiled once, and with rematerialisation the
-        backward pass keeps only the node features between layers."""
+    def run_layers(
+        self, graph: HiddenGraph, key: jax.Array | None, *, every: bool = False
+    ) -> tuple[HiddenNodes, HiddenNodes | None]:
+        """The nodes after the last layer, and with `every` those after each one, stacked.
+
+        All layers are one scan over stacked weights: compiled once, and with rematerialisation the backward
+        pass keeps only the node features between layers.
+        """
         splits = [nnx.split(layer) for layer in self.layers]
         graphdef = splits[0][0]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in splits])
@@ -122,11 +127,11 @@ class GVPEncoder(nnx.Module):
             layer = nnx.merge(graphdef, weights)
             here = graph._replace(nodes=nodes)
             layer_noise = None if noise is None else noise.fold_in(number)
-            return layer(here, noise=layer_noise, chunk=chunk, reverse=reverse), None
+            out = layer(here, noise=layer_noise, chunk=chunk, reverse=reverse)
+            return out, out if every else None
 
         step = jax.checkpoint(body) if choice == "layer" else body
-        nodes, _ = jax.lax.scan(step, graph.nodes, (stacked, numbers))
-        return nodes
+        return jax.lax.scan(step, graph.nodes, (stacked, numbers))
 
 
 def _float32(x: jax.Array) -> jax.Array:

@@ -81,7 +81,9 @@ def _load(path: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dic
             there = {name.removesuffix(".npy") for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError):
         there = set(optional)  # read_arrays says what is wrong
-    arrays: dict[str, Any] = read_arrays(path, tuple(name for name in optional if name in there))
+    arrays: dict[str, Any] = read_arrays(
+        path, tuple(name for name in optional if name in there), judge_chains=False
+    )
     names = [name.decode("utf-8", "replace") for name in arrays["id"].tolist()]
     labels, classes = {}, {}
     try:

@@ -4,7 +4,7 @@ from partoken_jax.proteins.dataset import ProteinDataset, load_dataset, load_spl
 from partoken_jax.proteins.prepared import LabelColumn, write_prepared
 from partoken_jax.proteins.prepared_set import PreparedProteins, PreparedSet, open_prepared, verify_prepared
 from partoken_jax.proteins.protein import RESIDUE_TYPES, DataError, Protein
-from partoken_jax.proteins.selection import limit_lengths, subset
+from partoken_jax.proteins.selection import limit_lengths, require_classes, subset
 
 __all__ = [
     "RESIDUE_TYPES",
@@ -18,6 +18,7 @@ __all__ = [
     "load_dataset",
     "load_splits",
     "open_prepared",
+    "require_classes",
     "subset",
     "verify_prepared",
     "write_prepared",

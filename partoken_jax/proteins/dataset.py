@@ -183,7 +183,7 @@ def _npz_splits(path: Path, task: str, split_scheme: str, splits: Sequence[str])
     _check_choice(path, "task", task, TASK_ARRAYS)
     _check_choice(path, "split_scheme", split_scheme, SPLIT_ARRAYS)
     arrays = read_arrays(path, (TASK_ARRAYS[task], SPLIT_ARRAYS[split_scheme]))
-    names = [name.decode("latin-1") for name in arrays["id"].tolist()]
+    names = [name.decode("utf-8") for name in arrays["id"].tolist()]
     try:
         labels, class_names = task_labels(task, arrays[TASK_ARRAYS[task]], names)
     except DataError as error:

@@ -29,7 +29,7 @@ class Protein:
     """One chain of L residues.
 
     Raises DataError, naming the protein, for wrong shapes, letters other than `RESIDUE_TYPES` and
-    `UNKNOWN_RESIDUE`, infinite coordinates or no residues at all.
+    `UNKNOWN_RESIDUE`, infinite coordinates, no residues at all or none that is complete.
     """
 
     name: str
@@ -78,6 +78,10 @@ class Protein:
             raise DataError(
                 f"{self.name}: residue {numbers[infinite.argmax()]} has non-finite (infinite) coordinates; "
                 "write missing atoms as NaN"
+            )
+        if not np.isfinite(backbone).all(axis=(1, 2)).any():
+            raise DataError(
+                f"{self.name}: none of its residues has all four atoms (N, CA, C and O); leave it out"
             )
         codes = self.insertion_codes or " " * num_residues
         if len(codes) != num_residues or not codes.isascii():

@@ -21,6 +21,17 @@ def subset(dataset: ProteinDataset, count: int | None, seed: int) -> ProteinData
     return dataset.take(chosen)
 
 
+def require_classes(dataset: ProteinDataset) -> None:
+    """Raises DataError where the labels are all of one class, so that there is nothing to learn."""
+    counts = dataset.class_counts()
+    if np.count_nonzero(counts) == 1:
+        raise DataError(
+            f"{dataset.source}: all proteins of split {dataset.split!r} are of class "
+            f"{dataset.class_names[counts.argmax()]!r}, so there is nothing to tell apart; give data with "
+            "two classes or more"
+        )
+
+
 def limit_lengths(
     dataset: ProteinDataset, max_length: int, too_long: str = "refuse"
 ) -> tuple[ProteinDataset, list[str]]:

@@ -51,7 +51,8 @@ def task_labels(task: str, annotation: np.ndarray, names: list[str]) -> tuple[np
             raise DataError(f"{names[i]}: ec_class is {annotation[i]}, but must be 1 to 7, or 0 for none")
         return annotation.astype(np.int32) - 1, EC_CLASSES
     codes = [
-        _architecture(code.decode("latin-1"), name) for code, name in zip(annotation, names, strict=True)
+        _architecture(code.decode("utf-8", "replace"), name)
+        for code, name in zip(annotation, names, strict=True)
     ]
     if task == "cath-class":
         return np.array([code[0] - 1 if code else -1 for code in codes], np.int32), CATH_CLASSES
@@ -70,7 +71,7 @@ def _architecture(code: str, name: str) -> tuple[int, int] | None:
     fields = code.split(".")
     if (
         len(fields) < 2
-        or not all(f.isdecimal() for f in fields)
+        or not all(f.isdecimal() and len(f) < 10 for f in fields)
         or not 1 <= int(fields[0]) <= len(CATH_CLASSES)
     ):
         raise DataError(

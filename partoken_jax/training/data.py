@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from partoken_jax.config import DataConfig, TrainConfig
-from partoken_jax.proteins import DataError, ProteinDataset, limit_lengths, load_splits, subset
+from partoken_jax.proteins import (
+    DataError,
+    ProteinDataset,
+    limit_lengths,
+    load_splits,
+    require_classes,
+    subset,
+)
 
 if TYPE_CHECKING:
     from partoken_jax.graphs import BatchLoader, BatchPlan
@@ -39,9 +46,11 @@ class RunData:
 def load_run_data(config: TrainConfig, num_shards: int = 1) -> RunData:
     """All three splits of the file or prepared set, read once, and their batches in `num_shards` parts each.
 
-    Raises DataError for data that cannot be read, and as `prepare` does.
+    Raises DataError for data that cannot be read or have one class alone, and as `prepare` does.
     """
-    return prepare(config, load_data(config.data), num_shards)
+    datasets = load_data(config.data)
+    require_classes(datasets["train"])
+    return prepare(config, datasets, num_shards)
 
 
 def load_data(config: DataConfig, splits: Sequence[Split] = SPLITS) -> dict[Split, ProteinDataset]:
@@ -85,6 +94,7 @@ def prepare(config: TrainConfig, datasets: Mapping[Split, ProteinDataset], num_s
 def checked_data(config: TrainConfig) -> dict[Split, ProteinDataset]:
     """All three splits, whole. Raises DataError where they or the settings' limits on them cannot be used."""
     datasets = load_data(config.data)
+    require_classes(datasets["train"])
     for dataset in datasets.values():
         require_labels(limited(dataset, config.data, config.seed)[0])
     return datasets

@@ -4,6 +4,7 @@ Legend: P proteins, S clusters, C classes.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypedDict
 
@@ -40,6 +41,9 @@ class TrainScores(TypedDict):
     """Share of residues in a cluster."""
     codebook_perplexity: float
     """Of the codebook's moving counts after the last step; 0 when no codebook is in use."""
+    gradient_norm: float
+    """Global norm of the gradients before clipping, mean over the steps."""
+    largest_gradient_norm: float
 
 
 class SoFar(TypedDict):
@@ -63,8 +67,8 @@ def nothing_yet() -> SoFar:
 class TrainEpoch(NamedTuple):
     state: TrainState
     scores: TrainScores
-    step_losses: list[float]
-    """Total loss of every step."""
+    step_losses: list[float | None]
+    """Total loss of every step; None where the step was skipped."""
     so_far: SoFar
     """All of the epoch."""
 
@@ -78,6 +82,23 @@ class TrainEpoch(NamedTuple):
 _METRICS = jax.tree.structure(
     StepMetrics._make([LossTerms._make(LossTerms._fields), *range(1, len(StepMetrics._fields))])
 )
+
+
+class TakenStep(NamedTuple):
+    """A step that was sent to the device."""
+
+    number: int
+    """Within the epoch, from 0."""
+    before: TrainState
+    """The state before it; donated, and not to be read, unless `TrainConfig.non_finite` is "skip"."""
+    graph: PackedGraph
+    settings: StepSettings
+    metrics: StepMetrics
+
+
+NonFiniteStep = Callable[[TakenStep, TrainState], None]
+"""Called for a step that was not finite, with the newest state. Raises TrainingError, or the step is left
+out."""
 
 AfterStep = Callable[[TrainState, Callable[[], SoFar]], None]
 """Called after each step was sent to the device, with the state after it and a function that waits for the
@@ -98,30 +119,36 @@ def train_epoch(
     so_far: SoFar | None = None,
     after_step: AfterStep | None = None,
     on_result: OnResult | None = None,
+    non_finite: NonFiniteStep | None = None,
 ) -> TrainEpoch:
     """Trains on every batch once; the given state is consumed.
 
     An epoch that was interrupted goes on with `so_far`, the rest of its `batches` and all its `settings`.
     Losses are read `LAG` steps late, to show progress, so that packing and dispatch run ahead of the device.
-    Raises TrainingError when a loss is not finite, and what `after_step` and `on_result` raise.
+    Raises TrainingError when a step is not finite and `non_finite` does not leave it out, or when every step
+    of the epoch was left out; and what `after_step` and `on_result` raise.
     """
     earlier = so_far or nothing_yet()
     done = len(earlier["steps"])
     history: list[StepMetrics] = []
+    under_way: deque[TakenStep] = deque()
     finished: list[float] = [time.perf_counter()]
     start = finished[0]
     waits: list[float] = []
 
-    def read_until(number: int) -> None:
-        while (read := len(finished) - 1) < number:
-            metrics = jax.device_get(history[read])
+    def read_until(left: int) -> None:
+        while len(under_way) > left:
+            taken = under_way.popleft()
+            metrics = jax.device_get(taken.metrics)
             finished.append(time.perf_counter())
             update(int(metrics.proteins), float(metrics.losses.total))
             if on_result is not None:
-                on_result(metrics, settings[done + read])
+                on_result(metrics, taken.settings)
+            if not metrics.finite:
+                (non_finite or _refuse)(taken, state)
 
     def known() -> SoFar:
-        read_until(len(history))
+        read_until(0)  # nothing may be saved before these are known to be finite
         rows = [[float(x) for x in jax.tree.leaves(metrics)] for metrics in jax.device_get(history)]
         return SoFar(
             steps=earlier["steps"] + rows,
@@ -130,23 +157,27 @@ def train_epoch(
             input_seconds=earlier["input_seconds"] + sum(waits),
         )
 
-    before = int(sum(jax.tree.unflatten(_METRICS, row).proteins for row in earlier["steps"]))
-    with progress(num_proteins, description, done=before, quiet=quiet) as update:
+    proteins_done = int(sum(jax.tree.unflatten(_METRICS, row).proteins for row in earlier["steps"]))
+    with progress(num_proteins, description, done=proteins_done, quiet=quiet) as update:
         for graph, step_settings in zip(_timed(batches, waits), settings[done:], strict=True):
-            state, metrics = step(state, graph, step_settings)
+            before = state
+            state, metrics = step(before, graph, step_settings)
+            number = done + len(history)
             history.append(metrics)
-            read_until(len(history) - LAG)
+            under_way.append(TakenStep(number, before, graph, step_settings, metrics))
+            read_until(LAG)
             if after_step is not None:
                 after_step(state, known)
         whole = known()
-    columns = np.array(whole["steps"], np.float64).T
-    host: Any = jax.tree.unflatten(_METRICS, list(columns))
-    bad = np.flatnonzero(~np.isfinite(host.losses.total))
-    if bad.size:
+    steps: Any = jax.tree.unflatten(_METRICS, list(np.array(whole["steps"], np.float64).T))
+    finite = steps.finite == 1
+    if not finite.any():
         raise TrainingError(
-            f"{description}: the loss is {host.losses.total[bad[0]]} at step {bad[0] + 1} of "
-            f"{len(settings)}; try a lower learning rate"
+            f"{description}: all of its {len(settings)} steps were skipped because they were not finite, so "
+            "the run learns nothing; start anew with a lower learning rate"
         )
+    losses = [float(loss) if ok else None for loss, ok in zip(steps.losses.total, finite, strict=True)]
+    host: Any = jax.tree.map(lambda x: x[finite], steps)  # of skipped steps nothing else is known
     share = host.proteins / host.proteins.sum()
     labelled_share = host.labelled / max(host.labelled.sum(), 1)
     scores = TrainScores(
@@ -158,8 +189,17 @@ def train_epoch(
         accuracy=float(host.correct.sum() / max(host.labelled.sum(), 1)),
         residue_coverage=float(host.assigned.sum() / max(host.residues.sum(), 1)),
         codebook_perplexity=float(host.perplexity[-1]),
+        gradient_norm=float(host.gradient_norm.mean()),
+        largest_gradient_norm=float(host.gradient_norm.max()),
     )
-    return TrainEpoch(state, scores, [float(loss) for loss in host.losses.total], whole)
+    return TrainEpoch(state, scores, losses, whole)
+
+
+def _refuse(taken: TakenStep, state: TrainState) -> None:
+    raise TrainingError(
+        f"the loss is {float(taken.metrics.losses.total)} at step {taken.number + 1}; "
+        "try a lower learning rate"
+    )
 
 
 def _timed(batches: Iterable[PackedGraph], waits: list[float]) -> Iterator[PackedGraph]:

@@ -4,11 +4,30 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from jax.experimental import multihost_utils
+
 T = TypeVar("T")
 
 
 class Interrupted(Exception):
     """A run that was asked to stop and has saved what it had; the message says where it is."""
+
+
+class StopTogether(threading.Event):
+    """The stop of a run of several processes: SIGTERM to any of them stops all after the same step.
+
+    JAX hears the signal (`jax.distributed`) and finds a step that none has passed yet. Every process asks as
+    often as every other, after the same steps and batches.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = 0
+
+    def is_set(self) -> bool:
+        """Whether this is the step to stop after."""
+        self._asked += 1
+        return super().is_set() or multihost_utils.reached_preemption_sync_point(self._asked)
 
 
 def until(stop: threading.Event | None, items: Iterable[T]) -> Iterator[T]:

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -34,8 +36,9 @@ from partoken_jax.training.epochs import (
 from partoken_jax.training.epochs import score as scores_of
 from partoken_jax.training.events import EventLog
 from partoken_jax.training.final_report import final_report
+from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import initial_weights
-from partoken_jax.training.interruption import Interrupted, until
+from partoken_jax.training.interruption import Interrupted, StopTogether, until
 from partoken_jax.training.progress import say
 from partoken_jax.training.records import EpochRecord, append_record, rewind_records
 from partoken_jax.training.report import (
@@ -110,6 +113,8 @@ def train(
     config = with_absolute_paths(config)
     run_dir = check_run_dir(config)
     mesh = data_mesh(config.devices)
+    if jax.process_count() > 1:
+        stop = StopTogether()
     quiet = quiet or not is_first_process()
     data = prepare(config, load_data(config.data) if datasets is None else datasets, num_shards(mesh))
     model = dataclasses.replace(config.model, num_classes=len(data.class_names))
@@ -134,9 +139,9 @@ def train(
             for line in lines:
                 say(line, quiet=quiet)
         parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
-        program = make_program(graphdef, mesh, quiet=quiet)
+        program = make_program(config, graphdef, mesh, quiet=quiet)
         state = replicate(state, mesh)
-        run = Run(config, data, program, parameters, stop, quiet, mesh, command, date, state)
+        run = Run(config, data, program, parameters, stop, quiet, command, date, mesh, state)
         if found is not None:
             place(run, found)
         run.say(f"{config.model.kind}: {parameters['total']:,} parameters")
@@ -148,7 +153,7 @@ def train(
             if is_first_process():
                 rewind_records(run_dir / "metrics.jsonl", run.epoch)
                 run.events = EventLog(run_dir, int(run.state.step))
-            summarised(run, "running")
+                summarised(run, "running")
             report = None
             try:
                 while run.epoch < run.num_epochs:
@@ -197,17 +202,28 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     settings = epoch_settings(
         config, stage, epoch_of_stage, loader.num_batches(epoch), has_codebook=has_codebook(config)
     )
+    description = f"stage {stage}, epoch {epoch + 1}"
     trained = train_epoch(
         run.program.train[bypass],
         run.state,
         run.training_batches(first=len(run.so_far["steps"])),
         settings,
         num_proteins=len(data.datasets["train"]),
-        description=f"stage {stage}, epoch {epoch + 1}",
+        description=description,
         quiet=run.quiet,
         so_far=run.so_far,
         after_step=saving(run, writer),
         on_result=_events(run),
+        non_finite=partial(
+            non_finite_step,
+            config=config,
+            graphdef=run.program.graphdef,
+            bypass_codebook=bypass,
+            description=description,
+            num_steps=len(settings),
+            name_of=lambda number: data.datasets["train"].names[number],
+            whole_batch=None if run.mesh is None else partial(loader.whole_batch, epoch),
+        ),
     )
     run.state, run.so_far = trained.state, trained.so_far
     # From here on another state, until the epoch is over: a checkpoint in between is one before all of this.
@@ -291,6 +307,7 @@ def _record(
         codes_reseeded=reseeded,
         train=trained.scores,
         validation=scores_of(predictions, data.class_names),
+        skipped_steps=trained.step_losses.count(None),
         step_losses=trained.step_losses,
         seconds=seconds,
         input_seconds=trained.so_far["input_seconds"],

@@ -26,8 +26,11 @@ class EpochRecord(TypedDict):
     codes_reseeded: int
     train: TrainScores
     validation: Evaluation
-    step_losses: list[float]
-    """Total loss of every step; equal to the bit in runs with the same seed on the same machine."""
+    skipped_steps: int
+    """Steps left out because they were not finite; everything else here is about the others."""
+    step_losses: list[float | None]
+    """Total loss of every step, null where it was skipped; equal to the bit in runs with the same seed on the
+    same machine."""
     seconds: float
     """Training alone, compilation included."""
     input_seconds: float

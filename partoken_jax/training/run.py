@@ -38,12 +38,20 @@ class Program(NamedTuple):
     evaluate: dict[bool, EvalStep]
 
 
-def make_program(graphdef: nnx.GraphDef, mesh: Mesh | None = None, *, quiet: bool = False) -> Program:
+def make_program(
+    config: TrainConfig, graphdef: nnx.GraphDef, mesh: Mesh | None, *, quiet: bool = False
+) -> Program:
     """The steps of a run, which say when they are compiled."""
     train: dict[bool, TrainStep] = {}
     evaluate: dict[bool, EvalStep] = {}
     for bypass, stage in (True, "stage 0"), (False, "stage 1"):
-        step = make_train_step(graphdef, bypass_codebook=bypass, mesh=mesh)
+        step = make_train_step(
+            graphdef,
+            bypass_codebook=bypass,
+            clip_norm=config.clip_norm,
+            non_finite=config.non_finite,
+            mesh=mesh,
+        )
         train[bypass] = announced(step, f"the training step of {stage}", quiet=quiet)
         scoring = make_eval_step(graphdef, bypass_codebook=bypass, mesh=mesh)
         evaluate[bypass] = announced(scoring, f"the evaluation step of {stage}", quiet=quiet)
@@ -60,11 +68,11 @@ class Run:
     parameters: dict[str, int]
     stop: threading.Event | None
     quiet: bool
-    mesh: Mesh | None
     command: str | None
     """The command line that started this process; None for a call from Python."""
     date: str
     """When that was: UTC, as ISO 8601 writes it."""
+    mesh: Mesh | None
     state: TrainState
     """After the last step of `so_far`."""
     epoch: int = 0
@@ -174,8 +182,7 @@ def save(run: Run, writer: CheckpointWriter) -> None:
 
 
 def summarised(run: Run, state: State, test: Evaluation | None = None) -> None:
-    """Writes summary.json, in the first process. On a full disk that is a warning: it says nothing that is
-    not elsewhere."""
+    """Writes summary.json. On a full disk that is a warning: it says nothing that is not elsewhere."""
     if not is_first_process():
         return
     summary = summarise(

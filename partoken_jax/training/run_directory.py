@@ -19,7 +19,10 @@ RUN_FILES = (
 GLOBS = ("evaluation_*.json", "non_finite_step_*.npz")
 LOCK = "lock"
 Which = Literal["best", "last"]
-FREE_TO_CHANGE = ("run_dir", "overwrite", "resume", "checkpoint", "init_from", "devices")
+FREE_TO_CHANGE = (
+    *("run_dir", "overwrite", "resume", "checkpoint", "init_from", "devices"),
+    *("clip_norm", "non_finite"),  # remedies of a run that stopped
+)
 """Settings that a resumed run may have others of."""
 
 

@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from partoken_jax.config import TrainConfig
+from partoken_jax.config import NonFinite, TrainConfig
 from partoken_jax.graphs.types import PackedGraph, ProteinGlobals
 from partoken_jax.models import GVPOutput, build_model
 from partoken_jax.nn.devices import sum_over_devices
@@ -27,13 +27,13 @@ from partoken_jax.training.objective import (
     Objective,
     Output,
     Randomness,
+    Scalar,
     evaluate_objective,
     forward,
     split_model,
 )
+from partoken_jax.training.optimiser import ADAM, adam_where
 from partoken_jax.training.schedules import StepSettings
-
-ADAM = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
 
 
 class TrainState(NamedTuple):
@@ -48,6 +48,8 @@ class TrainState(NamedTuple):
     """Never changes: the step number is folded in for dropout and seed sampling."""
     step: jax.Array
     """int32 []: steps done, over both stages."""
+    stopped: jax.Array
+    """bool []: a step was not finite and nothing may change any more (`TrainConfig.non_finite` is "stop")."""
 
 
 class StepMetrics(NamedTuple):
@@ -65,6 +67,20 @@ class StepMetrics(NamedTuple):
     """Real residues with all four atoms."""
     perplexity: jax.Array
     """Of the codebook's moving counts; 0 without a codebook or in stage 0."""
+    gradient_norm: jax.Array
+    """sqrt(Σ g²) over the gradients of all parameters, before clipping."""
+    finite: jax.Array
+    """bool []: loss, gradients and learning rate are; otherwise the step left the state as it was."""
+
+
+class Applied(NamedTuple):
+    """What gradients did to a state."""
+
+    state: TrainState
+    gradient_norm: jax.Array
+    """As `StepMetrics.gradient_norm`."""
+    finite: jax.Array
+    """As `StepMetrics.finite`."""
 
 
 class EvalOutput(NamedTuple):
@@ -135,7 +151,7 @@ def _builder(
         model = make_model(config.model, rngs=nnx.Rngs(keys.model))
         graphdef, params, codebook = split_model(model)
         graphdefs.append(graphdef)
-        return TrainState(params, codebook, ADAM.init(params), keys.step, jnp.int32(0))
+        return TrainState(params, codebook, ADAM.init(params), keys.step, jnp.int32(0), jnp.bool_(False))
 
     return build, graphdefs
 
@@ -166,12 +182,20 @@ def make_gradient_step(
     return gradient_step
 
 
-def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh | None = None) -> TrainStep:
+def make_train_step(
+    graphdef: nnx.GraphDef,
+    *,
+    bypass_codebook: bool,
+    clip_norm: float | None = None,
+    non_finite: NonFinite = "stop",
+    mesh: Mesh | None = None,
+) -> TrainStep:
     """`(state, graph, settings) -> (state, metrics)`, compiled once per shape of `graph`.
 
-    Arguments as for `make_gradient_step`. With a mesh, `graph` has an axis of shards, one for each device,
-    and state and metrics are the same on all. The old state is donated: its buffers are reused and must not
-    be read again.
+    Arguments as for `make_gradient_step` and `apply_gradients`. With "stop" the old state is donated: its
+    buffers are reused and must not be read again. With "skip" it is not, because the state before a step that
+    was not finite is wanted when the host hears of it, some steps later. With a mesh, `graph` has an axis of
+    shards, one for each device, and state and metrics are the same on all.
     """
     axis_name = None if mesh is None else AXIS
     gradient_step = make_gradient_step(graphdef, bypass_codebook=bypass_codebook, axis_name=axis_name)
@@ -183,14 +207,59 @@ def make_train_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh
             if axis_name is not None:
                 found, metrics = _of_all_devices(found, metrics, axis_name)
         with jax.named_scope("optimiser"):
-            updates, moments = ADAM.update(found.gradients, state.moments, state.params)
-            updates = jax.tree.map(lambda u: -settings.learning_rate * u, updates)
-            params = optax.apply_updates(state.params, updates)
-        return TrainState(params, found.codebook, moments, state.key, state.step + 1), metrics
+            applied = apply_gradients(
+                state,
+                found.gradients,
+                found.codebook,
+                found.losses.total,
+                settings.learning_rate,
+                clip_norm=clip_norm,
+                non_finite=non_finite,
+            )
+        return applied.state, metrics._replace(gradient_norm=applied.gradient_norm, finite=applied.finite)
 
+    donated = 0 if non_finite == "stop" else ()
     if mesh is not None:
-        return train_on_mesh(train_step, mesh, donate_argnums=0)
-    return jax.jit(train_step, donate_argnums=0)
+        return train_on_mesh(train_step, mesh, donate_argnums=donated)
+    return jax.jit(train_step, donate_argnums=donated)
+
+
+def apply_gradients(
+    state: TrainState,
+    gradients: nnx.State,
+    codebook: nnx.State,
+    loss: jax.Array,
+    learning_rate: Scalar,
+    *,
+    clip_norm: float | None = None,
+    non_finite: NonFinite = "stop",
+) -> Applied:
+    """One step of Adam. Where the step is not finite, parameters, moments and codebook keep their values.
+
+    Args:
+      state: before the step.
+      gradients: of the total loss by every parameter.
+      codebook: after its moving averages have moved.
+      loss: the total loss.
+      learning_rate: of this step.
+      clip_norm: gradients of a larger global norm are scaled down to this one, as Pascanu et al. 2012 do.
+      non_finite: "stop" also leaves the number of the step as it was and changes nothing in any later step,
+        so that the state found later is the one before the step; "skip" goes on with the next step.
+    """
+    norm = optax.tree.norm(gradients)
+    # A norm that overflows counts as well: Adam squares every gradient.
+    finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(learning_rate)
+    if clip_norm is not None:
+        gradients, _ = optax.clip_by_global_norm(clip_norm).update(gradients, optax.EmptyState())
+    step, stopped, moves = state.step + 1, state.stopped, finite
+    if non_finite == "stop":
+        moves = finite & ~stopped
+        step, stopped = jnp.where(moves, step, state.step), stopped | ~finite
+    updates, moments = adam_where(moves, gradients, state.moments)
+    rate = jnp.where(moves, learning_rate, 0.0)
+    params = optax.apply_updates(state.params, jax.tree.map(lambda u: -rate * u, updates))
+    codebook = jax.tree.map(lambda new, old: jnp.where(moves, new, old), codebook, state.codebook)
+    return Applied(TrainState(params, codebook, moments, state.key, step, stopped), norm, finite)
 
 
 def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh | None = None) -> EvalStep:
@@ -234,6 +303,7 @@ def compilations(step: Callable) -> int:
 
 
 def _metrics(losses: LossTerms, output: Output, graph: PackedGraph) -> StepMetrics:
+    """Everything but what becomes of the gradients."""
     labels, mask = graph.globals.label[:-1], graph.globals.mask[:-1]
     return StepMetrics(
         losses=losses,
@@ -243,6 +313,8 @@ def _metrics(losses: LossTerms, output: Output, graph: PackedGraph) -> StepMetri
         assigned=jnp.sum(_cluster_sizes(output)),
         residues=jnp.sum(graph.nodes.mask),
         perplexity=jnp.float32(0.0) if isinstance(output, GVPOutput) else output.perplexity,
+        gradient_norm=jnp.float32(0.0),
+        finite=jnp.bool_(True),
     )
 
 
@@ -253,15 +325,18 @@ def _of_all_devices(found: Objective, metrics: StepMetrics, axis_name: str) -> t
     baseline = isinstance(found.output, GVPOutput)
     if baseline:
         parts = jax.tree.map(lambda x: x * metrics.labelled, parts)
-    # The perplexity is that of all devices already.
-    counts: Any = metrics._replace(losses=None, perplexity=None)  # type: ignore[arg-type]
+    # The perplexity is that of all devices already, and the last two come from the summed gradients.
+    apart = ("losses", "perplexity", "gradient_norm", "finite")
+    nothing: Any = dict.fromkeys(apart)
+    counts: Any = metrics._replace(**nothing)
     parts, counts = sum_over_devices((parts, counts), axis_name)
     if baseline:
         parts = jax.tree.map(lambda x: x / jnp.maximum(counts.labelled, 1), parts)
     gradients, losses = parts
+    counted: Any = {name: x for name, x in counts._asdict().items() if x is not None}
     return (
         found._replace(gradients=gradients, losses=losses),
-        counts._replace(losses=losses, perplexity=metrics.perplexity),
+        metrics._replace(**{**counted, "losses": losses}),
     )
 
 

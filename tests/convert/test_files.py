@@ -73,13 +73,13 @@ def test_damaged_files_are_named(tmp_path, name):
     whole = (tmp_path / name).read_bytes()
     for content in (b"", b"something else entirely", whole[: len(whole) // 2]):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(ConvertError, match=rf"{name}: cannot be read"):
+        with pytest.raises(ConvertError, match=rf"{name}: (cannot be read as|not a readable)"):
             read_weights(tmp_path / name)
 
 
 def test_an_npz_of_python_objects_is_not_unpickled(tmp_path):
     np.savez(tmp_path / "w.npz", a=np.array([{}], object))
-    with pytest.raises(ConvertError, match="allow_pickle"):
+    with pytest.raises(ConvertError, match="'a' holds Python objects"):
         read_weights(tmp_path / "w.npz")
 
 

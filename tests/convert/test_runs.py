@@ -170,7 +170,7 @@ def test_every_problem_is_listed_by_the_names_of_the_original(tmp_path):
     with pytest.raises(ConvertError) as error:
         import_weights(source, tmp_path / "run")
     message = str(error.value)
-    assert message.startswith(f"{source}: does not fit the original's partoken; ")
+    assert message.startswith(f"{source}: does not fit the original's partoken, whose whole ")
     assert "unknown: cluster_gcn.weight, criterion" in message
     assert "missing: gvp_layers.1.norm.0.scalar_norm.weight, fw_gate.ln.bias" in message
     assert "misshapen: fw_gate.proj_c.weight is (16, 15), expected (16, 16)" in message

@@ -218,15 +218,16 @@ def test_a_fault_in_a_batch_is_raised_in_its_place(on_disk, monkeypatch):
 
 def test_the_threads_end_with_the_reader(on_disk):
     loader = both(on_disk)[0]
-    before = threading.active_count()
+    before = set(threading.enumerate())
     stream = loader.epoch(0)
     next(stream)
-    assert threading.active_count() > before
+    started = set(threading.enumerate()) - before
+    assert started
     del stream
-    end = time.monotonic() + 5
-    while threading.active_count() > before and time.monotonic() < end:
+    end = time.monotonic() + 10
+    while any(thread.is_alive() for thread in started) and time.monotonic() < end:
         time.sleep(0.01)
-    assert threading.active_count() <= before
+    assert not any(thread.is_alive() for thread in started)
 
 
 def test_more_neighbours_than_a_set_holds_are_refused(on_disk):

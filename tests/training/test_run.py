@@ -258,7 +258,7 @@ def test_evaluating_on_other_classes_is_refused(gvp_run, tmp_path):
 
 
 def test_a_diverging_run_stops_with_a_remedy(gvp_run, tmp_path):
-    stage0 = StageConfig(2, 1e30, warmup_epochs=0)
+    stage0 = StageConfig(2, 1e9, warmup_epochs=0)
     config = dataclasses.replace(gvp_run[0], run_dir=str(tmp_path / "run"), stage0=stage0)
     with pytest.raises(
         TrainingError, match=r"epoch \d: the loss is (nan|inf) at step \d of 4; .* learning rate"

@@ -14,8 +14,6 @@ A file per step, as docs/REFERENCE.md, section 4, numbers them:
 the sampling of seeds, and `edges` answers what a round asks of the edges.
 """
 
-from partoken_jax.nn.partitioner.module import SCORE_WIDTH as SCORE_WIDTH
-from partoken_jax.nn.partitioner.module import THRESHOLD_WIDTH as THRESHOLD_WIDTH
 from partoken_jax.nn.partitioner.module import Partition as Partition
 from partoken_jax.nn.partitioner.module import Partitioner as Partitioner
 from partoken_jax.nn.partitioner.noise import seed_noise as seed_noise

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import jraph
 from flax import nnx
 
-from partoken_jax.config import PartitionerConfig
+from partoken_jax.config import SCORE_WIDTH, THRESHOLD_WIDTH, PartitionerConfig
 from partoken_jax.graphs.segments import first_node, graph_index, segment_mean, segment_sum
 from partoken_jax.nn.linear import MLP, linear
 from partoken_jax.nn.noise import residue_noise
@@ -19,8 +19,6 @@ from partoken_jax.nn.partitioner.edges import edges_of
 from partoken_jax.nn.partitioner.round import Maps, Residues, RoundRecord, State, partition_round
 from partoken_jax.nn.partitioner.seed import residue_half
 
-SCORE_WIDTH = 64
-THRESHOLD_WIDTH = 128
 SEED_DROPOUT = 0.1
 
 
