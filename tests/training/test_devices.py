@@ -138,21 +138,32 @@ class Processes:
         return [json.loads(line) for line in (self.directory / f"read{number}.json").read_text().splitlines()]
 
 
-def test_two_processes_are_killed_and_resumed_to_the_losses_of_one(partoken_run, tmp_path):
+def until_epoch(log, number):
+    """Returns when a run has written so many records."""
+    deadline = time.monotonic() + 120
+    while not (log.is_file() and log.read_text().count("\n") >= number) and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def test_two_processes_are_killed_stopped_and_resumed_to_the_losses_of_one(partoken_run, tmp_path):
     straight, report, expected = partoken_run
     run_dir = tmp_path / "run"
     save_yaml(straight, tmp_path / "settings.yaml")
     words = ["--config", str(tmp_path / "settings.yaml"), "--run-dir", str(run_dir), "--resume"]
     first = Processes(tmp_path, *words)
     log = run_dir / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.is_file() and log.read_text().count("\n") >= 2) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    until_epoch(log, 1)
     first.running[1].send_signal(signal.SIGKILL)
     codes = first.wait()
     assert codes[1] == -signal.SIGKILL
     assert codes[0] == 75, first.said(0)
     assert "another process of the run was lost" in first.said(0) and "Traceback" not in first.said(0)
+
+    stopped = Processes(tmp_path, *words)
+    until_epoch(log, 3)
+    stopped.running[1].send_signal(signal.SIGTERM)  # both stop, after the same step
+    assert stopped.wait() == [75, 75], stopped.said(0) + stopped.said(1)
+    assert "and saved" in stopped.said(0) and "Traceback" not in stopped.said(1)
 
     second = Processes(tmp_path, *words)
     assert second.wait() == [0, 0], second.said(0) + second.said(1)

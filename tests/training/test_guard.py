@@ -179,22 +179,19 @@ def test_the_guard_compiles_once_per_shape(run):
 
 
 def test_a_step_that_moves_is_a_step_of_optax(run):
-    """And the norm that it reports is optax's, before clipping to half of it."""
+    """With gradients clipped to half of their norm; the norm that it reports is that before."""
     _, state = initial_state(run.config)
     graph, rate = run.batches[0], np.float32(1e-3)
     gradients = jax.jit(make_gradient_step(run.graphdef, bypass_codebook=False))(
         state, graph, settings()
     ).gradients
     norm = float(optax.tree.norm(gradients))
-    for clip_norm in (None, 0.5 * norm, 2 * norm):
-        clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-        chain = optax.chain(clip, optax.adam(rate))
-        updates, _ = chain.update(gradients, chain.init(state.params))
-        expected = by_path(optax.apply_updates(state.params, updates))
-        step = make_train_step(run.graphdef, bypass_codebook=False, clip_norm=clip_norm)
-        after, metrics = step(copied(state), graph, settings(rate=rate))
-        assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-5)
-        moments = optax.tree.norm(after.moments.mu)
-        assert float(moments) == pytest.approx(0.1 * min(norm, clip_norm or norm), rel=1e-5)
-        for name, array in by_path(after.params).items():
-            np.testing.assert_allclose(array, expected[name], atol=2e-5, err_msg=name)
+    chain = optax.chain(optax.clip_by_global_norm(0.5 * norm), optax.adam(rate))
+    updates, _ = chain.update(gradients, chain.init(state.params))
+    expected = by_path(optax.apply_updates(state.params, updates))
+    step = make_train_step(run.graphdef, bypass_codebook=False, clip_norm=0.5 * norm)
+    after, metrics = step(copied(state), graph, settings(rate=rate))
+    assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-5)
+    assert float(optax.tree.norm(after.moments.mu)) == pytest.approx(0.05 * norm, rel=1e-5)
+    for name, array in by_path(after.params).items():
+        np.testing.assert_allclose(array, expected[name], atol=2e-5, err_msg=name)

@@ -47,7 +47,7 @@ def broken(monkeypatch):
 
 
 def test_a_run_stops_at_a_step_and_replay_shows_it_again(tmp_path, capsys):
-    config = tiny(tmp_path / "run", kind="gvp", stage0=StageConfig(2, 1e30, warmup_epochs=0))
+    config = tiny(tmp_path / "run", kind="gvp", stage0=StageConfig(2, 1e9, warmup_epochs=0))
     with pytest.raises(TrainingError) as error:
         train(config, quiet=True)
     said = str(error.value)
