@@ -32,7 +32,7 @@ import json, os, sys, time
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 import jax
-from partoken_jax.config import TimingConfig
+from partoken_jax.timing_config import (TimingConfig)
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.programs import build_program, train_config
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.flags import Flags, run_script
-from partoken_jax.config import ModelConfig, TimingConfig
+from partoken_jax.config import ModelConfig
+from partoken_jax.timing_config import TimingConfig
 
 ROOT = Path(__file__).parents[1]
 CHAINS = ROOT / "experiments" / "data" / "pdb_chains.npz"

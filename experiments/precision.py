@@ -27,11 +27,12 @@ from jax.interpreters import mlir
 from tqdm import tqdm
 
 from experiments.flags import Flags, count, run_script
-from partoken_jax.config import Precision, TimingConfig
+from partoken_jax.config import Precision
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing.batches import TimingData, timing_data
 from partoken_jax.timing.programs import timing_settings, train_config
 from partoken_jax.timing.report import MODEL_NAMES
+from partoken_jax.timing_config import TimingConfig
 from partoken_jax.training.objective import forward
 from partoken_jax.training.report import environment
 from partoken_jax.training.step import TrainState, initial_state, make_gradient_step, make_train_step

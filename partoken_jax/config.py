@@ -4,7 +4,6 @@ The defaults are the published ParToken configuration (arXiv 2510.01632). The te
 help on the command line. How settings are checked, and read from YAML, is in `settings.py`.
 """
 
-import typing
 from dataclasses import field
 from typing import Annotated, Literal
 
@@ -34,8 +33,6 @@ Kind = Literal["gvp", "partoken"]
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 NonFinite = Literal["stop", "skip"]
-Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]
-SWEEPS: tuple[Sweep, ...] = typing.get_args(Sweep)  # what `partoken time` can vary
 
 Width = Annotated[AtLeast1, AtMost(4096)]
 Channels = tuple[Width, Width]  # numbers of scalars and of vectors
@@ -334,7 +331,7 @@ class TrainConfig:
     is none yet, the run starts, so that a job queue can give the same command every time."""
 
     def __post_init__(self) -> None:
-        _check_features(self.model)
+        check_features(self.model)
         if self.stage0.epochs + self.stage1.epochs == 0:
             raise ValueError(
                 "stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch; "
@@ -351,58 +348,7 @@ class TrainConfig:
             )
 
 
-@settings
-class TimingConfig:
-    """What `partoken time` measures, and on which proteins."""
-
-    models: Annotated[tuple[Kind, ...], Field(min_length=1)] = ("gvp", "partoken")
-    """Models to time. Name one to save time; what ParToken adds to the baseline takes both."""
-    passes: Annotated[
-        tuple[Literal["forward", "forward_backward", "train_step", "epoch"], ...], Field(min_length=1)
-    ] = ("forward", "forward_backward", "train_step")
-    """What to time: inference ("forward"), the gradients ("forward_backward"), the whole training step
-    ("train_step"), or the training loop with its input pipeline ("epoch")."""
-    batch_size: BatchSize = 16
-    """B, the number of proteins in a step. Set it to that of the run in question; 64 is the published one."""
-    residues: Residues | None = None
-    """Length of synthetic proteins, which are then timed in place of real ones. Set it to time one length, or
-    to compare with other code. Real proteins are packed as a training run packs them."""
-    path: FilePath | None = None
-    """File or prepared set with the real proteins, as in data.path of a run. Without it, the proteins that
-    come with the package are used. Set it to time the proteins of a run of yours."""
-    task: str = "ec-class"
-    """The task whose training proteins are used, and whose classes the models tell apart. Set it to that of
-    the run in question."""
-    split_scheme: str = "identity"
-    """The scheme that says which proteins are training proteins. Set it to that of the run in question."""
-    neighbours: Neighbours = 30
-    """K, the number of nearest CA atoms that send messages to a residue. Set it to that of the run in
-    question."""
-    repeats: Annotated[AtLeast1, AtMost(100_000)] = 10
-    """Number of timed runs of every program. Raise it when the quartiles lie far apart."""
-    epoch_batches: AtLeast1 | None = None
-    """The pass "epoch" ends after this many batches; without it, after all. Set it to save time."""
-    gap: Flag = True
-    """Whether to time also models that grow from the baseline to ParToken part by part, which says what each
-    part adds to the training step. Switch it off to save the compilation of six more programs."""
-    sweeps: tuple[Sweep, ...] = ()
-    """Settings to vary one by one: "batch", "length" and "clusters" show how the training step scales;
-    "rematerialisation", "backward", "precision" and "plain" show what each way to compute it costs."""
-    model: ModelConfig = field(default_factory=ModelConfig)
-    """The models that are timed, by default those of the published size."""
-    seed: Seed = 0
-    """Seed of the weights and of the choice of batches. Change it to see how much depends on the batch."""
-
-    def __post_init__(self) -> None:
-        _check_features(self.model)
-        if self.path is not None and self.residues is not None:
-            raise ValueError(
-                f"residues is {self.residues}, but must be left out where a file of real proteins is given "
-                f"(path is {self.path!r})"
-            )
-
-
-def _check_features(model: ModelConfig) -> None:
+def check_features(model: ModelConfig) -> None:
     """Raises ValueError for a model that does not take the features of `graphs.featurise`."""
     for name, features in (("node_in", NODE_FEATURES), ("edge_in", EDGE_FEATURES)):
         if getattr(model, name) != features:

@@ -19,7 +19,6 @@ from partoken_jax.config import (
     PartitionerConfig,
     StageConfig,
     TemperatureConfig,
-    TimingConfig,
     TrainConfig,
     from_dict,
     load_yaml,
@@ -27,8 +26,9 @@ from partoken_jax.config import (
     to_dict,
 )
 from partoken_jax.settings import help_texts, is_settings
+from partoken_jax.timing_config import TimingConfig
 
-CLASSES = [thing for thing in vars(all_settings).values() if is_settings(thing)]
+CLASSES = [*(thing for thing in vars(all_settings).values() if is_settings(thing)), TimingConfig]
 PARTITIONER = PartitionerConfig(
     max_clusters=2, hidden=7, k_hop=3, cluster_size_max=1, termination_threshold=1
 )
@@ -65,7 +65,8 @@ UNUSUAL = [
         run_dir="some where", seed=2**32 - 1, model=FITTING, data=DATA, stage0=STAGE,
         stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
-        reseed_dead_codes=True, devices=3, init_from="runs/other", checkpoint=CHECKPOINT, overwrite=True,
+        reseed_dead_codes=True, devices=3, init_from="runs/other", clip_norm=0.5, non_finite="skip", devices=2,
+        checkpoint=CHECKPOINT, overwrite=True,
         resume=True,
     ),
     TimingConfig(

@@ -3,7 +3,8 @@
 import numpy as np
 
 from experiments.compare.protocol import Settings
-from partoken_jax.config import ModelConfig, TimingConfig
+from partoken_jax.config import ModelConfig
+from partoken_jax.timing_config import TimingConfig
 
 
 def timing_config(settings: Settings, variant: str) -> TimingConfig:

@@ -20,8 +20,9 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from partoken_jax.config import ConfigError, ModelConfig, TimingConfig, TrainConfig
+from partoken_jax.config import ConfigError, ModelConfig, TrainConfig
 from partoken_jax.settings import from_dict, help_texts, is_settings, load_yaml, shown
+from partoken_jax.timing_config import TimingConfig
 
 T = TypeVar("T")
 SHORT = {

@@ -9,7 +9,8 @@ from tyro.conf import arg
 
 from partoken_jax.cli.files import check_data, check_output_files, save_json
 from partoken_jax.cli.flags import checked
-from partoken_jax.config import ConfigError, DataConfig, ModelConfig, TimingConfig
+from partoken_jax.config import ConfigError, DataConfig, ModelConfig
+from partoken_jax.timing_config import TimingConfig
 
 LEFT_OUT = ((ModelConfig, "kind"), (ModelConfig, "num_classes"))
 """Flags that would change nothing: --models and --task decide."""

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from tqdm import tqdm
 
-from partoken_jax.config import ModelConfig, TimingConfig
+from partoken_jax.config import ModelConfig
 from partoken_jax.models import build_model, parameter_table
 from partoken_jax.timing.ablation import PARTS, ablation
 from partoken_jax.timing.batches import TimingData, timing_data
@@ -23,6 +23,7 @@ from partoken_jax.timing.programs import Program, build_program, train_config
 from partoken_jax.timing.roofline import measure_ceilings, minimum, roofline
 from partoken_jax.timing.rows import measurement
 from partoken_jax.timing.sweeps import run_sweep
+from partoken_jax.timing_config import TimingConfig
 from partoken_jax.training.report import environment
 
 SCHEMA = "partoken.timing/1"

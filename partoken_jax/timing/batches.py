@@ -4,12 +4,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from partoken_jax.config import TimingConfig
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.proteins import ProteinDataset, load_dataset
 from partoken_jax.proteins.tasks import EC_CLASSES
 from partoken_jax.timing.synthetic import synthetic_protein
+from partoken_jax.timing_config import TimingConfig
 
 DISTINCT = 64
 """Synthetic proteins that are made; a larger batch repeats them."""

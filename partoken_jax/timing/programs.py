@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from flax import nnx
 
-from partoken_jax.config import LossConfig, StageConfig, TimingConfig, TrainConfig
+from partoken_jax.config import LossConfig, StageConfig, TrainConfig
 from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.timing.batches import TimingData
 from partoken_jax.timing.measure import Compiled, compile_program
+from partoken_jax.timing_config import TimingConfig
 from partoken_jax.training.schedules import StepSettings, epoch_settings
 from partoken_jax.training.step import (
     TrainState,

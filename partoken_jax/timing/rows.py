@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from partoken_jax.config import TimingConfig
 from partoken_jax.timing.batches import TimingData
 from partoken_jax.timing.breakdown import program_cost
 from partoken_jax.timing.measure import Compiled, Timing
 from partoken_jax.timing.programs import STAGE
+from partoken_jax.timing_config import TimingConfig
 
 
 def measurement(

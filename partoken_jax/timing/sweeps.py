@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
-from partoken_jax.config import TimingConfig
 from partoken_jax.nn.platform import target_platform
 from partoken_jax.timing.batches import TimingData, timing_data
 from partoken_jax.timing.measure import interleave, ratio
 from partoken_jax.timing.programs import STAGE, Program, build_program, train_config
 from partoken_jax.timing.rows import measurement, settings_of
+from partoken_jax.timing_config import TimingConfig
 
 BATCH_SIZES = (4, 8, 16, 32, 64, 128, 256, 512)
 CLUSTERS = (5, 10, 15, 20, 25)

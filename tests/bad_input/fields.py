@@ -5,8 +5,9 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from partoken_jax.config import TimingConfig, TrainConfig
+from partoken_jax.config import TrainConfig
 from partoken_jax.settings import is_settings
+from partoken_jax.timing_config import TimingConfig
 from tests.bad_input.case import Case
 from tests.bad_input.made_files import write
 

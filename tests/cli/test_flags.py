@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from partoken_jax.cli import main, parse
-from partoken_jax.config import DataConfig, ModelConfig, TemperatureConfig, TimingConfig, TrainConfig
+from partoken_jax.config import DataConfig, ModelConfig, TemperatureConfig, TrainConfig
 from partoken_jax.settings import help_texts, is_settings
+from partoken_jax.timing_config import TimingConfig
 
-VERBS = ("train", "evaluate", "params", "time", "convert", "prepare")
+VERBS = ("train", "evaluate", "params", "time", "convert", "replay", "prepare")
 
 
 def help_of(verb: str, capsys) -> str:

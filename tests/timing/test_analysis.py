@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from partoken_jax.cli import main
-from partoken_jax.config import SWEEPS, ConfigError, ModelConfig, TimingConfig
+from partoken_jax.config import ConfigError, ModelConfig
 from partoken_jax.models import build_model
 from partoken_jax.timing import (
     ablation,
@@ -26,6 +26,7 @@ from partoken_jax.timing.programs import Program, timing_settings, train_config
 from partoken_jax.timing.recommendations import recommendations_markdown
 from partoken_jax.timing.roofline import encoder_multiply_adds, minimum, roofline
 from partoken_jax.timing.synthetic import synthetic_protein
+from partoken_jax.timing_config import SWEEPS, TimingConfig
 from tests.helpers import NEIGHBOURS, tiny
 
 pytestmark = pytest.mark.slow
