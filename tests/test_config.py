@@ -65,7 +65,7 @@ UNUSUAL = [
         run_dir="some where", seed=2**32 - 1, model=FITTING, data=DATA, stage0=STAGE,
         stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
-        reseed_dead_codes=True, devices=3, init_from="runs/other", clip_norm=0.5, non_finite="skip", devices=2,
+        reseed_dead_codes=True, devices=3, init_from="runs/other", clip_norm=0.5, non_finite="skip",
         checkpoint=CHECKPOINT, overwrite=True,
         resume=True,
     ),

@@ -21,6 +21,7 @@ ROOMS = (
         "files",
         "settings",
         "config",
+        "timing_config",
         "tables",
         "proteins",
         "graphs",
