@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from experiments import demo, figures, precision, start_up, streaming
+from experiments import demo, faults, figures, precision, saving_cost, start_up, streaming
 from experiments.compare import report as comparison
 from experiments.compare.report import MODELS, PASSES, ratio_to_fast
 from experiments.flags import Flags, run_script
@@ -301,6 +301,10 @@ DOCUMENTS: Mapping[str, Blocks] = {
     "docs/guide/data.md": {
         "padding": padding,
         "streaming": lambda: streaming.table(read("streaming", "streaming.json")),
+    },
+    "docs/guide/runs.md": {
+        "faults": lambda: faults.table(read("faults.json")),
+        "saving_cost": lambda: saving_cost.table(read("saving_cost.json")),
     },
     "docs/guide/time.md": {"start_up": lambda: start_up.table(read("start_up.json"))},
     "docs/guide/train.md": {"precision": precisions},

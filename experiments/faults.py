@@ -9,7 +9,6 @@ written, and around the change of stages. A run that has come to its end is comp
 metrics.jsonl and every bit of its checkpoints.
 """
 
-import argparse
 import json
 import os
 import random
@@ -25,6 +24,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments.flags import Flags, run_script
 from partoken_jax.config import (
     CheckpointConfig,
     CodebookConfig,
@@ -35,6 +35,7 @@ from partoken_jax.config import (
     TrainConfig,
     save_yaml,
 )
+from partoken_jax.tables import markdown_table
 from partoken_jax.training.checkpoints import restore
 from partoken_jax.training.records import EpochRecord, read_records
 from partoken_jax.training.report import environment
@@ -218,8 +219,25 @@ def fault_runs(directory: Path, kills: int, seed: int) -> Iterator[dict[str, Any
         yield {"kills": struck, "differences": told}
 
 
+def table(result: dict[str, Any]) -> str:
+    """A result as Markdown."""
+    kills = [kill for run in result["runs"] for kill in run["kills"]]
+    rows = []
+    for phase in PHASES:
+        seconds = [kill["seconds_after_start"] for kill in kills if kill["phase"] == phase]
+        rows.append((phase, len(seconds), f"{min(seconds):.1f} to {max(seconds):.1f} s" if seconds else None))
+    runs, wrong = len(result["runs"]), result["runs_with_differences"]
+    return (
+        f"{markdown_table(('killed during', 'kills', 'after the start'), rows)}\n\n"
+        f"`{result['command']}` on {result['environment']['device']}: {len(kills)} kills in {runs} runs of "
+        "ParToken through both stages, each compared with a run left in peace: all losses and scores of "
+        f"every epoch, every bit of the checkpoints. Runs that differ in anything: {wrong}. A checkpoint "
+        f"was saved every {result['checkpoint_every_seconds']:.1f} s."
+    )
+
+
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--kills", type=int, default=50, help="How often to kill.")
     flags.add_argument("--seed", type=int, default=0, help="Draws the moments.")
     flags.add_argument("--json", type=Path, help="File for the result.")
@@ -246,4 +264,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

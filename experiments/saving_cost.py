@@ -7,7 +7,6 @@ same with one checkpoint saved in the background in every block, far more often 
 a checkpoint from a prepared set on the disk.
 """
 
-import argparse
 import json
 import os
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.flags import Flags, run_script
 from partoken_jax.config import CheckpointConfig, DataConfig, TrainConfig, to_dict
 from partoken_jax.prepare import prepare
 from partoken_jax.proteins.dataset import EMBEDDED
@@ -117,7 +117,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--rounds", type=int, default=9, help="Blocks of every way, taking turns.")
     flags.add_argument("--json", type=Path, default=RESULT, help="File for the result.")
     args = flags.parse_args()
@@ -137,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

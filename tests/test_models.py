@@ -239,12 +239,9 @@ def test_incomplete_residues_are_in_no_cluster(plain):
 
 def test_short_proteins(chains, dense):
     """1 residue, 2 residues, none complete, and a whole chain, in one batch."""
-    short = [
-        _part(chains[0], 1),
-        _part(chains[1], 2),
-        without_atoms(_part(chains[2], 8), range(8)),
-        chains[3],
-    ]
+    none = without_atoms(_part(chains[2], 8), range(7))
+    none.backbone[7, 3] = np.nan  # afterwards: a protein that is made without a complete residue is refused
+    short = [_part(chains[0], 1), _part(chains[1], 2), none, chains[3]]
     got, vectors = dense(features(short))
     for mode in MODES:
         out = got[mode]

@@ -7,7 +7,6 @@ rest is still being imported.
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -54,7 +53,7 @@ class Stopping(AbstractContextManager):
         thread = threading.Thread(target=run, name="partoken-train", daemon=True)
         self._waiting = True
         if self.asked.is_set():
-            self._leave("before the run had started")
+            self._leave("before the run had started;")
         thread.start()
         while thread.is_alive():
             thread.join(0.1)
@@ -76,5 +75,5 @@ class Stopping(AbstractContextManager):
 
     def _leave(self, when: str) -> None:
         line = f"stopped by {self._name} {when} the same command with --resume goes on"
-        os.write(sys.stderr.fileno() if hasattr(sys.stderr, "fileno") else 2, (line + "\n").encode())
+        os.write(2, (line + "\n").encode())  # sys.stderr may stand for something else just now
         os._exit(EXIT_CODE)

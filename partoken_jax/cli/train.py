@@ -11,11 +11,12 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from partoken_jax.cli.errors import is_mistake
 from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.cli.stopping import EXIT_CODE
 from partoken_jax.config import ConfigError, TrainConfig
-from partoken_jax.training.run_directory import check_checkpoint, check_run_dir, with_absolute_paths
+from partoken_jax.training.run_directory import check_checkpoint, check_run_dir, numbered, with_absolute_paths
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
@@ -78,9 +79,11 @@ def _train(
     from partoken_jax.training.data import checked_data
 
     # Before JAX is imported, which takes long.
-    check_input(config.init_from)
-    if config.init_from is not None and Path(config.init_from).is_dir():
-        check_checkpoint(config.init_from, "best")
+    going_on = config.resume and bool(numbered(Path(config.run_dir) / "checkpoints" / "last"))
+    source = None if going_on else config.init_from
+    check_input(source)
+    if source is not None and Path(source).is_dir():
+        check_checkpoint(source, "best")
     config = with_absolute_paths(config)
     check_run_dir(config)
     datasets = checked_data(config)
@@ -93,10 +96,10 @@ def _train(
     from partoken_jax.training.loop import train
 
     weights = None
-    if config.init_from is not None and not Path(config.init_from).is_dir():
+    if source is not None and not Path(source).is_dir():
         from partoken_jax.convert import read_initial_weights
 
-        weights = read_initial_weights(config.init_from)
+        weights = read_initial_weights(source)
     use_compilation_cache()
     run = partial(train, config, quiet=quiet, stop=stop, datasets=datasets, weights=weights, command=command)
     if together is None:
@@ -112,3 +115,9 @@ def _train(
         line = f"another process of the run was lost ({reason[:200]}); the same command with --resume goes on"
         print(line, file=sys.stderr, flush=True)
         os._exit(EXIT_CODE)
+    except (OSError, ValueError) as error:
+        # Maybe of this process alone, while the others wait for it: again not by an exception.
+        if not (isinstance(error, OSError) or is_mistake(error)):
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)

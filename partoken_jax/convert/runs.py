@@ -30,6 +30,7 @@ from partoken_jax.proteins.tasks import CATH_CLASSES, EC_CLASSES
 if TYPE_CHECKING:
     from partoken_jax.training.checkpoints import Which
     from partoken_jax.training.step import TrainState
+from partoken_jax.training.run_directory import LOCK, check_run_dir, clear_run_dir, locked
 
 Arrays = dict[str, np.ndarray]
 ORIGINAL_HEADS = 4
@@ -61,8 +62,9 @@ def import_weights(
     source, run_dir = Path(source), Path(run_dir)
     if run_dir.is_file():
         raise ConvertError(f"{run_dir} is a file; name a directory for the run")
-    if run_dir.is_dir() and any(run_dir.iterdir()) and not overwrite:
+    if run_dir.is_dir() and any(path.name != LOCK for path in run_dir.iterdir()) and not overwrite:
         raise ConvertError(f"{run_dir} already exists; pass --overwrite to replace it, or name another one")
+    check_run_dir(dataclasses.replace(TrainConfig(), run_dir=str(run_dir), overwrite=overwrite))
     weights = read_weights(source, trust_pickle=trust_pickle)
     arrays = _without_prefix(source, weights.arrays)
     said = {"its weights": settings_of_weights(source, arrays)}
@@ -85,7 +87,6 @@ def import_weights(
 
     from partoken_jax.training.checkpoints import CheckpointMeta, Score, save_imported
     from partoken_jax.training.epochs import nothing_yet
-    from partoken_jax.training.run_directory import clear_run_dir
 
     in_use = config.model.codebook.enabled and bool(used.get("codebook.ema_counts", np.zeros(1)).any())
     state = _state(config, used)
@@ -102,9 +103,10 @@ def import_weights(
         validation={},
         best=Score(epoch=epoch, accuracy=math.nan, macro_f1=math.nan),  # not measured
     )
-    clear_run_dir(run_dir)
-    save_yaml(config, run_dir / "config.yaml")
-    save_imported(run_dir, state, meta)
+    with locked(run_dir):
+        clear_run_dir(run_dir)
+        save_yaml(config, run_dir / "config.yaml")
+        save_imported(run_dir, state, meta)
 
     if kind == "partoken":
         where = "" if EPOCH in arrays else f" ({EPOCH} is not in the file)"

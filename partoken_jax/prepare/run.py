@@ -75,6 +75,7 @@ def prepare(
             with closing(Progress(total, done, plan.unit)) as progress:
                 read_chunks(folder, plan, neighbours, workers or os.cpu_count() or 1, progress)
             said = _write(folder, plan, split, seed, neighbours)
+            _check(out, split, seed, neighbours, workers, overwrite)  # others may have been there meanwhile
             if out.exists():
                 os.rename(out, folder / "replaced")
             os.rename(folder / "dataset", out)

@@ -136,12 +136,13 @@ class CheckpointWriter:
         for name, manager in list(self._managers.items()):
             try:
                 manager.wait_until_finished()
+                self._under_way.pop(name, None)  # it is whole
             except Exception as error:
                 self._failed(name, error)
         self._trim()
 
     def forget_after(self, restored: "Restored") -> None:
-        """Removes the checkpoints of what a resumed run does again, and those that were left unfinished."""
+        """Removes the checkpoints of what a resumed run does again."""
         epoch = restored.meta["epoch"]
         if not is_first_process():
             return
@@ -154,6 +155,7 @@ class CheckpointWriter:
         try:
             if name in self._managers:
                 self._managers[name].wait_until_finished()  # raises what went wrong in the background
+                self._under_way.pop(name, None)
         except Exception as error:
             self._failed(name, error)
         self._trim()
@@ -339,8 +341,8 @@ def _warn_damaged(path: Path, error: Exception) -> None:
 def _none_left(run_dir: str | Path, which: Which) -> CheckpointError:
     other = "last" if which == "best" else "best"
     return CheckpointError(
-        f"{run_dir}: no checkpoint '{which}' can be read; take checkpoint '{other}' if there is one, or "
-        "start anew with --overwrite"
+        f"{run_dir}: no checkpoint '{which}' can be read; take checkpoint '{other}' if there is one, start "
+        "anew with --overwrite, or with --init-from in another directory"
     )
 
 

@@ -12,6 +12,7 @@ from partoken_jax.training.data import Split, limited, load_data, require_labels
 from partoken_jax.training.devices import data_mesh, num_shards, put_batch, replicate
 from partoken_jax.training.epochs import Evaluation, check_finite, predict, score
 from partoken_jax.training.prefetch import prefetch
+from partoken_jax.training.records import write_whole
 from partoken_jax.training.step import make_eval_step
 
 
@@ -107,7 +108,5 @@ def write_evaluation(report: EvaluationReport) -> Path:
     Raises OSError, as in a directory that may only be read.
     """
     path = Path(report["run_dir"]) / f"evaluation_{report['split']}.json"
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(report, indent=1) + "\n")
-    part.replace(path)
+    write_whole(path, json.dumps(report, indent=1) + "\n")
     return path

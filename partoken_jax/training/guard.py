@@ -18,6 +18,7 @@ from flax import nnx
 
 from partoken_jax.config import ConfigError, TrainConfig, from_dict, to_dict
 from partoken_jax.graphs.types import NeighbourEdges, PackedGraph, ProteinGlobals, ResidueNodes
+from partoken_jax.training.devices import is_first_process
 from partoken_jax.training.epochs import TakenStep, TrainingError
 from partoken_jax.training.examination import Finding, examine, first_offender
 from partoken_jax.training.objective import LossWeights
@@ -97,7 +98,8 @@ def non_finite_step(
         **_named("settings/", taken.settings),
     }
     try:
-        write_step_file(path, arrays, about)
+        if is_first_process():
+            write_step_file(path, arrays, about)
         saved = f"`partoken replay {path}` shows the step again"
     except OSError as error:
         saved = f"{path} could not be written ({error.strerror or error})"

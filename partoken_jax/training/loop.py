@@ -59,7 +59,13 @@ from partoken_jax.training.run import (
     store,
     summarised,
 )
-from partoken_jax.training.run_directory import check_run_dir, clear_run_dir, locked, with_absolute_paths
+from partoken_jax.training.run_directory import (
+    CheckpointError,
+    check_run_dir,
+    clear_run_dir,
+    locked,
+    with_absolute_paths,
+)
 from partoken_jax.training.schedules import StepSettings, epoch_settings
 from partoken_jax.training.stages import (
     begin_stage,
@@ -114,19 +120,25 @@ def train(
     run_dir = check_run_dir(config)
     mesh = data_mesh(config.devices)
     if jax.process_count() > 1:
-        stop = StopTogether()
+        stop = StopTogether(stop)
     quiet = quiet or not is_first_process()
     data = prepare(config, load_data(config.data) if datasets is None else datasets, num_shards(mesh))
     model = dataclasses.replace(config.model, num_classes=len(data.class_names))
-    going_on = config.resume and has_checkpoint(run_dir)
+    going_on, replaces = config.resume and has_checkpoint(run_dir), config.overwrite
     config = dataclasses.replace(config, model=model, overwrite=False, resume=False)
     for line in describe(data):
         say(line, quiet=quiet)
     # Before anything in the directory changes: whatever is wrong with the settings is found out here.
     started = None if going_on else _started(config, weights)
 
+    if stop is not None and stop.is_set():
+        raise Interrupted(f"{run_dir}: stopped before the first step; the same command with --resume goes on")
     wait_for_all("before the run directory changes")
     with locked(run_dir) if is_first_process() else contextlib.nullcontext():
+        if started is not None and not replaces and is_first_process() and has_checkpoint(run_dir):
+            raise CheckpointError(
+                f"{run_dir}: another process has worked there meanwhile; give the command again with --resume"
+            )
         if started is None:
             found = restored_run(config, data)
             graphdef, state = found.graphdef, found.state
@@ -150,6 +162,8 @@ def train(
         with CheckpointWriter(run_dir, keep_best=keep.keep_best, keep_every=keep.keep_every) as writer:
             if found is not None:
                 writer.forget_after(found)
+                if not has_checkpoint(run_dir, "best"):
+                    run.best = None  # it was one of an epoch that is done again
             if is_first_process():
                 rewind_records(run_dir / "metrics.jsonl", run.epoch)
                 run.events = EventLog(run_dir, int(run.state.step))
@@ -221,7 +235,7 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
             bypass_codebook=bypass,
             description=description,
             num_steps=len(settings),
-            name_of=lambda number: data.datasets["train"].names[number],
+            name_of=lambda number: data.datasets["train"][number].name,
             whole_batch=None if run.mesh is None else partial(loader.whole_batch, epoch),
         ),
     )

@@ -17,8 +17,7 @@ def prefetch(batches: Iterable[T], depth: int = DEPTH, put: Callable[[T], T] = j
     """The same batches in the same order, on the device, up to `depth` of them ahead of the reader.
 
     `put` sends them there. One thread reads `batches`, so a generator needs no lock; what it raises is raised
-    here, in its place. A
-    reader that stops early stops the thread after the batch it is at.
+    here, in its place. A reader that stops early stops the thread after the batch it is at.
     """
     source = iter(batches)
 

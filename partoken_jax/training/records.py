@@ -45,9 +45,12 @@ class EpochRecord(TypedDict):
 
 
 def append_record(path: Path, record: EpochRecord) -> None:
-    """Adds a line."""
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
+    """Adds a line. Raises OSError that names the file, as on a full disk."""
+    try:
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def read_records(path: Path) -> list[EpochRecord]:
@@ -79,5 +82,7 @@ def write_whole(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+    except OSError as error:  # a full disk does not say which file it is about
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         beside.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import dataclasses
 import fcntl
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,7 @@ LOCK = "lock"
 Which = Literal["best", "last"]
 FREE_TO_CHANGE = (
     *("run_dir", "overwrite", "resume", "checkpoint", "init_from", "devices"),
+    "data.path",  # the fingerprint tells whether the data are the same
     *("clip_norm", "non_finite"),  # remedies of a run that stopped
 )
 """Settings that a resumed run may have others of."""
@@ -68,6 +70,7 @@ def check_run_dir(config: TrainConfig) -> Path:
     if config.resume and stored is not None:
         check_resumable(config, stored)
     ours = [name for name in RUN_FILES if (run_dir / name).exists()]
+    ours += sorted(path.name for pattern in GLOBS for path in run_dir.glob(pattern))
     if config.resume and stored is None and ours:
         raise CheckpointError(
             f"{run_dir} holds {', '.join(ours)}, but no config.yaml with the settings of a run; "
@@ -96,7 +99,7 @@ def clear_run_dir(run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     # The settings last: without them nothing says that the rest belongs to a run.
     for path in (*(run_dir / name for name in RUN_FILES[1:]), *(p for g in GLOBS for p in run_dir.glob(g))):
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
@@ -132,6 +135,11 @@ def locked(run_dir: Path) -> Iterator[None]:
             raise CheckpointError(
                 f"{run_dir} is in use by {holder}; wait for it, stop it, or choose another --run-dir"
             ) from None
+        except OSError as error:  # a file system without locks
+            warnings.warn(
+                f"{run_dir}: cannot be locked ({error.strerror}), so see to it that no other process uses it",
+                stacklevel=3,
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
         file.flush()
@@ -153,7 +161,7 @@ def _differences(stored, given, where: str) -> list[str]:
     found = []
     for field in dataclasses.fields(stored):
         old, new = getattr(stored, field.name), getattr(given, field.name)
-        if not where and field.name in FREE_TO_CHANGE:
+        if f"{where}{field.name}" in FREE_TO_CHANGE:
             continue
         if dataclasses.is_dataclass(old):
             found += _differences(old, new, f"{where}{field.name}.")

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -130,14 +131,16 @@ def initial_state(
     """A fresh model, split, and its state. `make_model(config.model, rngs=...)` makes the model."""
     build, graphdefs = _builder(config, make_model)
     # One program instead of one per shape of weight, and no time spent on making it fast: it runs once.
-    state = jax.jit(build, compiler_options={"xla_backend_optimization_level": 0})(config.seed)
+    state = jax.jit(build, compiler_options={"xla_backend_optimization_level": 0})(
+        np.uint32(config.seed)  # not a Python int, which jit takes for an int32
+    )
     return graphdefs[0], state
 
 
 def abstract_state(config: TrainConfig) -> tuple[nnx.GraphDef, TrainState]:
     """The shapes of `initial_state`, without computing anything."""
     build, graphdefs = _builder(config, build_model)
-    state = jax.eval_shape(build, config.seed)
+    state = jax.eval_shape(build, np.uint32(config.seed))
     return graphdefs[0], state
 
 

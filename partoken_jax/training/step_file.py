@@ -7,6 +7,7 @@ the step), batch/... (a packed batch) and settings/... (learning rate, temperatu
 
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TypedDict
 
@@ -16,6 +17,10 @@ from partoken_jax.config import ConfigError
 
 FORMAT = "partoken training step, version 1"
 ABOUT = "about"
+_UNREADABLE = (
+    *(OSError, ValueError, TypeError, KeyError, AttributeError, EOFError),
+    *(NotImplementedError, zipfile.BadZipFile, zlib.error),
+)
 
 
 class StepAbout(TypedDict):
@@ -58,7 +63,7 @@ def read_step_file(path: str | Path) -> tuple[dict[str, np.ndarray], StepAbout]:
             arrays = {name: file[name] for name in file.files}
         about = json.loads(arrays.pop(ABOUT).item())
         missing = StepAbout.__annotations__.keys() - about.keys()
-    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{path}: holds no training step ({type(error).__name__}); {_GIVE}") from None
     if missing or about["format"] != FORMAT:
         raise ConfigError(f"{path}: holds no training step that this version can read; {_GIVE}")

@@ -73,6 +73,11 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "scaling.json":
         assert result["devices"] == int(given.get("devices", 8))
         assert [row["all_reduces"] for row in result["rows"]] == [1, 2, 2]
+    elif file.name == "faults.json":
+        assert result["kills"] == int(given["kills"]) == sum(len(run["kills"]) for run in result["runs"])
+        assert not any(run["differences"] for run in result["runs"])
+    elif file.name == "saving_cost.json":
+        assert {len(seconds) for seconds in result["seconds_per_step"].values()} == {int(given["rounds"])}
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:

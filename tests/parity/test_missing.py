@@ -294,7 +294,7 @@ def test_a_file_for_the_table_in_a_folder_that_does_not_exist(tmp_path, monkeypa
     monkeypatch.setattr("sys.argv", argv)
     with pytest.raises(SystemExit, match="2"):
         command.main()
-    assert "is not a directory; make it first" in capsys.readouterr().err
+    assert "there is no directory" in capsys.readouterr().err
 
 
 def test_the_help_says_when_the_run_is_green(monkeypatch, capsys):

@@ -18,7 +18,8 @@ from partoken_jax.cli import main
 from partoken_jax.config import CheckpointConfig, ConfigError, StageConfig
 from partoken_jax.convert import export_weights
 from partoken_jax.proteins import DataError
-from partoken_jax.training.checkpoints import read_meta, restore
+from partoken_jax.proteins.dataset import EMBEDDED
+from partoken_jax.training.checkpoints import read_meta, restore, save_imported
 from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.evaluate import evaluate
 from partoken_jax.training.interruption import Interrupted
@@ -153,6 +154,7 @@ def test_a_directory_in_use_is_refused(gvp_run, tmp_path):
 def test_overwrite_touches_nothing_that_is_not_a_run(gvp_run, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "mine.pt").write_text("weights")
+    (tmp_path / "evaluation_2024.json").write_text("mine too")
     for settings in (None, "optimiser: adam\n", "seed: 1\n", "- a list\n"):
         if settings is not None:
             (tmp_path / "config.yaml").write_text(settings)
@@ -160,6 +162,8 @@ def test_overwrite_touches_nothing_that_is_not_a_run(gvp_run, tmp_path):
         config = dataclasses.replace(gvp_run[0], run_dir=str(tmp_path), overwrite=True)
         with pytest.raises(CheckpointError, match=r"not the directory of a run .* choose another --run-dir"):
             train(config, quiet=True)
+        with pytest.raises(CheckpointError, match=r"evaluation_2024.json, but no config.yaml"):
+            train(dataclasses.replace(config, overwrite=False, resume=True), quiet=True)
         assert snapshot(tmp_path) == before
 
 
@@ -181,8 +185,6 @@ def test_resuming_on_other_data_is_refused(gvp_run, tmp_path):
     shutil.copytree(gvp_run[0].run_dir, tmp_path / "run")
     last = restore(tmp_path / "run", "last")
     other = {**last.meta, "fingerprint": "of something else"}
-    from partoken_jax.training.checkpoints import save_imported
-
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     save_imported(tmp_path / "run", last.state, other)
     config = dataclasses.replace(gvp_run[0], run_dir=str(tmp_path / "run"), resume=True)
@@ -275,6 +277,36 @@ def test_training_from_the_weights_of_a_run_with_another_head(gvp_run, tmp_path,
         train(dataclasses.replace(config, model=wrong, run_dir=str(tmp_path / "no")), quiet=True)
 
 
+def test_converting_overwrites_nothing_that_is_not_a_run(gvp_run, tmp_path, capsys):
+    export_weights(gvp_run[0].run_dir, tmp_path / "weights.npz")
+    stranger = tmp_path / "project"
+    (stranger / "checkpoints").mkdir(parents=True)
+    (stranger / "config.yaml").write_text("mine: true\n")
+    before = snapshot(stranger)
+    assert main(["convert", str(tmp_path / "weights.npz"), str(stranger), "--overwrite"]) == 2
+    assert "not the directory of a run" in capsys.readouterr().err
+    assert snapshot(stranger) == before
+
+
+def test_a_run_without_its_best_checkpoint_finds_another_best(gvp_run, tmp_path):
+    """As after a kill between the saving of the best checkpoint and that of the last."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(gvp_run[0].run_dir, run_dir)
+    shutil.rmtree(max((run_dir / "checkpoints" / "last").iterdir(), key=lambda path: int(path.name)))
+    shutil.rmtree(run_dir / "checkpoints" / "best")
+    report = train(dataclasses.replace(gvp_run[0], run_dir=str(run_dir), resume=True), quiet=True)
+    assert report["best_epoch"] == read_meta(run_dir, "best")["epoch"] == read_meta(run_dir, "last")["epoch"]
+
+
+def test_data_that_have_moved_are_known_by_their_content(gvp_run, tmp_path):
+    run_dir = tmp_path / "run"
+    shutil.copytree(gvp_run[0].run_dir, run_dir)
+    shutil.copy(EMBEDDED, tmp_path / "moved.npz")
+    data = dataclasses.replace(gvp_run[0].data, path=str(tmp_path / "moved.npz"))
+    config = dataclasses.replace(gvp_run[0], run_dir=str(run_dir), data=data, resume=True)
+    assert train(config, quiet=True)["test"] == gvp_run[1]["test"]
+
+
 def test_training_from_a_file_of_weights(gvp_run, tmp_path, capsys):
     export_weights(gvp_run[0].run_dir, tmp_path / "weights.npz")
     shutil.copy(Path(gvp_run[0].run_dir) / "config.yaml", tmp_path / "settings.yaml")
@@ -304,8 +336,6 @@ def test_an_imported_run_can_be_resumed(gvp_run, tmp_path, capsys):
 
 
 def test_evaluating_weights_that_are_not_finite_is_refused(gvp_run, tmp_path):
-    from partoken_jax.training.checkpoints import save_imported
-
     found = restore(gvp_run[0].run_dir, "best")
     state = found.state._replace(params=jax.tree.map(lambda x: x * jnp.nan, found.state.params))
     save_imported(tmp_path, state, found.meta)
@@ -315,8 +345,6 @@ def test_evaluating_weights_that_are_not_finite_is_refused(gvp_run, tmp_path):
 
 def test_a_run_can_be_evaluated_from_anywhere(tmp_path, monkeypatch, gvp_run):
     """Paths of data are stored so that they mean the same from any working directory."""
-    from partoken_jax.proteins.dataset import EMBEDDED
-
     shutil.copy(EMBEDDED, tmp_path / "mine.npz")
     monkeypatch.chdir(tmp_path)
     data = dataclasses.replace(gvp_run[0].data, path="mine.npz")

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +20,7 @@ from partoken_jax.training.step import (
     initial_state,
     make_eval_step,
     make_train_step,
+    run_keys,
 )
 from tests.helpers import by_path
 
@@ -200,3 +202,13 @@ def test_abstract_state_has_the_structure_of_a_real_one(run):
 def test_only_parameters_are_optimised(run):
     assert jax.tree.structure(run.state.moments.mu) == jax.tree.structure(run.state.params)
     assert not any("codebook" in path for path, _ in nnx.to_flat_state(run.state.params))
+
+
+def test_every_seed_that_the_settings_allow_makes_a_state():
+    """Also those that jit does not take as Python integers."""
+    for seed in (1, 2**31, 2**32 - 1):
+        _, shapes = abstract_state(tiny(seed=seed))
+        _, state = initial_state(tiny(seed=seed))
+        chex.assert_trees_all_equal_shapes_and_dtypes(shapes.params, state.params)
+        expected = jax.random.key_data(run_keys(seed).step)
+        np.testing.assert_array_equal(jax.random.key_data(state.key), expected)
