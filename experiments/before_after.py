@@ -26,13 +26,16 @@ from partoken_jax.timing.measure import ratio, summary
 ROOT = Path(__file__).parents[1]
 MODELS = ("gvp", "partoken")
 
-# Only names that every commit since the first timing has.
+# Only names that every commit since the first timing has, or had.
 WORKER = """
 import json, os, sys, time
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 import jax
-from partoken_jax.timing_config import (TimingConfig)
+try:
+    from partoken_jax.timing_config import TimingConfig
+except ImportError:
+    from partoken_jax.config import TimingConfig
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.programs import build_program, train_config
 

@@ -110,9 +110,14 @@ def table(result: dict[str, Any]) -> str:
             row += (f"{ratio['median']:.2f}", "{:.2f} to {:.2f}".format(*ratio["quartiles"]))
         rows.append(row)
     header = ("training step of ParToken", "median", "over the first", "quartiles")
+    step = float(np.median(result["seconds_per_step"]["memory"]))
+    each = STEPS * step * (result["ratios"]["saving"]["median"] - 1)
+    share = each / (60 * CheckpointConfig().every)
     return (
         f"{markdown_table(header, rows)}\n\n`{result['command']}` on {result['environment']['device']}: "
-        f"batches of {BATCH}, {result['rounds']} rounds of blocks of {STEPS} steps."
+        f"batches of {BATCH}, {result['rounds']} rounds of blocks of {STEPS} steps. One checkpoint takes "
+        f"{each:.2f} s from the steps beside it; one every {CheckpointConfig().every:g} minutes is "
+        f"{share:.2%}."
     )
 
 

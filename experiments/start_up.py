@@ -30,7 +30,7 @@ NAMES = {
 
 FIRST_STEP = f"""
 import jax
-from partoken_jax.timing_config import (TimingConfig)
+from partoken_jax.timing_config import TimingConfig
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.programs import timing_settings, train_config
 from partoken_jax.training.compilation_cache import use_compilation_cache
