@@ -18,13 +18,13 @@ import numpy as np
 
 from experiments.flags import Flags, count, run_script
 from partoken_jax import DataConfig, LossConfig, ModelConfig, StageConfig, TemperatureConfig, TrainConfig
+from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.curves import plot_curves
 from partoken_jax.training.data import RunData, load_run_data
 from partoken_jax.training.loop import train
 from partoken_jax.training.metrics import hits, wilson
-from partoken_jax.training.progress import say
 from partoken_jax.training.records import read_records
 from partoken_jax.training.report import RunReport, accuracy_with_interval, environment
 from partoken_jax.training.schedules import epoch_settings

@@ -11,11 +11,11 @@ from flax import nnx
 
 from experiments.flags import Flags, count, run_script
 from partoken_jax import DataConfig, ModelConfig, StageConfig, TrainConfig, parameter_table
+from partoken_jax.progress import announced, say
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import describe, load_run_data
 from partoken_jax.training.epochs import predict, score, train_epoch
 from partoken_jax.training.prefetch import prefetch
-from partoken_jax.training.progress import announced, say
 from partoken_jax.training.report import (
     accuracy_with_interval,
     classification_table,

@@ -20,7 +20,7 @@ import yaml
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
-from partoken_jax.files import unreadable
+from partoken_jax.files import unreadable, write_whole
 
 T = TypeVar("T")
 
@@ -207,8 +207,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def save_yaml(config: Any, path: str | Path) -> None:
-    """Writes a config so that `load_yaml` gives an equal one."""
-    Path(path).write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    """Writes a config, whole or not at all, so that `load_yaml` gives an equal one."""
+    write_whole(Path(path), yaml.safe_dump(to_dict(config), sort_keys=False))
 
 
 def _merged(defaults: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,6 @@ import numpy as np
 from flax import nnx
 
 from partoken_jax.config import CodebookConfig, ModelConfig, PartitionerConfig
-from partoken_jax.convert import dotted
 from partoken_jax.graphs import neighbour_tables, pack
 from partoken_jax.graphs.segments import graph_index
 from partoken_jax.graphs.types import (
@@ -22,6 +21,7 @@ from partoken_jax.graphs.types import (
 )
 from partoken_jax.nn.noise import Noise
 from partoken_jax.proteins import LabelColumn, Protein, write_prepared
+from partoken_jax.training.objective import named_arrays as by_path  # noqa: F401
 
 TINY = ModelConfig(
     num_classes=3,
@@ -196,11 +196,6 @@ def assert_close(got, want, tolerance: float = 1e-5, what: str = "") -> None:
     assert scale > 0, f"{what}: nothing to compare"
     error = np.abs(got - want).max() / scale
     assert error <= tolerance, f"{what}: relative error {error:.1e}"
-
-
-def by_path(state) -> dict[str, np.ndarray]:
-    """Arrays of an nnx state by dotted path."""
-    return {dotted(path): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(state)}
 
 
 def scaled_parameters(module: nnx.Module, factor: float) -> None:

@@ -23,6 +23,7 @@ ROOMS = (
         "config",
         "timing_config",
         "tables",
+        "progress",
         "proteins",
         "graphs",
         "prepare",

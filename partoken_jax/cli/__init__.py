@@ -45,7 +45,9 @@ def main(args: list[str] | None = None) -> int:
             print("interrupted", file=sys.stderr)
             return 130
         except Exception as error:
-            if type(error).__name__ != "Interrupted":  # without importing JAX
+            from partoken_jax.training.interruption import Interrupted
+
+            if not isinstance(error, Interrupted):
                 raise
             print(error, file=sys.stderr)
             return EXIT_CODE
@@ -57,7 +59,7 @@ def _show_warning(
 ) -> None:
     """Ours as a sentence, without the line of code that says it; those of others as Python shows them."""
     if category is UserWarning:
-        from partoken_jax.training.progress import warn
+        from partoken_jax.progress import warn
 
         warn(str(message))
     else:

@@ -1,11 +1,10 @@
 """What a command reads, and where it writes its results: checked before JAX is imported, which takes long."""
 
 import json
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from partoken_jax.config import ConfigError, DataConfig
+from partoken_jax.config import ConfigError
 from partoken_jax.files import unreadable
 
 
@@ -13,17 +12,6 @@ def check_input(path: str | Path | None) -> None:
     """Raises ConfigError for a file that a command is to read and cannot; folders are for others to judge."""
     if path is not None and not Path(path).is_dir() and (reason := unreadable(Path(path))):
         raise ConfigError(f"{path}: {reason}; check the path")
-
-
-def check_data(config: DataConfig, splits: Collection[str] = ("train", "val", "test")) -> None:
-    """Raises DataError for proteins that cannot be used. Those that come with the package can."""
-    if config.path is None:
-        return
-    from partoken_jax.proteins import load_splits, require_classes
-
-    found = load_splits(config.path, task=config.task, split_scheme=config.split_scheme, splits=tuple(splits))
-    if "train" in splits:
-        require_classes(found["train"])
 
 
 def check_output_files(*paths: Path | None) -> None:

@@ -16,7 +16,12 @@ from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.cli.stopping import EXIT_CODE
 from partoken_jax.config import ConfigError, TrainConfig
-from partoken_jax.training.run_directory import check_checkpoint, check_run_dir, numbered, with_absolute_paths
+from partoken_jax.training.run_directory import (
+    check_checkpoint,
+    check_run_dir,
+    has_checkpoint,
+    with_absolute_paths,
+)
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], None]]:
@@ -79,7 +84,7 @@ def _train(
     from partoken_jax.training.data import checked_data
 
     # Before JAX is imported, which takes long.
-    going_on = config.resume and bool(numbered(Path(config.run_dir) / "checkpoints" / "last"))
+    going_on = config.resume and has_checkpoint(config.run_dir)
     source = None if going_on else config.init_from
     check_input(source)
     if source is not None and Path(source).is_dir():

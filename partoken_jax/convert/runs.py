@@ -162,19 +162,14 @@ def export_weights(
     if target.is_dir() or not target.parent.is_dir():
         raise ConvertError(f"{target}: is a directory, or in none that exists; name a file in a directory")
 
-    from flax import nnx
-
     from partoken_jax.training.checkpoints import restore
+    from partoken_jax.training.objective import named_arrays
 
     restored = restore(run_dir, checkpoint)
     config, meta = restored.config, restored.meta
     model = config.model
     _check_known(run_dir, config)
-    ours = {
-        dotted(path): np.asarray(variable[...])
-        for part in (restored.state.params, restored.state.codebook)
-        for path, variable in nnx.to_flat_state(part)
-    }
+    ours = named_arrays(restored.state.params, restored.state.codebook)
     arrays = to_state_dict(ours, state_dict_shapes(model))
     epoch = meta["epoch"]
     lines = []

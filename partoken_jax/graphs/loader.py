@@ -40,17 +40,13 @@ class PackedBatches:
         places = self.batches[number]
         lengths = self.proteins.length[places]
         if self.plan.num_shards == 1:
-            return self._pack(places, self.plan.node_count(int(lengths.sum())))
+            return _pack(self.proteins, places, self.plan.node_count(int(lengths.sum())), self.plan.slots)
         dealt = deal(lengths, self.plan.num_shards)
         num_nodes = self.plan.node_count(max(int(lengths[shard].sum()) for shard in dealt))
-        packed = [self._pack(places[dealt[shard]], num_nodes) for shard in self.shards]
+        packed = [
+            _pack(self.proteins, places[dealt[shard]], num_nodes, self.plan.slots) for shard in self.shards
+        ]
         return jax.tree.map(lambda *arrays: np.stack(arrays), *packed)
-
-    def _pack(self, places: np.ndarray, num_nodes: int) -> PackedGraph:
-        proteins = self.proteins
-        if isinstance(proteins, StreamedProteins):
-            proteins, places = proteins.some(places), np.arange(len(places))
-        return pack_flat(proteins, places, num_nodes=num_nodes, batch_size=self.plan.slots)
 
 
 class BatchLoader:
@@ -94,12 +90,9 @@ class BatchLoader:
     def whole_batch(self, epoch: int, number: int) -> PackedGraph:
         """A training batch by its number, in one piece whatever the number of shards."""
         places = self.plan.training(self.proteins.length, epoch)[number]
-        num_nodes = padded_count(int(self.proteins.length[places].sum()))
-        count = len(places)
-        proteins = self.proteins
-        if isinstance(proteins, StreamedProteins):
-            proteins, places = proteins.some(places), np.arange(count)
-        return pack_flat(proteins, places, num_nodes=num_nodes, batch_size=count)
+        return _pack(
+            self.proteins, places, padded_count(int(self.proteins.length[places].sum())), len(places)
+        )
 
     def evaluation(self, shards: Sequence[int] | None = None) -> "grain.DatasetIterator[PackedGraph]":
         """All proteins once, in an order that never changes; `globals.protein` tells which is where."""
@@ -114,3 +107,11 @@ class BatchLoader:
         stream = iter(grain.MapDataset.source(source).to_iter_dataset(READ_AHEAD))
         stream.set_state({"next_index": first})
         return stream
+
+
+def _pack(
+    proteins: FlatProteins | StreamedProteins, places: np.ndarray, num_nodes: int, slots: int
+) -> PackedGraph:
+    if isinstance(proteins, StreamedProteins):
+        proteins, places = proteins.some(places), np.arange(len(places))
+    return pack_flat(proteins, places, num_nodes=num_nodes, batch_size=slots)

@@ -1,13 +1,12 @@
 """A CSV file of labels: the classes and splits of a user's own proteins."""
 
 import csv
-import re
 from pathlib import Path
 
 from partoken_jax.prepare.records import Annotations, Column
 from partoken_jax.proteins import DataError
+from partoken_jax.proteins.prepared import NAME, SPLITS
 
-SPLITS = ("train", "val", "test")
 SCHEME = "given"
 """What the scheme of the column `split` is called."""
 
@@ -68,7 +67,7 @@ def _check_header(path: Path, names: list[str]) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
         raise DataError(f"{path}: has two columns called {twice[0]!r}; rename one")
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        if not NAME.fullmatch(name):
             raise DataError(
                 f"{path}: a column is called {name!r}, but as the name of a file it must have letters, "
                 "digits, '-' and '_' alone; rename it"

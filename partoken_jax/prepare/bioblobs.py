@@ -15,9 +15,9 @@ import numpy as np
 
 from partoken_jax.prepare.records import Annotations, Chunk, Column, Contents, Plan, Record
 from partoken_jax.proteins import RESIDUE_TYPES, DataError, Protein
+from partoken_jax.proteins.prepared import SPLITS
 from partoken_jax.proteins.tasks import EC_CLASSES
 
-SPLITS = ("train", "val", "test")
 CHUNK = 64
 """Proteins read at a time."""
 _EC_NAMES = ("ec", "enzymecommission")

@@ -3,7 +3,6 @@
 Every finished chunk is a file in a folder beside the data set to be. A run that was killed finds them there.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from partoken_jax.files import locked_by_other
 from partoken_jax.prepare.records import Chunk, Contents, Plan
 from partoken_jax.prepare.sources import READERS
 from partoken_jax.proteins import DataError, Protein
@@ -64,12 +64,10 @@ def chunk_folder(folder: Path, plan: Plan, neighbours: int) -> Iterator[int]:
     """
     folder.mkdir(exist_ok=True)
     with (folder / _PLAN).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if locked_by_other(file):
             raise DataError(
                 f"{folder}: another process is at work there; wait until it has finished, or stop it"
-            ) from None
+            )
         key = _fingerprint(plan, neighbours)
         if _read_plan(folder).get("key") != key:
             for path in folder.iterdir():
@@ -95,12 +93,12 @@ def _read_plan(folder: Path) -> dict[str, Any]:
 
 
 def read_chunks(
-    folder: Path, plan: Plan, neighbours: int, workers: int, progress: Callable[[int, int, int], None]
+    folder: Path, plan: Plan, neighbours: int, workers: int, update: Callable[[int, int, int], None]
 ) -> None:
     """Reads every chunk that the folder lacks.
 
     Args:
-      progress: called after every chunk with how many files or proteins of the source were in it, how many
+      update: called after every chunk with how many files or proteins of the source were in it, how many
         proteins it gave, and how much was skipped.
 
     Raises DataError for a source that is damaged, or a process that died.
@@ -109,7 +107,7 @@ def read_chunks(
     jobs = [(plan.chunks[i], _file(folder, i), neighbours) for i in missing]
     if workers == 1 or len(jobs) < 2:
         for job in jobs:
-            progress(*_read(*job))
+            update(*_read(*job))
         return
     workers = min(workers, len(jobs))
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_live_with_parent) as pool:
@@ -119,7 +117,7 @@ def read_chunks(
             while running:
                 finished, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in finished:
-                    progress(*future.result())
+                    update(*future.result())
                 running |= {pool.submit(_read, *job) for _, job in zip(finished, waiting, strict=False)}
         except BrokenProcessPool:
             raise DataError(
@@ -165,7 +163,7 @@ def read_proteins(folder: Path, plan: Plan) -> Iterator[tuple[Protein, np.ndarra
 
 
 def _read(chunk: Chunk, target: Path, neighbours: int) -> tuple[int, int, int]:
-    """Reads a chunk, computes its neighbours and writes its file; what `progress` is told."""
+    """Reads a chunk, computes its neighbours and writes its file; what `update` is told."""
     contents = READERS[chunk["reader"]](chunk)
     proteins = [record.protein for record in contents.records]
     tables = [neighbour_table(protein.backbone[:, 1], protein.complete, neighbours) for protein in proteins]

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from partoken_jax.proteins import Protein
+from partoken_jax.proteins.geometry import implausible
 from partoken_jax.proteins.prepared import MAX_LENGTH, MAX_NAME
 from partoken_jax.proteins.structures import Skipped
-
-CA_DISTANCE = (1.0, 10.0)
-"""Å. The median distance of consecutive CA atoms is 3.8 in a protein; outside this the unit is another."""
 
 
 class Record(NamedTuple):
@@ -105,11 +103,11 @@ def fault(protein: Protein) -> str | None:
     ca = protein.backbone[protein.complete, 1].astype(np.float64)
     if len(ca) > 1 and (ca == ca[0]).all():
         return "all its CA atoms are in one place"
-    whole = protein.complete[1:] & protein.complete[:-1]
-    steps = np.linalg.norm(np.diff(protein.backbone[:, 1].astype(np.float64), axis=0)[whole], axis=1)
-    if len(steps) and not CA_DISTANCE[0] <= (median := float(np.median(steps))) <= CA_DISTANCE[1]:
+    ca = np.where(protein.complete[:, None], protein.backbone[:, 1].astype(np.float64), np.nan)
+    steps = np.linalg.norm(np.diff(ca, axis=0, prepend=np.nan), axis=1)
+    if wrong := implausible(steps, np.array([len(protein)])):
         return (
-            f"consecutive CA atoms are {median:.3g} Å apart (median), but 3.8 in a protein; "
+            f"consecutive CA atoms are {wrong.distance:.3g} Å apart (median), but 3.8 in a protein; "
             "its coordinates are in another unit or order"
         )
     return None

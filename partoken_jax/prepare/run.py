@@ -5,8 +5,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple
 from itertools import tee
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 from partoken_jax.config import ConfigError
 from partoken_jax.prepare.chunks import chunk_folder, is_chunk_folder, read_chunks, read_proteins
 from partoken_jax.prepare.gather import Gathered, gather, label_columns, split_schemes
-from partoken_jax.prepare.progress import Progress
 from partoken_jax.prepare.records import Plan
 from partoken_jax.prepare.sources import plan_sources
+from partoken_jax.progress import Update, progress
 from partoken_jax.proteins import DataError
 from partoken_jax.proteins.prepared import FORMAT, checksum, write_prepared
 
@@ -72,8 +71,8 @@ def prepare(
         if done:
             print(f"{folder}: going on after {done:,} of {total:,} {plan.unit}", flush=True)
         try:
-            with closing(Progress(total, done, plan.unit)) as progress:
-                read_chunks(folder, plan, neighbours, workers or os.cpu_count() or 1, progress)
+            with progress(total, "reading", unit=plan.unit, done=done) as update:
+                read_chunks(folder, plan, neighbours, workers or os.cpu_count() or 1, _counting(update))
             said = _write(folder, plan, split, seed, neighbours)
             _check(out, split, seed, neighbours, workers, overwrite)  # others may have been there meanwhile
             if out.exists():
@@ -87,6 +86,18 @@ def prepare(
             raise
         shutil.rmtree(folder)
     print("\n".join([*said, f"wrote {out}"]), flush=True)
+
+
+def _counting(update: Update) -> Callable[[int, int, int], None]:
+    """Shows the proteins and what was skipped, both since the start of this process."""
+    proteins = skipped = 0
+
+    def count(size: int, new_proteins: int, new_skipped: int) -> None:
+        nonlocal proteins, skipped
+        proteins, skipped = proteins + new_proteins, skipped + new_skipped
+        update(size, proteins=f"{proteins:,}", skipped=f"{skipped:,}")
+
+    return count
 
 
 def _check(

@@ -1,6 +1,6 @@
 """What a protein is and where it comes from. NumPy only."""
 
-from partoken_jax.proteins.dataset import ProteinDataset, load_dataset, load_splits
+from partoken_jax.proteins.dataset import ProteinDataset, ProteinList, load_dataset, load_splits
 from partoken_jax.proteins.prepared import LabelColumn, write_prepared
 from partoken_jax.proteins.prepared_set import PreparedProteins, PreparedSet, open_prepared, verify_prepared
 from partoken_jax.proteins.protein import RESIDUE_TYPES, DataError, Protein
@@ -14,6 +14,7 @@ __all__ = [
     "PreparedSet",
     "Protein",
     "ProteinDataset",
+    "ProteinList",
     "limit_lengths",
     "load_dataset",
     "load_splits",

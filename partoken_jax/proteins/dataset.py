@@ -20,6 +20,32 @@ SPLIT_ARRAYS = {"identity": "split", "superfamily": "split_superfamily"}
 """The array of a file that holds the splits of a scheme."""
 
 
+class ProteinList(tuple[Protein, ...]):
+    """Proteins in memory, with what `PreparedProteins` tells of those on the disk."""
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.array([len(protein) for protein in self], np.int64)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.array([protein.label for protein in self], np.int32)
+
+    @property
+    def names(self) -> list[str]:
+        return [protein.name for protein in self]
+
+    @property
+    def num_incomplete(self) -> int:
+        return sum(int((~protein.complete).sum()) for protein in self)
+
+    def take(self, places: np.ndarray) -> "ProteinList":
+        return ProteinList(self[i] for i in places.tolist())
+
+    def cropped(self, max_length: int) -> "ProteinList":
+        return ProteinList(protein.cropped(max_length) for protein in self)
+
+
 @dataclass(frozen=True, eq=False)
 class ProteinDataset:
     """P proteins of one split, labelled for one task.
@@ -27,8 +53,8 @@ class ProteinDataset:
     Raises DataError, naming the protein, for a label that is neither a class nor -1 (none).
     """
 
-    proteins: Sequence[Protein]
-    """A tuple, or `PreparedProteins` that are read when they are asked for."""
+    proteins: ProteinList | PreparedProteins
+    """In memory (any tuple of proteins becomes a `ProteinList`), or read when they are asked for."""
     class_names: tuple[str, ...]
     """Names of the C classes; the same for every split of a file."""
     task: str
@@ -42,6 +68,8 @@ class ProteinDataset:
     """Checksum of the source; empty for proteins made in Python."""
 
     def __post_init__(self):
+        if not isinstance(self.proteins, ProteinList | PreparedProteins):
+            object.__setattr__(self, "proteins", ProteinList(self.proteins))
         num_classes = len(self.class_names)
         labels = self.labels
         wrong = np.flatnonzero((labels < -1) | (labels >= num_classes))
@@ -61,42 +89,30 @@ class ProteinDataset:
     @property
     def lengths(self) -> np.ndarray:
         """int64 [P]: residues per protein."""
-        if isinstance(self.proteins, PreparedProteins):
-            return self.proteins.lengths
-        return np.array([len(protein) for protein in self.proteins], np.int64)
+        return self.proteins.lengths
 
     @property
     def labels(self) -> np.ndarray:
         """int32 [P]: class of each protein, -1 where unknown."""
-        if isinstance(self.proteins, PreparedProteins):
-            return self.proteins.labels
-        return np.array([protein.label for protein in self.proteins], np.int32)
+        return self.proteins.labels
 
     @property
     def names(self) -> Sequence[str]:
         """Name of each protein."""
-        if isinstance(self.proteins, PreparedProteins):
-            return self.proteins.names
-        return [protein.name for protein in self.proteins]
+        return self.proteins.names
 
     @property
     def num_incomplete(self) -> int:
         """Residues that lack an atom, of all proteins."""
-        if isinstance(self.proteins, PreparedProteins):
-            return self.proteins.num_incomplete
-        return sum(int((~protein.complete).sum()) for protein in self.proteins)
+        return self.proteins.num_incomplete
 
     def take(self, places: np.ndarray) -> "ProteinDataset":
         """The proteins at these places (int [P'])."""
-        if isinstance(self.proteins, PreparedProteins):
-            return replace(self, proteins=self.proteins.take(places))
-        return replace(self, proteins=tuple(self.proteins[i] for i in places))
+        return replace(self, proteins=self.proteins.take(places))
 
     def cropped(self, max_length: int) -> "ProteinDataset":
         """The first `max_length` residues of every protein."""
-        if isinstance(self.proteins, PreparedProteins):
-            return replace(self, proteins=self.proteins.cropped(max_length))
-        return replace(self, proteins=tuple(protein.cropped(max_length) for protein in self.proteins))
+        return replace(self, proteins=self.proteins.cropped(max_length))
 
     def class_counts(self) -> np.ndarray:
         """int64 [C]: proteins per class, in the order of `class_names`."""
@@ -235,7 +251,7 @@ def _empty(path: Path, what: str, split: str, split_scheme: str) -> DataError:
 
 def _proteins(
     arrays: dict[str, np.ndarray], names: list[str], labels: np.ndarray, chosen: np.ndarray, path: Path
-) -> tuple[Protein, ...]:
+) -> ProteinList:
     backbone = decode_backbone(arrays, chosen)
     letters = arrays["sequence"][np.repeat(chosen, arrays["length"])].tobytes().decode("latin-1")
     first_numbers = arrays["first_residue_number"]
@@ -257,4 +273,4 @@ def _proteins(
             start = stop
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    return tuple(proteins)
+    return ProteinList(proteins)

@@ -37,7 +37,8 @@ MAX_LENGTH = np.iinfo(np.int16).max
 """Residues of a protein whose neighbours an int16 can tell."""
 MAX_NAME = 255
 """Bytes of an id or a chain."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+"""What a label column or a scheme may be called: it names a file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,7 +310,7 @@ def _write_split(folder: Path, name: str, split: np.ndarray, num_proteins: int) 
 
 
 def _check_name(what: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise DataError(f"{what} {name!r} names a file: use letters, digits, '-' and '_' only")
 
 

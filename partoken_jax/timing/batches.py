@@ -6,7 +6,7 @@ import numpy as np
 
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.graphs.types import PackedGraph
-from partoken_jax.proteins import ProteinDataset, load_dataset
+from partoken_jax.proteins import ProteinDataset, ProteinList, load_dataset
 from partoken_jax.proteins.tasks import EC_CLASSES
 from partoken_jax.timing.synthetic import synthetic_protein
 from partoken_jax.timing_config import TimingConfig
@@ -50,7 +50,7 @@ def timing_data(config: TimingConfig) -> TimingData:
             for seed in range(min(config.batch_size, DISTINCT))
         ]
         count = config.batch_size * (SYNTHETIC_BATCHES if "epoch" in config.passes else 1)
-        proteins = tuple(made[i % len(made)] for i in range(count))
+        proteins = ProteinList(made[i % len(made)] for i in range(count))
         dataset = ProteinDataset(
             proteins, names, config.task, "train", f"synthetic, {config.residues} residues"
         )

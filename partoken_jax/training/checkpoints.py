@@ -240,11 +240,6 @@ def restore(run_dir: str | Path, which: Which = "best") -> Restored:
     raise _none_left(run_dir, which)
 
 
-def has_checkpoint(run_dir: str | Path, which: Which = "last") -> bool:
-    """Whether there is one, whole or not."""
-    return bool(numbered(Path(run_dir) / "checkpoints" / which))
-
-
 def _candidates(run_dir: str | Path, which: Which) -> Iterator[Path]:
     """Paths of checkpoints, the one to try first first."""
     directory = Path(run_dir) / "checkpoints" / which

@@ -46,16 +46,19 @@ class RunData:
 def load_run_data(config: TrainConfig, num_shards: int = 1) -> RunData:
     """All three splits of the file or prepared set, read once, and their batches in `num_shards` parts each.
 
-    Raises DataError for data that cannot be read or have one class alone, and as `prepare` does.
+    Raises DataError as `load_data` and `prepare` do.
     """
-    datasets = load_data(config.data)
-    require_classes(datasets["train"])
-    return prepare(config, datasets, num_shards)
+    return prepare(config, load_data(config.data), num_shards)
 
 
 def load_data(config: DataConfig, splits: Sequence[Split] = SPLITS) -> dict[Split, ProteinDataset]:
-    """Whole splits of the file of the settings. Raises DataError for data that cannot be read."""
+    """Whole splits of the file of the settings.
+
+    Raises DataError for data that cannot be read, or training proteins that are all of one class.
+    """
     found = load_splits(config.path, task=config.task, split_scheme=config.split_scheme, splits=splits)
+    if "train" in found:
+        require_classes(found["train"])
     return {split: found[split] for split in splits}
 
 
@@ -94,7 +97,6 @@ def prepare(config: TrainConfig, datasets: Mapping[Split, ProteinDataset], num_s
 def checked_data(config: TrainConfig) -> dict[Split, ProteinDataset]:
     """All three splits, whole. Raises DataError where they or the settings' limits on them cannot be used."""
     datasets = load_data(config.data)
-    require_classes(datasets["train"])
     for dataset in datasets.values():
         require_labels(limited(dataset, config.data, config.seed)[0])
     return datasets

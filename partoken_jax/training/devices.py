@@ -5,6 +5,9 @@ the same on all. `jax.shard_map` runs the step of one device on every shard, and
 batch is summed over the axis `AXIS` of the mesh. `mesh` is None where there is one device.
 """
 
+import os
+import signal
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -84,6 +87,27 @@ def wait_for_all(where: str) -> None:
     """Returns when every process has come here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
+
+
+class StopTogether(threading.Event):
+    """The stop of a run of several processes: a signal to any of them stops all after the same step.
+
+    JAX hears the signal (`jax.distributed`) and finds a step that none has passed yet. Every process asks as
+    often as every other, after the same steps and batches.
+    """
+
+    def __init__(self, here: threading.Event | None = None) -> None:
+        """`here` is set where this process is asked to stop by what JAX does not hear."""
+        super().__init__()
+        self._asked, self._here = 0, here
+
+    def is_set(self) -> bool:
+        """Whether this is the step to stop after."""
+        self._asked += 1
+        if self._here is not None and self._here.is_set():
+            self._here = None
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX hears it and tells the others
+        return super().is_set() or multihost_utils.reached_preemption_sync_point(self._asked)
 
 
 def num_shards(mesh: Mesh | None) -> int:

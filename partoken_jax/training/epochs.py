@@ -12,10 +12,10 @@ import jax
 import numpy as np
 
 from partoken_jax.graphs.types import PackedGraph
+from partoken_jax.progress import progress
 from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.metrics import Classification, Clustering, classification, clustering
 from partoken_jax.training.objective import LossTerms
-from partoken_jax.training.progress import progress
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.step import EvalStep, StepMetrics, TrainState, TrainStep
 
@@ -141,7 +141,7 @@ def train_epoch(
             taken = under_way.popleft()
             metrics = jax.device_get(taken.metrics)
             finished.append(time.perf_counter())
-            update(int(metrics.proteins), float(metrics.losses.total))
+            update(int(metrics.proteins), loss=f"{float(metrics.losses.total):.3f}")
             if on_result is not None:
                 on_result(metrics, taken.settings)
             if not metrics.finite:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TypedDict
 
+from partoken_jax.files import write_whole
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.proteins import DataError
 from partoken_jax.training.checkpoints import Which, restore
@@ -12,7 +13,6 @@ from partoken_jax.training.data import Split, limited, load_data, require_labels
 from partoken_jax.training.devices import data_mesh, num_shards, put_batch, replicate
 from partoken_jax.training.epochs import Evaluation, check_finite, predict, score
 from partoken_jax.training.prefetch import prefetch
-from partoken_jax.training.records import write_whole
 from partoken_jax.training.step import make_eval_step
 
 

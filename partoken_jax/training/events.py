@@ -50,13 +50,12 @@ class EventLog:
 
         Args:
           step: the number of steps done, this one included.
-          metrics: its `StepMetrics`, on the host: every loss term, and `gradient_norm` if there is one.
+          metrics: its `StepMetrics`, on the host: every loss term, and the norm of the gradients.
           settings: its `StepSettings`: the learning rate.
         """
         losses = metrics.losses._asdict()
         scalars = {"loss": losses.pop("total"), **losses, "learning_rate": settings.learning_rate}
-        if (norm := getattr(metrics, "gradient_norm", None)) is not None:
-            scalars["gradient_norm"] = norm
+        scalars["gradient_norm"] = metrics.gradient_norm
         self._write(step, summary=self._scalars({f"step/{name}": x for name, x in scalars.items()}))
 
     def epoch(self, step: int, record: EpochRecord, predictions: Predictions, codebook_size: int) -> None:

@@ -9,6 +9,7 @@ from flax import nnx
 
 from partoken_jax.config import ConfigError
 from partoken_jax.training.checkpoints import restore
+from partoken_jax.training.objective import named_arrays
 from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.step import TrainState
 
@@ -35,7 +36,7 @@ def initial_weights(
                 "pass it as `weights`, or convert it to a run with `partoken convert`"
             )
         restored = restore(source, "best").state
-        weights = {**_by_name(restored.params), **_by_name(restored.codebook)}
+        weights = named_arrays(restored.params, restored.codebook)
     fresh: list[str] = []
     problems: list[str] = []
 
@@ -70,7 +71,3 @@ def initial_weights(
     if fresh:
         lines.append(f"not there, or of another size, so they start fresh: {', '.join(fresh)}")
     return started, lines
-
-
-def _by_name(part: nnx.State) -> dict[str, np.ndarray]:
-    return {".".join(map(str, path)): np.asarray(variable[...]) for path, variable in nnx.to_flat_state(part)}

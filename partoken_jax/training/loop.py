@@ -13,18 +13,25 @@ import jax
 import numpy as np
 from flax import nnx
 
-from partoken_jax.config import TrainConfig
+from partoken_jax.config import TrainConfig, save_yaml
 from partoken_jax.models import parameter_table
+from partoken_jax.progress import say
 from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.checkpoints import (
     CheckpointWriter,
     Score,
     better,
-    has_checkpoint,
     restore,
 )
 from partoken_jax.training.data import Split, describe, load_data, prepare
-from partoken_jax.training.devices import data_mesh, is_first_process, num_shards, replicate, wait_for_all
+from partoken_jax.training.devices import (
+    StopTogether,
+    data_mesh,
+    is_first_process,
+    num_shards,
+    replicate,
+    wait_for_all,
+)
 from partoken_jax.training.epochs import (
     OnResult,
     TrainEpoch,
@@ -38,8 +45,7 @@ from partoken_jax.training.events import EventLog
 from partoken_jax.training.final_report import final_report
 from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import initial_weights
-from partoken_jax.training.interruption import Interrupted, StopTogether, until
-from partoken_jax.training.progress import say
+from partoken_jax.training.interruption import Interrupted, until
 from partoken_jax.training.records import EpochRecord, append_record, rewind_records
 from partoken_jax.training.report import (
     RunReport,
@@ -56,13 +62,13 @@ from partoken_jax.training.run import (
     restored_run,
     save,
     saving,
-    store,
     summarised,
 )
 from partoken_jax.training.run_directory import (
     CheckpointError,
     check_run_dir,
     clear_run_dir,
+    has_checkpoint,
     locked,
     with_absolute_paths,
 )
@@ -147,7 +153,7 @@ def train(
             graphdef, state, lines = started
             if is_first_process():
                 clear_run_dir(run_dir)
-                store(config)
+                save_yaml(config, run_dir / "config.yaml")
             for line in lines:
                 say(line, quiet=quiet)
         parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
@@ -168,29 +174,34 @@ def train(
                 rewind_records(run_dir / "metrics.jsonl", run.epoch)
                 run.events = EventLog(run_dir, int(run.state.step))
                 summarised(run, "running")
-            report = None
-            try:
-                while run.epoch < run.num_epochs:
-                    _epoch(run, writer)
-                writer.wait()
-                wait_for_all("the last checkpoint is written")
-                report = _finish(run)
-            except Interrupted:
-                if run.unsaved:
-                    save(run, writer)
-                writer.wait()
-                raise Interrupted(
-                    f"{run_dir}: stopped {run.where()}, and saved; the same command with --resume goes on "
-                    "from there"
-                    if writer.up_to_date
-                    else f"{run_dir}: stopped {run.where()}, but could not save; the same command with "
-                    "--resume goes on from the checkpoint before"
-                ) from None
-            finally:
-                if run.events is not None:
-                    run.events.close()
-                if report is None:
-                    summarised(run, "stopped")
+            return _to_the_end(run, writer)
+
+
+def _to_the_end(run: Run, writer: CheckpointWriter) -> RunReport:
+    """The epochs that are left, and the report. Raises Interrupted after a stop, with the state saved."""
+    report = None
+    try:
+        while run.epoch < run.num_epochs:
+            _epoch(run, writer)
+        writer.wait()
+        wait_for_all("the last checkpoint is written")
+        report = _finish(run)
+    except Interrupted:
+        if run.unsaved:
+            save(run, writer)
+        writer.wait()
+        raise Interrupted(
+            f"{run.run_dir}: stopped {run.where()}, and saved; the same command with --resume goes on from "
+            "there"
+            if writer.up_to_date
+            else f"{run.run_dir}: stopped {run.where()}, but could not save; the same command with --resume "
+            "goes on from the checkpoint before"
+        ) from None
+    finally:
+        if run.events is not None:
+            run.events.close()
+        if report is None:
+            summarised(run, "stopped")
     return report
 
 

@@ -166,6 +166,15 @@ def evaluate_objective(
     return Objective(gradients, moved, losses, output)
 
 
+def named_arrays(*parts: nnx.State) -> dict[str, np.ndarray]:
+    """The arrays of parts of a model by dotted path ("encoder.layers.0..."), on the host."""
+    return {
+        ".".join(map(str, path)): np.asarray(variable[...])
+        for part in parts
+        for path, variable in nnx.to_flat_state(part)
+    }
+
+
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
     """Structure, parameters and codebook of a model; `nnx.merge` puts them together again."""
     return nnx.split(model, nnx.Param, Codebook)  # type: ignore[return-value]

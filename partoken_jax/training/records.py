@@ -1,10 +1,10 @@
 """RUN_DIR/metrics.jsonl: one JSON object per epoch."""
 
 import json
-import os
 from pathlib import Path
 from typing import TypedDict
 
+from partoken_jax.files import write_whole
 from partoken_jax.training.epochs import Evaluation, TrainScores
 
 
@@ -68,21 +68,3 @@ def rewind_records(path: Path, epochs: int) -> None:
     """Drops what was written after the first `epochs` epochs, so that a resumed run can write it anew."""
     kept = [json.dumps(record) + "\n" for record in read_records(path) if record["epoch"] <= epochs]
     write_whole(path, "".join(kept))
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that whoever reads it finds the old text or the new one, never a part.
-
-    Raises OSError, and then leaves the old text.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    except OSError as error:  # a full disk does not say which file it is about
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        beside.unlink(missing_ok=True)

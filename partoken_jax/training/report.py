@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import partoken_jax
+from partoken_jax.files import write_whole
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.curves import plot_curves
 from partoken_jax.training.epochs import Evaluation
@@ -23,7 +24,7 @@ from partoken_jax.training.metrics import (
     macro_f1_interval,
     wilson,
 )
-from partoken_jax.training.records import EpochRecord, write_whole
+from partoken_jax.training.records import EpochRecord
 
 
 class DataReport(TypedDict):

@@ -12,8 +12,9 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from partoken_jax.config import TrainConfig, save_yaml, to_dict
+from partoken_jax.config import TrainConfig, to_dict
 from partoken_jax.graphs.types import PackedGraph
+from partoken_jax.progress import announced, say
 from partoken_jax.training.checkpoints import CheckpointMeta, CheckpointWriter, Restored, Score, restore
 from partoken_jax.training.data import RunData, Split
 from partoken_jax.training.devices import is_first_process, own_shards, put_batch
@@ -21,7 +22,6 @@ from partoken_jax.training.epochs import Evaluation, SoFar, nothing_yet
 from partoken_jax.training.events import EventLog
 from partoken_jax.training.interruption import Interrupted, until
 from partoken_jax.training.prefetch import prefetch
-from partoken_jax.training.progress import announced, say
 from partoken_jax.training.records import read_records
 from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.stages import has_codebook, stage_of
@@ -116,13 +116,6 @@ class Run:
         say(line, quiet=self.quiet)
 
 
-def store(config: TrainConfig) -> None:
-    """Writes config.yaml, whole or not at all."""
-    part = Path(config.run_dir) / "config.yaml.part"
-    save_yaml(config, part)
-    part.replace(part.with_suffix(""))
-
-
 def restored_run(config: TrainConfig, data: RunData) -> Restored:
     """The newest checkpoint of a run that can be read. Raises CheckpointError if it belongs to other data."""
     restored = restore(config.run_dir, "last")
@@ -195,7 +188,6 @@ def summarised(run: Run, state: State, test: Evaluation | None = None) -> None:
         parameters=run.parameters["total"],
         best_epoch=None if run.best is None else run.best["epoch"],
         test=test,
-        fingerprint=run.data.fingerprint,
     )
     try:
         write_summary(run.run_dir, summary)

@@ -2,15 +2,14 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import shutil
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from partoken_jax.config import ConfigError, TrainConfig, load_yaml
+from partoken_jax.files import locked_by_other
 from partoken_jax.settings import read_yaml
 
 RUN_FILES = (
@@ -79,9 +78,14 @@ def check_run_dir(config: TrainConfig) -> Path:
     return run_dir
 
 
+def has_checkpoint(run_dir: str | Path, which: Which = "last") -> bool:
+    """Whether there is one of that name, whole or not."""
+    return bool(numbered(Path(run_dir) / "checkpoints" / which))
+
+
 def check_checkpoint(run_dir: str | Path, which: Which) -> None:
     """Raises CheckpointError where a run has no checkpoint of that name, whole or not."""
-    if not numbered(Path(run_dir) / "checkpoints" / which):
+    if not has_checkpoint(run_dir, which):
         raise CheckpointError(
             f"{run_dir} holds no '{which}' checkpoint; give the directory of a run that has saved one"
         )
@@ -127,18 +131,11 @@ def locked(run_dir: Path) -> Iterator[None]:
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with (run_dir / LOCK).open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if locked_by_other(file):
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise CheckpointError(
                 f"{run_dir} is in use by {holder}; wait for it, stop it, or choose another --run-dir"
-            ) from None
-        except OSError as error:  # a file system without locks
-            warnings.warn(
-                f"{run_dir}: cannot be locked ({error.strerror}), so see to it that no other process uses it",
-                stacklevel=3,
             )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {os.uname().nodename}\n")

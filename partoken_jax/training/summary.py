@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Literal, TypedDict
 
 from partoken_jax.config import TrainConfig
+from partoken_jax.files import write_whole
 from partoken_jax.training.data import RunData
 from partoken_jax.training.epochs import Evaluation
 from partoken_jax.training.metrics import hits, wilson
-from partoken_jax.training.records import EpochRecord, write_whole
+from partoken_jax.training.records import EpochRecord
 from partoken_jax.training.report import environment, timing
 
 FILE = "summary.json"
@@ -63,8 +64,8 @@ class Summary(TypedDict):
     task: str
     data: str
     """File or folder that the proteins come from."""
-    fingerprint: str | None
-    """Of the data, where the run computes one."""
+    fingerprint: str
+    """Of the data."""
     environment: dict[str, str]
     """Versions of Python and of the packages that compute, and the device."""
     epochs: int
@@ -113,7 +114,6 @@ def summarise(
     parameters: int,
     best_epoch: int | None = None,
     test: Evaluation | None = None,
-    fingerprint: str | None = None,
 ) -> Summary:
     """The summary of a run after the epochs in `records`; the other arguments are fields of `Summary`."""
     train_set, times = data.datasets["train"], timing(records) if records else None
@@ -127,7 +127,7 @@ def summarise(
         parameters=parameters,
         task=train_set.task,
         data=Path(train_set.source).name,
-        fingerprint=fingerprint,
+        fingerprint=data.fingerprint,
         environment=environment(),
         epochs=len(records),
         epochs_planned=config.stage0.epochs + config.stage1.epochs,

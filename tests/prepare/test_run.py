@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from partoken_jax import progress
 from partoken_jax.config import ConfigError
 from partoken_jax.graphs import neighbour_tables
-from partoken_jax.prepare import chunks, npz_files, prepare, progress, sources
+from partoken_jax.prepare import chunks, npz_files, prepare, sources
 from partoken_jax.prepare.sources import READERS
 from partoken_jax.proteins import DataError, load_splits, open_prepared, verify_prepared
 from partoken_jax.proteins.dataset import EMBEDDED
@@ -62,9 +63,7 @@ def start(source: Path, out: Path, workers: int) -> subprocess.Popen:
     code = (
         "import sys, time; from partoken_jax.prepare import npz_files, prepare; npz_files.CHUNK = 100\n"
         "from partoken_jax.prepare import run\n"
-        "class Slow(run.Progress):\n"
-        "    def __call__(self, *told): time.sleep(0.3)\n"
-        "run.Progress = Slow\n"
+        "run._counting = lambda update: lambda *told: time.sleep(0.3)\n"
         "if __name__ == '__main__':\n"
         "    prepare([sys.argv[1]], sys.argv[2], workers=int(sys.argv[3]), neighbours=5)"
     )
@@ -173,11 +172,12 @@ def test_structures_with_labels_of_their_own(structures, table, chains, tmp_path
 
 
 def test_a_line_now_and_then_where_there_is_no_terminal(structures, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
     monkeypatch.setattr(sources, "FILES", 4)
     prepare([str(structures)], tmp_path / "out", workers=1, neighbours=4)
     said = capsys.readouterr()
-    assert "read 4 of 6 files; in this run 4 proteins, 0 skipped\nread 6 of 6 files" in said.out
+    first, second = [line for line in said.out.splitlines() if line.startswith("reading: ")]
+    assert first.startswith("reading: 4 of 6 files, proteins 4, skipped 0, ") and "6 of 6 files" in second
     assert said.err == ""
 
 

@@ -8,16 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from partoken_jax.files import write_whole
 from partoken_jax.training.epochs import Evaluation
 from partoken_jax.training.metrics import classification, clustering, wilson
-from partoken_jax.training.records import write_whole
 from partoken_jax.training.summary import Scores, Summary, read_summary, summarise, write_summary
 
 from .conftest import tiny
 
 CALL = {"command": "partoken train", "date": "2026-01-02T03:04:05+00:00", "parameters": 5}
 DATA = SimpleNamespace(
-    datasets={"train": SimpleNamespace(task="cath-class", source="some/where/proteins.npz")}
+    datasets={"train": SimpleNamespace(task="cath-class", source="some/where/proteins.npz")},
+    fingerprint="abc",
 )
 
 
@@ -54,14 +55,12 @@ def test_before_the_first_epoch_what_is_not_known_is_null(tmp_path):
     assert read_summary(tmp_path) == json.loads((tmp_path / "summary.json").read_text()) == summary
     assert set(summary) == set(typing.get_type_hints(Summary))
     empty = {name for name, value in summary.items() if value is None}
-    assert empty == {
-        "fingerprint", "step_ms", "proteins_per_second", "best_epoch", "validation", "test"
-    }  # fmt: skip
+    assert empty == {"step_ms", "proteins_per_second", "best_epoch", "validation", "test"}
     assert (summary["epochs"], summary["epochs_planned"], summary["seconds"]) == (0, 5, 0)
 
 
 def test_a_finished_run_has_its_scores_with_intervals():
-    more = {"best_epoch": 1, "test": evaluation(5), "fingerprint": "abc"}
+    more = {"best_epoch": 1, "test": evaluation(5)}
     summary = summarise(tiny(), DATA, records(), state="finished", **more, **CALL)
     for split, correct in ("validation", 6), ("test", 5):
         scores = summary[split]

@@ -1,4 +1,4 @@
-"""What a run says while it goes: lines that are flushed at once, and how far it is.
+"""What long work says while it goes: lines that are flushed at once, and how far it is.
 
 In a terminal (standard output and standard error both are one) progress is drawn by tqdm and vanishes when it
 is done. Elsewhere it is a plain line now and then, without carriage returns. With `quiet` nothing is said but
@@ -19,8 +19,8 @@ T = TypeVar("T")
 INTERVAL = 30.0
 """Seconds between two lines about the same thing where there is no terminal."""
 
-Update = Callable[[int, float], None]
-"""`update(proteins, loss)`: so many more proteins are done, the last of them with this loss."""
+Update = Callable[..., None]
+"""`update(count, **shown)`: so many more are done, and this is how things stand, by name."""
 
 
 def say(line: str, *, quiet: bool = False) -> None:
@@ -96,35 +96,38 @@ def announced(step: T, what: str, *, quiet: bool = False) -> T:
 
 
 @contextmanager
-def progress(total: int, description: str, *, done: int = 0, quiet: bool = False) -> Iterator[Update]:
-    """Shows how many of `total` proteins are done, with the last loss and the time that is left.
+def progress(
+    total: int, description: str, *, unit: str = "proteins", done: int = 0, quiet: bool = False
+) -> Iterator[Update]:
+    """Shows how many of `total` are done, how things stand, and the time that is left.
 
-    The body gets `update(proteins, loss)`, to be called after every step. `done` proteins were done before.
-    In a terminal this is a bar; elsewhere a line every `INTERVAL` seconds, and none for a short epoch.
+    The body gets `update(count, **shown)`, to be called after every step. `done` were done before. In a
+    terminal this is a bar; elsewhere a line every `INTERVAL` seconds, and none for what is over sooner.
     """
     if quiet:
-        yield lambda proteins, loss: None
+        yield lambda count, **shown: None
         return
     if in_terminal():
-        with tqdm(total=total, initial=done, desc=description, unit=" proteins", leave=False) as bar:
+        with tqdm(total=total, initial=done, desc=description, unit=f" {unit}", leave=False) as bar:
 
-            def draw(proteins: int, loss: float) -> None:
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update(proteins)
+            def draw(count: int, **shown: str) -> None:
+                bar.set_postfix(shown, refresh=False)
+                bar.update(count)
 
             yield draw
         return
     start = last = time.monotonic()
     before = done
 
-    def tell(proteins: int, loss: float) -> None:
+    def tell(count: int, **shown: str) -> None:
         nonlocal done, last
-        done += proteins
+        done += count
         now = time.monotonic()
         if now - last >= INTERVAL:
             last = now
             left = (now - start) * (total - done) / max(done - before, 1)
-            say(f"{description}: {done:,} of {total:,} proteins, loss {loss:.3f}, {duration(left)} left")
+            stand = "".join(f", {name} {value}" for name, value in shown.items())
+            say(f"{description}: {done:,} of {total:,} {unit}{stand}, {duration(left)} left")
 
     yield tell
 

@@ -9,12 +9,11 @@ from pathlib import Path
 import jax
 import pytest
 
-from partoken_jax.training import progress
+from partoken_jax import progress
+from partoken_jax.progress import announced, duration, say, waiting, warn
 from partoken_jax.training.data import load_run_data
-from partoken_jax.training.progress import announced, duration, say, waiting, warn
 from partoken_jax.training.step import compilations
-
-from .conftest import tiny
+from tests.training.conftest import tiny
 
 SHORT = 0.05
 
@@ -42,10 +41,10 @@ def test_nothing_says_that_it_is_done_when_it_failed(capsys):
 
 def test_lines_of_progress_come_by_time_and_say_what_is_left(often, capsys):
     with progress.progress(1000, "stage 0, epoch 3", done=200) as update:
-        update(100, 1.25)
+        update(100, loss="1.250")
         assert capsys.readouterr().out == ""  # too early
         time.sleep(SHORT)
-        update(300, 1.5)
+        update(300, loss="1.500")
     (line,) = capsys.readouterr().out.splitlines()
     # 400 proteins took a little more than 0.05 s, and 400 are left.
     assert line == "stage 0, epoch 3: 600 of 1,000 proteins, loss 1.500, 0.1 s left"
@@ -55,7 +54,7 @@ def test_quiet_says_nothing_but_warnings(often, capsys):
     say("line", quiet=True)
     with waiting("computing", quiet=True), progress.progress(10, "epoch", quiet=True) as update:
         time.sleep(2 * SHORT)
-        update(1, 0.5)
+        update(1)
     warn("a file was left out")
     out, err = capsys.readouterr()
     assert (out, err) == ("", "warning: a file was left out\n")
@@ -66,7 +65,7 @@ def test_in_a_terminal_a_line_is_drawn_again_and_a_bar_counts(monkeypatch, capsy
     with waiting("computing"):
         time.sleep(1.2)
     with progress.progress(10, "epoch", done=5) as update:
-        update(5, 0.5)
+        update(5)
     out, err = capsys.readouterr()
     assert "computing ... 00:00" in err and "computing ... 00:01" in err
     assert "5/10" in err and "10/10" not in out
@@ -96,11 +95,11 @@ def test_times_read_as_people_say_them(seconds, text):
 def test_a_pipe_shows_every_line_before_the_process_ends():
     """And they hold nothing that only a terminal understands."""
     code = (
-        "from partoken_jax.training.progress import say, waiting\n"
+        "from partoken_jax.progress import say, waiting\n"
         "with waiting('computing'):\n"
         "    say('a line'); input()\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     with subprocess.Popen(
         [sys.executable, "-c", code],
         stdin=subprocess.PIPE,
