@@ -27,7 +27,7 @@ from jax.interpreters import mlir
 from tqdm import tqdm
 
 from experiments.flags import Flags, count, run_script
-from partoken_jax.config import Precision
+from partoken_jax.model_config import Precision
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing.batches import TimingData, timing_data
 from partoken_jax.timing.programs import timing_settings, train_config

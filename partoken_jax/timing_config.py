@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from partoken_jax.config import BatchSize, Kind, ModelConfig, Neighbours, Residues, check_features
+from partoken_jax.config import BatchSize, ModelConfig, Neighbours, Residues, check_features
+from partoken_jax.model_config import Kind
 from partoken_jax.settings import AtLeast1, AtMost, FilePath, Flag, Seed, settings
 
 Sweep = Literal["batch", "length", "clusters", "rematerialisation", "backward", "precision", "plain"]

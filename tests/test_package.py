@@ -20,6 +20,7 @@ ROOMS = (
     *(
         "files",
         "settings",
+        "model_config",
         "config",
         "timing_config",
         "tables",

@@ -23,8 +23,8 @@ from experiments.parity.vectors import (
     recorded_batch,
     temperature,
 )
-from partoken_jax.config import Pooling
 from partoken_jax.convert import from_state_dict
+from partoken_jax.model_config import Pooling
 
 
 def check_baseline(v: Vectors, report: Report, side: ModuleType) -> None:

@@ -11,7 +11,7 @@ from experiments.torch_peer.codebook import VQCodebook, coverage_loss, presence
 from experiments.torch_peer.graphs import ProteinGraph
 from experiments.torch_peer.gvp import GVP, LINEAR, Features, GVPConvLayer, TupleLayerNorm
 from experiments.torch_peer.partitioner import Bookkeeping, Partitioner
-from partoken_jax.config import ModelConfig, Pooling
+from partoken_jax.model_config import ModelConfig, Pooling
 
 RESIDUE_TYPES = 20
 

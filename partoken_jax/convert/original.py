@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from partoken_jax.config import SCORE_WIDTH, THRESHOLD_WIDTH, ModelConfig
+from partoken_jax.model_config import SCORE_WIDTH, THRESHOLD_WIDTH, ModelConfig
 
 Shapes = dict[str, tuple[int, ...]]
 RESIDUE_EMBEDDING = (20, 20)

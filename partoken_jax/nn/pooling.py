@@ -3,8 +3,8 @@
 import jax
 from flax import nnx
 
-from partoken_jax.config import Pooling
 from partoken_jax.graphs.segments import segment_max, segment_mean, segment_softmax, segment_sum
+from partoken_jax.model_config import Pooling
 from partoken_jax.nn.linear import MLP
 
 

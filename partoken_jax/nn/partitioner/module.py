@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import jraph
 from flax import nnx
 
-from partoken_jax.config import SCORE_WIDTH, THRESHOLD_WIDTH, PartitionerConfig
 from partoken_jax.graphs.segments import first_node, graph_index, segment_mean, segment_sum
+from partoken_jax.model_config import SCORE_WIDTH, THRESHOLD_WIDTH, PartitionerConfig
 from partoken_jax.nn.linear import MLP, linear
 from partoken_jax.nn.noise import residue_noise
 from partoken_jax.nn.partitioner.edges import edges_of

@@ -1,0 +1,157 @@
+"""What a model is made of: every setting, its default, the values it may have, and when to change it.
+
+The defaults are the published ParToken configuration (arXiv 2510.01632). The text under a field is also its
+help on the command line.
+"""
+
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from partoken_jax.settings import (
+    AtLeast1,
+    AtLeast2,
+    AtMost,
+    BelowOne,
+    Flag,
+    NonNegative,
+    Positive,
+    Share,
+    settings,
+)
+
+Kind = Literal["gvp", "partoken"]
+Pooling = Literal["mean", "max", "sum", "attention"]
+Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+
+Width = Annotated[AtLeast1, AtMost(4096)]
+Channels = tuple[Width, Width]  # numbers of scalars and of vectors
+Temperature = Annotated[Positive, Field(ge=1e-6), AtMost(1e6)]
+LossWeight = Annotated[NonNegative, AtMost(1e6)]
+NODE_FEATURES, EDGE_FEATURES = (6, 3), (32, 1)  # scalars and vectors that `graphs.featurise` makes
+SCORE_WIDTH, THRESHOLD_WIDTH = 64, 128  # in the partitioner; the published model has no settings for them
+
+
+@settings
+class PartitionerConfig:
+    """How ParToken cuts a protein into clusters of residues. The GVP baseline does not use these settings."""
+
+    max_clusters: Annotated[AtLeast1, AtMost(1000)] = 5
+    """S, the number of rounds, each of which finds at most one cluster. More rounds cover more residues of
+    long proteins and take more time."""
+    hidden: Width = 50
+    """Hidden width of the network that chooses seeds, and width of the vector that sums up the protein for
+    it. Change it together with the width of the encoder."""
+    k_hop: Annotated[AtLeast1, AtMost(100)] = 1
+    """A cluster reaches at most this many steps along edges from its seed. Raise it for clusters that spread
+    farther from their seed."""
+    cluster_size_max: Annotated[AtLeast1, AtMost(10_000)] = 25
+    """Largest number of residues in a cluster, the seed included. Raise it for larger clusters."""
+    termination_threshold: Share = 0.95
+    """A protein needs no further cluster once this share of its residues is in one. Lower it to leave more
+    residues out of clusters."""
+
+
+@settings
+class CodebookConfig:
+    """The codes (tokens) that clusters are named by, learned by vector quantisation (VQ). The GVP baseline
+    does not use these settings."""
+
+    enabled: Flag = True
+    """Whether the model has a codebook. Switch it off to see what the codebook contributes."""
+    size: Annotated[AtLeast1, AtMost(1_000_000)] = 512
+    """K, the number of codes. Lower it when many codes stay unused."""
+    beta: LossWeight = 0.25
+    """Weight of the commitment loss within the VQ loss. Raise it when cluster features drift away from their
+    codes."""
+    decay: BelowOne = 0.99
+    """How much of the moving averages that make the codes is kept at every step. Lower it when there are few
+    steps, so that the codes follow sooner."""
+    epsilon: Annotated[Positive, AtMost(1)] = 1e-5
+    """Smooths the moving averages of how often codes are used, so that none is divided by zero. There is no
+    reason to change it but to match other code."""
+    metric: Literal["l2", "cosine"] = "l2"
+    """Distance by which the nearest code is chosen. Choose "cosine" when only the direction of a cluster
+    feature should count. The loss, the output and the moving averages always use the vectors as they are."""
+    keep_unused: Flag = True
+    """Whether a code that no cluster chose keeps its value. Switch it off for the published rule, which moves
+    unused codes to zero (docs/REFERENCE.md, fault 9)."""
+    presence_temperature: Temperature = 0.3
+    """Temperature of the soft assignment to codes in the coverage loss. Lower it to make the assignment
+    harder."""
+    classify_quantised: Flag = False
+    """Whether the classifier reads the codes instead of the cluster features. Switch it on when a prediction
+    should depend on tokens alone; published models leave it off."""
+
+
+@settings
+class ModelConfig:
+    """The model, and how it is computed."""
+
+    kind: Kind = "partoken"
+    """Which model: ParToken ("partoken"), or its baseline, the GVP-GNN without clusters and codes ("gvp").
+    Choose the baseline to see what clusters and codes contribute."""
+    num_classes: Annotated[AtLeast2, AtMost(100_000)] = 7
+    """Number of classes that the model tells apart. Set it only when you build a model yourself: training
+    takes it from the data, and conversion from the weights."""
+    node_in: Channels = NODE_FEATURES
+    """Numbers of scalars and vectors that describe a residue. Change them only with features of your own."""
+    edge_in: Channels = EDGE_FEATURES
+    """Numbers of scalars and vectors that describe an edge. Change them only with features of your own."""
+    node_hidden: Channels = (100, 16)
+    """Numbers of hidden scalars and vectors of a residue, the width of the model. Lower them for a smaller
+    and faster model."""
+    edge_hidden: Channels = (32, 1)
+    """Numbers of hidden scalars and vectors of an edge. Change them together with node_hidden."""
+    num_layers: Annotated[AtLeast1, AtMost(100)] = 3
+    """Number of message passing layers. More layers let residues see farther and take more time."""
+    dropout: BelowOne = 0.1
+    """Share of channels that training sets to zero at random. Raise it when the model overfits."""
+    pooling: Pooling = "sum"
+    """How the residues of a protein become one vector. Choose "mean" or "max" if the length of a protein
+    should count less; "attention" learns the weight of every residue."""
+    residue_types: Flag = False
+    """Whether the model also sees which amino acid each residue is. Switch it on when the sequence may be
+    used; published models see the backbone alone."""
+    attention_heads: Width = 4
+    """Number of heads with which ParToken attends from the whole protein to its clusters. Change it with the
+    width of the model, because it must divide the number of hidden scalars of a residue."""
+    message_passing: Literal["dense", "general"] = "dense"
+    """Two forms of the same layers with the same numbers. "dense" is fast and needs the table of neighbours
+    that batches carry. Choose "general", the plain form, to read the code or for graphs without that
+    table."""
+    rematerialise: Literal["auto", "none", "layer", "chunk"] = "auto"
+    """What the forward pass forgets and the backward pass computes again, to save memory. "none" forgets
+    nothing; "layer" keeps only the residues between layers; "chunk" also computes edges a few residues at a
+    time, which needs least memory and is fastest on a CPU. "auto" takes "chunk" on a CPU, "layer" elsewhere,
+    and "none" for the general form. Change it when memory runs out, or to measure."""
+    sender_gradient: Literal["auto", "scatter", "gather"] = "auto"
+    """How the dense form sums the gradients of the edges that leave a residue: by adding in place ("scatter")
+    or by reading through a reversed table ("gather"). "auto" takes the faster one, "scatter" on a CPU or in
+    chunks and "gather" elsewhere. Change it only to measure."""
+    precision: Precision = "float32"
+    """Precision of matrix products. "tensorfloat32" is faster on NVIDIA GPUs from 2020 on and the same as
+    float32 on a CPU; "bfloat16" computes the whole encoder in bfloat16. Parameters, norms, sums and
+    everything after the encoder stay in float32. Change it for speed; docs/guide/train.md says what it
+    costs."""
+    partitioner: PartitionerConfig = field(default_factory=PartitionerConfig)
+    codebook: CodebookConfig = field(default_factory=CodebookConfig)
+
+    def __post_init__(self) -> None:
+        dense = self.message_passing == "dense"
+        if self.rematerialise == "chunk" and not dense:
+            raise ValueError(
+                "rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where "
+                "model.message_passing is 'general'"
+            )
+        if self.sender_gradient == "gather" and not (dense and self.rematerialise in ("none", "layer")):
+            raise ValueError(
+                "sender_gradient is 'gather', but must be 'auto' or 'scatter' unless "
+                "model.message_passing is 'dense' and model.rematerialise is 'none' or 'layer'"
+            )
+        if self.kind == "partoken" and self.node_hidden[0] % self.attention_heads:
+            raise ValueError(
+                f"attention_heads is {self.attention_heads}, but must divide the number of hidden scalars "
+                f"of a residue, model.node_hidden[0] = {self.node_hidden[0]}"
+            )
