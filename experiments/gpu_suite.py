@@ -109,13 +109,13 @@ def _environment(command: str) -> dict[str, str]:
 
 PARTS: dict[str, Part] = {
     "timing64": timing(64, passes=("forward", "forward_backward", "train_step"), gap=False),
+    "pytorch": pytorch,
     "backward": sweep("backward"),
     "precision": sweep("precision"),
     "epoch64": timing(64, passes=("epoch",)),
     "parity": parity,
     "timing128": timing(128, passes=("train_step",), gap=False),
     "gap64": timing(64, passes=("train_step",)),
-    "pytorch": pytorch,
     "plain": sweep("plain"),
     "precision_accuracy": precision_accuracy,
     "rematerialisation": sweep("rematerialisation"),

@@ -111,6 +111,13 @@ class ModelConfig:
     pooling: Pooling = "sum"
     """How the residues of a protein become one vector. Choose "mean" or "max" if the length of a protein
     should count less; "attention" learns the weight of every residue."""
+    norm_pooled: Flag = False
+    """Whether that vector is normalised (LayerNorm) before anything reads it. Switch it on to learn sooner:
+    without it, a sum over residues gives first logits that are far too large, and a mean far too small ones.
+    Published models leave it off."""
+    output_activation: Literal["relu", "silu"] = "relu"
+    """Last activation of the encoder. "relu" is the published one, of which many channels are 0 for every
+    residue; choose "silu" to keep all of them alive."""
     residue_types: Flag = False
     """Whether the model also sees which amino acid each residue is. Switch it on when the sequence may be
     used; published models see the backbone alone."""

@@ -106,7 +106,7 @@ class GVPClassifier(nnx.Module):
         width = config.node_hidden[0]
         self.config = config
         self.encoder = _encoder(config, rngs)
-        self.pool = Pool(config.pooling, width, rngs=rngs)
+        self.pool = Pool(config.pooling, width, norm=config.norm_pooled, rngs=rngs)
         self.classifier = MLP(
             (width, 2 * width, width, config.num_classes), dropout=config.dropout, rngs=rngs
         )
@@ -135,7 +135,7 @@ class ParToken(nnx.Module):
         width = config.node_hidden[0]
         self.config = config
         self.encoder = _encoder(config, rngs)
-        self.pool = Pool(config.pooling, width, rngs=rngs)
+        self.pool = Pool(config.pooling, width, norm=config.norm_pooled, rngs=rngs)
         self.partitioner = Partitioner(width, config.partitioner, rngs=rngs)
         self.codebook = VQCodebook(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
         self.attention = ClusterAttention(width, config.attention_heads, dropout=config.dropout, rngs=rngs)
@@ -353,6 +353,7 @@ def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
         residue_types=config.residue_types,
         rematerialise=config.rematerialise,
         sender_gradient=config.sender_gradient,
+        output_activation=jax.nn.silu if config.output_activation == "silu" else jax.nn.relu,
         dtype=jnp.bfloat16 if config.precision == "bfloat16" else None,
         rngs=rngs,
     )

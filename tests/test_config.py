@@ -38,7 +38,8 @@ CODEBOOK = CodebookConfig(
 )  # fmt: skip
 MODEL = ModelConfig(
     kind="gvp", num_classes=2, node_in=(1, 2), edge_in=(3, 4), node_hidden=(5, 6), edge_hidden=(7, 8),
-    num_layers=9, dropout=0, pooling="attention", residue_types=True, attention_heads=3,
+    num_layers=9, dropout=0, pooling="attention", norm_pooled=True, output_activation="silu",
+    residue_types=True, attention_heads=3,
     message_passing="general", rematerialise="layer", sender_gradient="scatter", precision="bfloat16",
     partitioner=PARTITIONER, codebook=CODEBOOK,
 )  # fmt: skip
@@ -65,7 +66,8 @@ UNUSUAL = [
         run_dir="some where", seed=2**32 - 1, model=FITTING, data=DATA, stage0=STAGE,
         stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
-        reseed_dead_codes=True, devices=3, init_from="runs/other", clip_norm=0.5, non_finite="skip",
+        reseed_dead_codes=True, devices=3, init_from="runs/other", one_schedule=True, weight_decay=0.1, label_smoothing=0.2, class_balance=1,
+        clip_norm=0.5, non_finite="skip",
         checkpoint=CHECKPOINT, overwrite=True,
         resume=True,
     ),

@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 
 from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, HiddenGraph, HiddenNodes
 from partoken_jax.nn.gather import reverse_neighbours
-from partoken_jax.nn.gvp import GVP, Dims
+from partoken_jax.nn.gvp import GVP, Activation, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
 from partoken_jax.nn.noise import residue_noise
 from partoken_jax.nn.norms import TupleLayerNorm
@@ -19,7 +19,8 @@ chunk has 1.5 MB; measured on two CPU cores, 128 and 192 are the fastest of 32 t
 
 
 class GVPEncoder(nnx.Module):
-    """Residue and edge features → node features [N, D], non-negative (the last step is a ReLU)."""
+    """Residue and edge features → node features [N, D], non-negative where, as published, the last step is a
+    ReLU."""
 
     def __init__(
         self,
@@ -33,6 +34,7 @@ class GVPEncoder(nnx.Module):
         residue_types: bool,
         rematerialise: str = "auto",
         sender_gradient: str = "auto",
+        output_activation: Activation = jax.nn.relu,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
@@ -58,7 +60,13 @@ class GVPEncoder(nnx.Module):
             ]
         )
         self.output_norm = TupleLayerNorm(node_hidden, rngs=rngs)
-        self.output_gvp = GVP(node_hidden, (node_hidden[0], 0), dtype=dtype, rngs=rngs)
+        self.output_gvp = GVP(
+            node_hidden,
+            (node_hidden[0], 0),
+            activations=(output_activation, jax.nn.sigmoid),
+            dtype=dtype,
+            rngs=rngs,
+        )
 
     def embed(self, graph: FeaturisedGraph) -> HiddenGraph:
         """Hidden nodes and edges of a featurised graph, before the first layer.

@@ -21,12 +21,14 @@ def weighted_sum(x: jax.Array, weight: jax.Array, index: jax.Array, num_graphs: 
 class Pool(nnx.Module):
     """Node features [N, D] → one vector per graph [G, D]: mean, max, sum or attention.
 
-    Attention: score = Linear(D → D/2), ReLU, Linear → 1, softmax over the residues of one protein.
+    Attention: score = Linear(D → D/2), ReLU, Linear → 1, softmax over the residues of one protein. With
+    `norm`, a LayerNorm follows.
     """
 
-    def __init__(self, pooling: Pooling, width: int, *, rngs: nnx.Rngs):
+    def __init__(self, pooling: Pooling, width: int, *, norm: bool = False, rngs: nnx.Rngs):
         self.pooling = pooling
         self.score = MLP((width, width // 2, 1), rngs=rngs) if pooling == "attention" else None
+        self.norm = nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, rngs=rngs) if norm else None
 
     def __call__(
         self,
@@ -36,6 +38,10 @@ class Pool(nnx.Module):
         num_graphs: int,
     ) -> jax.Array:
         """The vectors [G, D]. `index` names the graph of each node; masked nodes do not count."""
+        pooled = self._pooled(x, mask, index, num_graphs)
+        return pooled if self.norm is None else self.norm(pooled)
+
+    def _pooled(self, x: jax.Array, mask: jax.Array, index: jax.Array, num_graphs: int) -> jax.Array:
         if self.pooling == "mean":
             return segment_mean(x, mask, index, num_graphs)
         if self.pooling == "max":

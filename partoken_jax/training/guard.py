@@ -139,7 +139,9 @@ def replay(path: str | Path) -> Replay:
         abstract = abstract._replace(key=jax.eval_shape(jax.random.key_data, abstract.key))
         state = _filled("state/", abstract, arrays)
         graph = _filled("batch/", _batch("batch/receivers" in arrays), arrays)
-        settings = _filled("settings/", StepSettings(0, 0, LossWeights(0, 0, 0), 0), arrays)  # type: ignore[arg-type]
+        weighted = 0 if "settings/class_weights" in arrays else None
+        empty: Any = StepSettings(0, 0, LossWeights(0, 0, 0), 0, weighted)  # type: ignore[arg-type]
+        settings = _filled("settings/", empty, arrays)
     except (ConfigError, KeyError, ValueError) as error:
         raise ConfigError(
             f"{path}: the step in it does not fit this version of partoken_jax ({error}); replay it with the "
@@ -149,7 +151,12 @@ def replay(path: str | Path) -> Replay:
     bypass = about["bypass_codebook"]
     findings = examine(graphdef, state, graph, settings, bypass_codebook=bypass)
     step = make_train_step(
-        graphdef, bypass_codebook=bypass, clip_norm=config.clip_norm, non_finite=config.non_finite
+        graphdef,
+        bypass_codebook=bypass,
+        label_smoothing=config.label_smoothing,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm,
+        non_finite=config.non_finite,
     )
     _, metrics = step(jax.tree.map(jnp.array, state), graph, settings)
     return Replay(

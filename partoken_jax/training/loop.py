@@ -46,6 +46,7 @@ from partoken_jax.training.final_report import final_report
 from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import initial_weights
 from partoken_jax.training.interruption import Interrupted, until
+from partoken_jax.training.losses import balanced_weights
 from partoken_jax.training.records import EpochRecord, append_record, rewind_records
 from partoken_jax.training.report import (
     RunReport,
@@ -225,7 +226,12 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
         _begin_stage(run, stage)
     loader = data.loaders["train"]
     settings = epoch_settings(
-        config, stage, epoch_of_stage, loader.num_batches(epoch), has_codebook=has_codebook(config)
+        config,
+        stage,
+        epoch_of_stage,
+        loader.num_batches(epoch),
+        has_codebook=has_codebook(config),
+        class_weights=balanced_weights(data.datasets["train"].class_counts(), config.class_balance),
     )
     description = f"stage {stage}, epoch {epoch + 1}"
     trained = train_epoch(
@@ -286,7 +292,8 @@ def _events(run: Run) -> OnResult:
 
 
 def _begin_stage(run: Run, stage: int) -> None:
-    state = begin_stage(run.state, run.mesh)
+    goes_on = run.config.one_schedule and run.epoch > 0
+    state = run.state if goes_on else begin_stage(run.state, run.mesh)
     if stage == 1 and has_codebook(run.config):
         samples = _samples(run, run.program.evaluate[True], state)
         state = initialise_codebook(run.program.graphdef, state, samples, run.config.seed, run.mesh)

@@ -68,13 +68,17 @@ def total_loss(
     auxiliary: AuxiliaryLosses | None,
     weights: LossWeights,
     share: jax.Array | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    class_weights: jax.Array | None = None,  # [C]
 ) -> LossTerms:
     """L = CE + λ_vq L_vq + λ_psc L_psc + λ_card L_card; the GVP baseline (None) has CE alone.
-    `share` []: of the labels of a batch that several devices share, those that are here.
+    `share` []: of the labels of a batch that several devices share, those that are here. The rest as for
+    `losses.cross_entropy`.
 
     REFERENCE.md section 5, total loss.
     """
-    ce = cross_entropy(logits, labels, mask)
+    ce = cross_entropy(logits, labels, mask, label_smoothing=label_smoothing, class_weights=class_weights)
     if share is not None:
         ce = share * ce
     if auxiliary is None:
@@ -127,6 +131,8 @@ def evaluate_objective(
     temperature: Scalar = 1.0,
     update_codebook: bool | jax.Array | np.bool_ = True,
     bypass_codebook: bool = False,
+    label_smoothing: float = 0.0,
+    class_weights: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> Objective:
     """Losses, gradients and the moved codebook of one batch; a pure function, to be compiled by the caller.
@@ -139,6 +145,7 @@ def evaluate_objective(
       temperature: τ of the partitioner.
       update_codebook: the codebook's averages move; may be traced.
       bypass_codebook: leave the codebook out (stage 0).
+      label_smoothing, class_weights: as for `losses.cross_entropy`.
       axis_name: of the devices that share the batch, inside `jax.shard_map`. Gradients and losses of ParToken
         are then this device's part, to be summed over all; those of the baseline are of this device's
         proteins, to be averaged by their number of labels.
@@ -159,7 +166,16 @@ def evaluate_objective(
         auxiliary, part = (None, None) if isinstance(output, GVPOutput) else (output.losses, output.shares)
         with jax.named_scope("losses"):
             share = None if part is None else part.labelled
-            losses = total_loss(output.logits, labels, mask, auxiliary, weights, share)
+            losses = total_loss(
+                output.logits,
+                labels,
+                mask,
+                auxiliary,
+                weights,
+                share,
+                label_smoothing=label_smoothing,
+                class_weights=class_weights,
+            )
         return losses.total, (nnx.state(model, Codebook), losses, output)
 
     gradients, (moved, losses, output) = jax.grad(objective, has_aux=True)(params)

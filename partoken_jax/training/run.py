@@ -48,6 +48,8 @@ def make_program(
         step = make_train_step(
             graphdef,
             bypass_codebook=bypass,
+            label_smoothing=config.label_smoothing,
+            weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,
             mesh=mesh,

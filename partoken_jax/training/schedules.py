@@ -4,6 +4,7 @@ Everything here is worked out on the host and enters the compiled step as scalar
 schedule ever causes a recompilation.
 """
 
+import dataclasses
 from functools import cache
 from typing import Literal, NamedTuple
 
@@ -24,6 +25,8 @@ class StepSettings(NamedTuple):
     weights: LossWeights
     frozen: np.bool_
     """True: the moving averages of the codebook do not move."""
+    class_weights: np.ndarray | None = None
+    """float32 [C]: how much the proteins of each class count in the cross entropy; None for all alike."""
 
 
 @cache
@@ -68,12 +71,27 @@ def codebook_frozen(config: TrainConfig, stage: Stage, epoch: int) -> bool:
     return stage == 1 and epoch >= config.stage1.epochs - config.freeze_codebook_epochs
 
 
+def epoch_rates(config: TrainConfig, stage: Stage, epoch: int, steps_per_epoch: int) -> np.ndarray:
+    """float32 [at least steps_per_epoch]: the learning rates from the start of an epoch of a stage on."""
+    schedule = config.stage1 if stage == 1 else config.stage0
+    if config.one_schedule:
+        first = config.stage0 if config.stage0.epochs else config.stage1
+        schedule = dataclasses.replace(first, epochs=config.stage0.epochs + config.stage1.epochs)
+        epoch += config.stage0.epochs if stage == 1 else 0
+    return learning_rates(schedule, steps_per_epoch)[epoch * steps_per_epoch :]
+
+
 def epoch_settings(
-    config: TrainConfig, stage: Stage, epoch: int, steps_per_epoch: int, *, has_codebook: bool
+    config: TrainConfig,
+    stage: Stage,
+    epoch: int,
+    steps_per_epoch: int,
+    *,
+    has_codebook: bool,
+    class_weights: np.ndarray | None = None,
 ) -> list[StepSettings]:
     """The settings of every step of an epoch (counted from 0 within its stage)."""
-    stage_config = config.stage1 if stage == 1 else config.stage0
-    rates = learning_rates(stage_config, steps_per_epoch)[epoch * steps_per_epoch :]
+    rates = epoch_rates(config, stage, epoch, steps_per_epoch)
     temperature = np.float32(config.temperature.at(epoch + (config.stage0.epochs if stage == 1 else 0)))
     frozen = np.bool_(codebook_frozen(config, stage, epoch))
     return [
@@ -84,6 +102,7 @@ def epoch_settings(
                 config.loss, stage, epoch + step / steps_per_epoch, has_codebook=has_codebook
             ),
             frozen=frozen,
+            class_weights=class_weights,
         )
         for step in range(steps_per_epoch)
     ]

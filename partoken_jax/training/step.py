@@ -160,12 +160,16 @@ def _builder(
 
 
 def make_gradient_step(
-    graphdef: nnx.GraphDef, *, bypass_codebook: bool, axis_name: str | None = None
+    graphdef: nnx.GraphDef,
+    *,
+    bypass_codebook: bool,
+    label_smoothing: float = 0.0,
+    axis_name: str | None = None,
 ) -> GradientStep:
     """`(state, graph, settings) -> Objective`, not compiled: forward and backward pass of training.
 
     `graph` is a packed batch; features are computed inside. `bypass_codebook` makes the step of stage 0.
-    `axis_name` as for `evaluate_objective`.
+    `label_smoothing`, `axis_name` as for `evaluate_objective`.
     """
 
     def gradient_step(state: TrainState, graph: PackedGraph, settings: StepSettings) -> Objective:
@@ -179,6 +183,8 @@ def make_gradient_step(
             temperature=settings.temperature,
             update_codebook=jnp.logical_not(settings.frozen),
             bypass_codebook=bypass_codebook,
+            label_smoothing=label_smoothing,
+            class_weights=None if settings.class_weights is None else jnp.asarray(settings.class_weights),
             axis_name=axis_name,
         )
 
@@ -189,6 +195,8 @@ def make_train_step(
     graphdef: nnx.GraphDef,
     *,
     bypass_codebook: bool,
+    label_smoothing: float = 0.0,
+    weight_decay: float = 0.0,
     clip_norm: float | None = None,
     non_finite: NonFinite = "stop",
     mesh: Mesh | None = None,
@@ -201,7 +209,9 @@ def make_train_step(
     shards, one for each device, and state and metrics are the same on all.
     """
     axis_name = None if mesh is None else AXIS
-    gradient_step = make_gradient_step(graphdef, bypass_codebook=bypass_codebook, axis_name=axis_name)
+    gradient_step = make_gradient_step(
+        graphdef, bypass_codebook=bypass_codebook, label_smoothing=label_smoothing, axis_name=axis_name
+    )
 
     def train_step(state: TrainState, graph: PackedGraph, settings: StepSettings):
         found = gradient_step(state, graph, settings)
@@ -216,6 +226,7 @@ def make_train_step(
                 found.codebook,
                 found.losses.total,
                 settings.learning_rate,
+                weight_decay=weight_decay,
                 clip_norm=clip_norm,
                 non_finite=non_finite,
             )
@@ -234,6 +245,7 @@ def apply_gradients(
     loss: jax.Array,
     learning_rate: Scalar,
     *,
+    weight_decay: float = 0.0,
     clip_norm: float | None = None,
     non_finite: NonFinite = "stop",
 ) -> Applied:
@@ -245,6 +257,8 @@ def apply_gradients(
       codebook: after its moving averages have moved.
       loss: the total loss.
       learning_rate: of this step.
+      weight_decay: what is added to Adam's updates of matrices is so much of the matrices (AdamW, Loshchilov
+        & Hutter 2019). Biases and the scales of norms do not decay.
       clip_norm: gradients of a larger global norm are scaled down to this one, as Pascanu et al. 2012 do.
       non_finite: "stop" also leaves the number of the step as it was and changes nothing in any later step,
         so that the state found later is the one before the step; "skip" goes on with the next step.
@@ -259,6 +273,8 @@ def apply_gradients(
         moves = finite & ~stopped
         step, stopped = jnp.where(moves, step, state.step), stopped | ~finite
     updates, moments = adam_where(moves, gradients, state.moments)
+    if weight_decay:
+        updates = jax.tree.map(lambda u, p: u + weight_decay * p if p.ndim > 1 else u, updates, state.params)
     rate = jnp.where(moves, learning_rate, 0.0)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: -rate * u, updates))
     codebook = jax.tree.map(lambda new, old: jnp.where(moves, new, old), codebook, state.codebook)

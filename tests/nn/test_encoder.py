@@ -34,3 +34,20 @@ def test_an_unknown_residue_has_a_zero_embedding(chains):
     table = state["residue_embedding"]["embedding"]
     table[...] = table[...].at[7].set(0.0)
     assert_close(unknown, scalars(state, np.where(types == 20, 7, types)), 1e-6)
+
+
+def test_a_smooth_output_keeps_channels_that_a_relu_silences(chains):
+    graph = jax.jit(featurise)(batch(chains[:1], batch_size=1))
+
+    def output(activation):
+        encoder = GVPEncoder(
+            *((6, 3), (32, 1), (16, 4), (8, 1)),
+            **{"num_layers": 1, "dropout": 0.0, "residue_types": False, "rngs": nnx.Rngs(0)},
+            output_activation=activation,
+        )
+        graphdef, state = nnx.split(encoder)
+        return np.asarray(jax.jit(lambda s: nnx.merge(graphdef, s)(graph))(state))[graph.nodes.mask]
+
+    relu, silu = output(jax.nn.relu), output(jax.nn.silu)
+    assert relu.min() == 0 and (silu < 0).any()
+    assert (relu.max(axis=0) == 0).any() and np.abs(silu).max(axis=0).all()

@@ -56,3 +56,15 @@ def test_weighted_sum(data):
     weight = np.random.default_rng(1).random(len(x)).astype(np.float32)
     want = [weight[here] @ np.asarray(x)[here] for here in (np.asarray(index) == g for g in range(GRAPHS))]
     assert_close(weighted_sum(x, weight, index, GRAPHS), np.stack(want))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sum"])
+def test_a_normalised_pool_does_not_tell_long_proteins_by_their_size(data, pooling):
+    pool = Pool(pooling, WIDTH, norm=True, rngs=nnx.Rngs(0))
+    x, mask, index = data
+    got, large = np.asarray(pool(x, mask, index, GRAPHS)), pool(100 * x, mask, index, GRAPHS)
+    full = [g for g, rows in enumerate(members(data)) if len(rows)]
+    np.testing.assert_allclose(got[full].mean(1), 0, atol=1e-6)
+    np.testing.assert_allclose(got[full].std(1), 1, atol=1e-3)
+    np.testing.assert_allclose(large, got, atol=2e-3)
+    np.testing.assert_array_equal(got[-1], 0)

@@ -1,5 +1,7 @@
 """Learning rate, loss weights, temperature and freezing over a run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,16 @@ def test_settings_of_an_epoch_follow_the_schedules():
     np.testing.assert_array_equal([s.learning_rate for s in settings], learning_rates(CONFIG.stage1, 4)[4:8])
     first = epoch_settings(CONFIG, 0, 1, steps_per_epoch=4, has_codebook=True)[0]
     assert first.temperature == 0.5 and not first.frozen
+
+
+def test_one_schedule_is_one_warm_up_and_one_cosine_over_both_stages():
+    config = dataclasses.replace(CONFIG, one_schedule=True)
+    both = [
+        s.learning_rate
+        for stage, epochs in ((0, CONFIG.stage0.epochs), (1, CONFIG.stage1.epochs))
+        for epoch in range(epochs)
+        for s in epoch_settings(config, stage, epoch, 4, has_codebook=True)
+    ]
+    whole = dataclasses.replace(CONFIG.stage0, epochs=CONFIG.stage0.epochs + CONFIG.stage1.epochs)
+    np.testing.assert_array_equal(both, learning_rates(whole, 4))
+    assert np.sum(np.diff(np.sign(np.diff(both))) != 0) == 1  # it rises once and falls once

@@ -1,11 +1,13 @@
 """One compiled step: what it trains, what it leaves alone, and how often it is compiled."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
@@ -16,6 +18,7 @@ from partoken_jax.training.stages import cluster_samples, initialise_codebook
 from partoken_jax.training.step import (
     TrainState,
     abstract_state,
+    apply_gradients,
     compilations,
     initial_state,
     make_eval_step,
@@ -212,3 +215,15 @@ def test_every_seed_that_the_settings_allow_makes_a_state():
         chex.assert_trees_all_equal_shapes_and_dtypes(shapes.params, state.params)
         expected = jax.random.key_data(run_keys(seed).step)
         np.testing.assert_array_equal(jax.random.key_data(state.key), expected)
+
+
+def test_weight_decay_is_that_of_adamw_and_spares_biases_and_norms(run):
+    rate, decay, state = 1e-2, 0.1, run.state
+    gradients = jax.tree.map(lambda p: jnp.full(p.shape, 0.5), state.params)
+    moved = jax.jit(functools.partial(apply_gradients, weight_decay=decay))(
+        state, gradients, state.codebook, jnp.float32(1.0), rate
+    ).state.params
+    decays = jax.tree.map(lambda p: p.ndim > 1, state.params)
+    adamw = optax.adamw(rate, weight_decay=decay, mask=decays)
+    updates, _ = adamw.update(gradients, adamw.init(state.params), state.params)
+    chex.assert_trees_all_close(moved, optax.apply_updates(state.params, updates), rtol=1e-5, atol=1e-6)
