@@ -128,7 +128,10 @@ def plan_batches(
     shapes = 1 if residues_per_batch is not None else max_shapes
     counts = _choose_counts((largest // ROUND_TO + 1) * ROUND_TO, weights, shapes)
     growth = 0
-    if len(planned) < epochs:
+    if residues_per_batch is not None and num_shards == 1 and 8 * largest.max() >= 7 * residues_per_batch:
+        # Up to the budget: runs with other seeds then share their compiled programs.
+        counts = (padded_count(residues_per_batch),)
+    elif len(planned) < epochs:
         spare = (int(largest.max()) - int(largest.mean())) // 8
         counts = (*counts[:-1], padded_count(counts[-1] - 1 + spare))
         growth = padded_count(counts[-1] // 8)

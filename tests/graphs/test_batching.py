@@ -213,3 +213,16 @@ def test_a_run_too_long_to_look_at_is_planned_from_some_epochs(monkeypatch):
     grown = {plan.node_count(total) for total in range(largest, 2 * largest)}
     assert all(count % 64 == 0 for count in grown) and 1 < len(grown) <= 9
     assert all(plan.node_count(total) > total for total in range(largest - 70, 2 * largest))
+
+
+def test_with_a_budget_runs_of_any_seed_share_one_shape():
+    lengths = np.random.default_rng(0).integers(40, 90, 300)
+    plans = [
+        plan_batches(
+            train=lengths, epochs=epochs, batch_size=16, max_shapes=4, seed=seed, residues_per_batch=600
+        )
+        for seed in range(4)
+        for epochs in (1, 2000)
+    ]
+    assert {plan.node_counts for plan in plans} == {(640,)}
+    assert all(plan.growth == 0 for plan in plans)
