@@ -1,35 +1,33 @@
 """All training runs that results are quoted from, several at once: the same command starts them and goes on.
 
-    python -m experiments.learn --root runs/learn [--only cath-architecture] [--at-once 1] [--minutes 600]
+    python -m experiments.learn --tasks cath-architecture --recipes gvp partoken-recommended
 
 Each run is `partoken train` in ROOT/TASK/RECIPE/seedN, with the settings that this file says; its
-config.yaml has them all. A run starts when the run that it takes weights from is done. When the time is up, or
-on Ctrl-C, every run under way saves its state and stops, and the same command resumes it. Runs that are done
-are left alone.
+config.yaml has them all. A run starts when the run that it takes weights from is done. When the time is up,
+or on Ctrl-C, every run under way saves its state and stops, and the same command resumes it. Runs that are
+done are left alone.
 """
 
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+import typing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.flags import Flags, count, run_script
-from partoken_jax.config import TrainConfig, from_dict, save_yaml
+from partoken_jax.config import RESIDUE_TASK, TrainConfig, from_dict, save_yaml
+from partoken_jax.model_config import Precision
 from partoken_jax.progress import say
 
-CHAINS = "experiments/data/pdb_chains.npz"
-PRETRAINING = "pretraining"
-TASKS = ("cath-architecture", "ec-class", "cath-class")
+CHAINS = Path(__file__).parent / "data" / "pdb_chains.npz"
 Settings = dict[str, Any]
 
 EVERYWHERE: Settings = {
-    "model": {"precision": "bfloat16"},
-    # A budget instead of a number of proteins: every run of a task then has one shape, whatever its seed.
+    # A budget instead of a number of proteins: all runs then have one shape, whatever their seed.
     "data": {
-        "path": CHAINS,
+        "path": str(CHAINS),
         "neighbours": 16,
         "batch_size": 96,
         "residues_per_batch": 12_288,
@@ -37,12 +35,233 @@ EVERYWHERE: Settings = {
         "too_long": "crop",
     },
 }
-PUBLISHED_HEAD: Settings = {"model": {"pooling": "sum", "norm_pooled": False}}
+
+
+def _epochs(stage0: int, stage1: int) -> Settings:
+    """With a temperature that reaches its end, 0.1, in the last epoch."""
+    return {
+        "stage0": {"epochs": stage0, "warmup_epochs": 1},
+        "stage1": {"epochs": stage1, "warmup_epochs": 1},
+        "temperature": {"decay": 0.1 ** (1 / (stage0 + stage1 - 1))},
+        "freeze_codebook_epochs": 1,
+        "loss": {"ramp_epochs": 2},
+    }
+
+
+SMALL: Settings = {
+    "model": {"node_hidden": [32, 8], "edge_hidden": [16, 1], "num_layers": 2},
+    "data": {"max_length": 200, "batch_size": 16, "residues_per_batch": None, "max_shapes": 1},
+}
+"""A model that learns something on a CPU in minutes."""
+TASKS: dict[str, tuple[Settings, ...]] = {
+    "cath-architecture": ({"data": {"task": "cath-architecture"}}, _epochs(16, 8)),
+    "ec-class": ({"data": {"task": "ec-class"}}, _epochs(20, 10)),
+    "cath-class": ({"data": {"task": "cath-class"}}, _epochs(5, 3)),
+    "cath-architecture-superfamily": (
+        {"data": {"task": "cath-architecture", "split_scheme": "superfamily"}},
+        _epochs(16, 8),
+    ),
+    "screening": ({"data": {"task": "cath-architecture"}}, _epochs(4, 4), SMALL),
+}
+
+RECOMMENDED: Settings = {
+    "model": {
+        "pooling": "mean",
+        "norm_pooled": True,
+        "partitioner": {"start": "data"},
+        "codebook": {"size": 128, "dimension": 8},
+    },
+    "one_schedule": True,
+    "stage0": {"learning_rate": 5e-4},
+    "weight_decay": 0.05,
+    "label_smoothing": 0.1,
+    "class_balance": 0.3,
+    "reseed_dead_codes": True,
+    "clip_norm": 5.0,
+}
+PUBLISHED: Settings = {}
+"""What is published, in fewer epochs."""
+FAST: Settings = {"stage0": {"learning_rate": 1e-3}}
+TYPES: Settings = {"model": {"residue_types": True}}
 
 
 class Recipe(NamedTuple):
-    """How a model is trained, beside what `EVERYWHERE` says."""
+    """What `EVERYWHERE` and the task leave open."""
 
-    settings: Settings
-    pretrained: bool = False
-    """Starts from the encoder of the pretraining run."""
+    kind: str
+    settings: tuple[Settings, ...]
+    start: str | None = None
+    """The pretraining run whose encoder it starts from."""
+
+
+def _partitioner(kind: str) -> Settings:
+    return {"model": {"partitioner": {"kind": kind}}}
+
+
+RECIPES = {
+    "gvp": Recipe("gvp", (RECOMMENDED,), "backbone"),
+    "partoken-recommended": Recipe("partoken", (RECOMMENDED,), "backbone"),
+    "gvp-types": Recipe("gvp", (RECOMMENDED, TYPES), "types"),
+    "partoken-types": Recipe("partoken", (RECOMMENDED, TYPES), "types"),
+    "partoken-whole": Recipe("partoken", (RECOMMENDED, _partitioner("whole")), "backbone"),
+    "partoken-random": Recipe("partoken", (RECOMMENDED, _partitioner("random")), "backbone"),
+    "gvp-scratch": Recipe("gvp", (RECOMMENDED, FAST)),
+    "partoken-scratch": Recipe("partoken", (RECOMMENDED, FAST)),
+    "gvp-published": Recipe("gvp", (PUBLISHED,)),
+    "partoken-published": Recipe("partoken", (PUBLISHED,)),
+    # One change each, for the task "screening".
+    "mean": Recipe("gvp", ({"model": {"pooling": "mean"}},)),
+    "norm": Recipe("gvp", ({"model": {"norm_pooled": True}},)),
+    "mean-norm": Recipe("gvp", ({"model": {"pooling": "mean", "norm_pooled": True}},)),
+    "silu": Recipe("gvp", ({"model": {"output_activation": "silu"}},)),
+    "one-schedule": Recipe("gvp", ({"one_schedule": True},)),
+    "weight-decay": Recipe("gvp", ({"weight_decay": 0.05},)),
+    "label-smoothing": Recipe("gvp", ({"label_smoothing": 0.1},)),
+    "class-balance": Recipe("gvp", ({"class_balance": 0.3},)),
+    "types": Recipe("gvp", (TYPES,)),
+    "neighbours-30": Recipe("gvp", ({"data": {"neighbours": 30}},)),
+}
+PRETRAINING = {"backbone": (), "types": (TYPES,)}
+
+
+class Job(NamedTuple):
+    """One run."""
+
+    name: str
+    """Its directory under the root: TASK/RECIPE/seedN, or pretraining/NAME."""
+    config: TrainConfig
+    family: str
+    """Runs of one family differ in their seed alone, so that the second finds the first one's programs."""
+
+
+def pretraining_job(root: Path, name: str, everywhere: Settings) -> Job:
+    """The run that pretrains an encoder."""
+    own = {
+        "run_dir": str(root / "pretraining" / name),
+        "model": {"kind": "residues"},
+        "data": {"task": RESIDUE_TASK},
+        "stage0": {"epochs": 24, "learning_rate": 1e-3, "warmup_epochs": 1},
+        "stage1": {"epochs": 0},
+    }
+    settings = merged(everywhere, own, *PRETRAINING[name])
+    return Job(f"pretraining/{name}", from_dict(TrainConfig, settings), f"pretraining/{name}")
+
+
+def job(root: Path, task: str, recipe: str, seed: int, everywhere: Settings) -> Job:
+    """The run of a recipe on a task."""
+    kind, changes, start = RECIPES[recipe]
+    name = f"{task}/{recipe}/seed{seed}"
+    own = {
+        "run_dir": str(root / name),
+        "seed": seed,
+        "init_from": None if start is None else str(root / "pretraining" / start),
+        "model": {"kind": kind},
+    }
+    settings = merged(everywhere, own, *TASKS[task], *changes)
+    return Job(name, from_dict(TrainConfig, settings), f"{task}/{recipe}")
+
+
+def merged(*parts: Settings) -> Settings:
+    """Nested settings, of which later ones win."""
+    result: Settings = {}
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(value, dict):
+                value = merged(result.get(name, {}), value)
+            result[name] = value
+    return result
+
+
+def is_done(run_dir: str) -> bool:
+    return (Path(run_dir) / "report.json").is_file()
+
+
+def startable(waiting: list[Job], under_way: list[Job]) -> Job | None:
+    """The first job whose start is done, and of whose family nothing is under way."""
+    busy = {job.family for job in under_way}
+    for candidate in waiting:
+        start = candidate.config.init_from
+        if candidate.family not in busy and (start is None or is_done(start)):
+            return candidate
+    return None
+
+
+def run_all(jobs: list[Job], at_once: int, seconds: float) -> list[str]:
+    """Runs the jobs in their order, so many at once; returns the names of those that failed.
+
+    What is under way when the time is up is stopped, and saves itself.
+    """
+    end = time.monotonic() + seconds
+    under_way: list[tuple[Job, subprocess.Popen]] = []
+    failed: list[str] = []
+    waiting = [job for job in jobs if not is_done(job.config.run_dir)]
+    try:
+        while (waiting or under_way) and time.monotonic() < end:
+            for pair in list(under_way):
+                if (code := pair[1].poll()) is not None:
+                    under_way.remove(pair)
+                    failed += [pair[0].name] * (code != 0)
+                    say(f"{pair[0].name}: " + ("done" if code == 0 else f"exit code {code}, see its log"))
+            busy = [job for job, _ in under_way]
+            found = startable(waiting, busy) if len(under_way) < at_once else None
+            if found is None:
+                if not under_way:
+                    break  # what waits, waits for a run that failed
+                time.sleep(0.5)
+                continue
+            waiting.remove(found)
+            under_way.append((found, start(found)))
+            say(f"{found.name}: under way")
+    finally:
+        for _, process in under_way:
+            process.send_signal(signal.SIGTERM)
+        for _, process in under_way:
+            process.wait()
+    return failed
+
+
+def start(job: Job) -> subprocess.Popen:
+    """The process of a run; its output goes to a log beside its directory."""
+    run_dir = Path(job.config.run_dir)
+    config = run_dir.with_name(run_dir.name + ".yaml")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    save_yaml(job.config, config)
+    command = [sys.executable, "-m", "partoken_jax.cli", "train", "--config", str(config), "--resume"]
+    with config.with_suffix(".log").open("a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def all_jobs(
+    root: Path, tasks: list[str], recipes: list[str], seeds: int, precision: str = "tensorfloat32"
+) -> list[Job]:
+    """Pretraining, then seed after seed of everything."""
+    everywhere = merged(EVERYWHERE, {"model": {"precision": precision}})
+    starts = dict.fromkeys(RECIPES[recipe].start for recipe in recipes)
+    first = [pretraining_job(root, name, everywhere) for name in starts if name is not None]
+    rest = [(task, recipe, seed) for seed in range(seeds) for task in tasks for recipe in recipes]
+    return first + [job(root, *one, everywhere) for one in rest]
+
+
+def main() -> int:
+    flags = Flags(description=__doc__.splitlines()[0])
+    flags.add_argument("--root", type=Path, default=Path("runs/learn"), help="Where the runs go.")
+    flags.add_argument("--tasks", nargs="+", choices=TASKS, required=True)
+    flags.add_argument("--recipes", nargs="+", choices=RECIPES, required=True)
+    flags.add_argument("--seeds", type=count, default=3, help="Number of seeds.")
+    flags.add_argument(
+        "--precision", choices=typing.get_args(Precision), default="tensorfloat32", help="Of products."
+    )
+    flags.add_argument("--at-once", type=count, default=1, help="Runs at a time.")
+    flags.add_argument("--minutes", type=float, default=1e6, help="Then runs under way save and stop.")
+    args = flags.parse_args()
+    jobs = all_jobs(args.root.resolve(), args.tasks, args.recipes, args.seeds, args.precision)
+    done = sum(is_done(job.config.run_dir) for job in jobs)
+    say(f"{len(jobs)} runs, {done} of them done")
+    failed = run_all(jobs, args.at_once, 60 * args.minutes)
+    left = sum(not is_done(job.config.run_dir) for job in jobs)
+    say(f"{left} runs are left" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return int(bool(failed))
+
+
+if __name__ == "__main__":
+    run_script(main)
