@@ -12,6 +12,7 @@ from partoken_jax.model_config import EDGE_FEATURES, NODE_FEATURES, LossWeight, 
 from partoken_jax.model_config import CodebookConfig as CodebookConfig
 from partoken_jax.model_config import ModelConfig as ModelConfig
 from partoken_jax.model_config import PartitionerConfig as PartitionerConfig
+from partoken_jax.model_config import PretrainingConfig as PretrainingConfig
 from partoken_jax.settings import (
     AtLeast0,
     AtLeast1,
@@ -32,6 +33,8 @@ from partoken_jax.settings import save_yaml as save_yaml
 from partoken_jax.settings import to_dict as to_dict
 
 NonFinite = Literal["stop", "skip"]
+RESIDUE_TASK = "residue-types"
+"""The task of pretraining: every protein, and no labels but its sequence."""
 
 Epochs = Annotated[AtLeast0, AtMost(10_000)]
 Neighbours = Annotated[AtLeast1, AtMost(1000)]
@@ -50,7 +53,8 @@ class DataConfig:
     task: str = "ec-class"
     """What to predict: the enzyme class ("ec-class"), the CATH class ("cath-class") or the CATH architecture
     ("cath-architecture"); with a prepared set, the name of any of its columns that has one label per protein.
-    Change it to train for another question. Proteins without a label for it are left out."""
+    Change it to train for another question. Proteins without a label for it are left out. "residue-types" is
+    for pretraining: it takes all proteins and needs no labels."""
     split_scheme: str = "identity"
     """How proteins are split into training, validation and test. "identity": proteins of two splits share at
     most 30% of their sequence. Choose "superfamily" for the harder question, where they also come from
@@ -205,7 +209,8 @@ class TrainConfig:
     number. Lower it to leave devices to others."""
     init_from: FilePath | None = None
     """Start from the weights of this run (a directory) or file of weights of the PyTorch original instead of
-    random ones. A classifier of another number of classes starts anew. Set it to fine-tune a model."""
+    random ones. A classifier of another number of classes starts anew; of a pretrained model ("residues")
+    the encoder is taken. Set it to fine-tune a model."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     overwrite: Flag = False
     """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""
@@ -215,6 +220,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_features(self.model)
+        if (self.model.kind == "residues") != (self.data.task == RESIDUE_TASK):
+            raise ValueError(
+                f"model.kind is {self.model.kind!r} and data.task {self.data.task!r}, but the model "
+                f"'residues' and the task {RESIDUE_TASK!r} need each other; set both to pretrain, or neither"
+            )
         if self.stage0.epochs + self.stage1.epochs == 0:
             raise ValueError(
                 "stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch; "

@@ -22,6 +22,7 @@ from partoken_jax.settings import (
 )
 
 Kind = Literal["gvp", "partoken"]
+"""The models that classify proteins."""
 Pooling = Literal["mean", "max", "sum", "attention"]
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 
@@ -86,12 +87,27 @@ class CodebookConfig:
 
 
 @settings
+class PretrainingConfig:
+    """How the model that tells residue types ("residues") is trained. The other models do not use these
+    settings."""
+
+    masked: Share | None = None
+    """Share of residues whose types training hides and asks for, where the model sees residue types. Without
+    it, every protein draws its own share between 0 and 1, so that one model serves whatever is hidden. Set it
+    to 0.15 to hide as few as language models do. A model that does not see types is asked for all."""
+    noise: Annotated[NonNegative, AtMost(10)] = 0.0
+    """Standard deviation in Å of Gaussian noise that training adds to every coordinate. Raise it to a few
+    tenths when the model has learned its training proteins by heart."""
+
+
+@settings
 class ModelConfig:
     """The model, and how it is computed."""
 
-    kind: Kind = "partoken"
+    kind: Kind | Literal["residues"] = "partoken"
     """Which model: ParToken ("partoken"), or its baseline, the GVP-GNN without clusters and codes ("gvp").
-    Choose the baseline to see what clusters and codes contribute."""
+    Choose the baseline to see what clusters and codes contribute, and "residues" to pretrain the encoder of
+    either: it tells the type of each residue from the backbone."""
     num_classes: Annotated[AtLeast2, AtMost(100_000)] = 7
     """Number of classes that the model tells apart. Set it only when you build a model yourself: training
     takes it from the data, and conversion from the weights."""
@@ -144,6 +160,7 @@ class ModelConfig:
     costs."""
     partitioner: PartitionerConfig = field(default_factory=PartitionerConfig)
     codebook: CodebookConfig = field(default_factory=CodebookConfig)
+    pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def __post_init__(self) -> None:
         dense = self.message_passing == "dense"

@@ -1,6 +1,6 @@
-"""The two models, and the record that each returns.
+"""The two models, the one that pretrains their encoder, and the record that each returns.
 
-Both read a `FeaturisedGraph` (see `partoken_jax.graphs.featurise`) of B proteins and one padding graph;
+All read a `FeaturisedGraph` (see `partoken_jax.graphs.featurise`) of B proteins and one padding graph;
 outputs cover the B proteins. A table of neighbours, which is what this package packs, is read in the fast
 form, unless `message_passing` is "general"; a list of edges is read in the general form whatever the setting.
 """
@@ -22,10 +22,13 @@ from partoken_jax.nn.devices import Counts, shares, sum_over_devices
 from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.fusion import GatedFusion
 from partoken_jax.nn.linear import MLP
-from partoken_jax.nn.noise import Noise, protein_noise
+from partoken_jax.nn.noise import Noise, protein_noise, residue_noise
 from partoken_jax.nn.partitioner import Partitioner, seed_noise
 from partoken_jax.nn.pooling import Pool
 from partoken_jax.nn.presence import coverage_loss, log_absence, presence
+from partoken_jax.nn.residue_types import NUM_TYPES, drawn_residues, types_to_tell, without_types
+from partoken_jax.parameters import by_component as by_component
+from partoken_jax.parameters import parameter_table as parameter_table
 
 T = TypeVar("T")
 
@@ -53,6 +56,15 @@ class GVPOutput(NamedTuple):
     """[B, C]"""
     node_features: jax.Array
     """[N, D], non-negative."""
+
+
+class ResidueOutput(NamedTuple):
+    """What `ResidueModel` returns for N residues."""
+
+    logits: jax.Array
+    """[N, 20]"""
+    targets: jax.Array
+    """int32 [N]: the type to be told; -1 where there is none: it was seen, is unknown, or is padding."""
 
 
 class AuxiliaryLosses(NamedTuple):
@@ -285,61 +297,49 @@ def _over_devices(
     return statistics, shares(mine, of_all)
 
 
-def build_model(config: ModelConfig, *, rngs: nnx.Rngs) -> GVPClassifier | ParToken:
+class ResidueModel(nnx.Module):
+    """The encoder of both models with a head that tells residue types, D → 2D → 20: pretraining."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        width = config.node_hidden[0]
+        self.config = config
+        self.encoder = _encoder(config, rngs)
+        self.residue_head = MLP((width, 2 * width, NUM_TYPES), dropout=config.dropout, rngs=rngs)
+
+    @_in_set_precision
+    def __call__(
+        self, graph: FeaturisedGraph, *, key: jax.Array | None = None, hidden: jax.Array | None = None
+    ) -> ResidueOutput:
+        """Tells the hidden residue types of a batch.
+
+        Args:
+          graph: featurised batch.
+          key: turns on dropout and, unless `hidden` is given, draws the residues whose types are hidden as
+            `config.pretraining.masked` says. Without it the result is deterministic.
+          hidden: bool [N], the residues whose types are hidden; without it and without a key, all. A model
+            that does not see types has to tell all of them, whatever is given.
+
+        Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
+        """
+        graph = _in_set_layout(graph, self.config)
+        keys = _split(key, 3)
+        if not self.config.residue_types or (hidden is None and key is None):
+            hidden = jnp.ones(graph.nodes.mask.shape, bool)
+        elif hidden is None:
+            hidden = drawn_residues(residue_noise(keys[1], graph), self.config.pretraining.masked)
+        targets = types_to_tell(graph.nodes, hidden)
+        with jax.named_scope("encoder"):
+            x = self.encoder(without_types(graph, hidden), key=keys[0])
+        noise = None if key is None else residue_noise(keys[2], graph)
+        with jax.named_scope("classifier"):
+            return ResidueOutput(self.residue_head(x, noise=noise), targets)
+
+
+def build_model(config: ModelConfig, *, rngs: nnx.Rngs) -> GVPClassifier | ParToken | ResidueModel:
     """The model that `config.kind` names, freshly initialised."""
+    if config.kind == "residues":
+        return ResidueModel(config, rngs=rngs)
     return (GVPClassifier if config.kind == "gvp" else ParToken)(config, rngs=rngs)
-
-
-def parameter_table(model: nnx.Module) -> list[tuple[str, int]]:
-    """Trainable parameters per component, in the order of the forward pass, and their sum as "total".
-
-    Codebook buffers are moved by averages and do not count.
-    """
-    rows = {
-        name: sum(variable.size for variable in variables)
-        for name, variables in by_component(nnx.state(model, nnx.Param)).items()
-    }
-    return [*rows.items(), ("total", sum(rows.values()))]
-
-
-def by_component(params: nnx.State) -> dict[str, list[Any]]:
-    """Parameters, or what has their structure, per component and in the order of the forward pass."""
-    found: dict[str, list[Any]] = {}
-    for path, value in nnx.to_flat_state(params):
-        found.setdefault(_component(path), []).append(value)
-    return {name: found[name] for name in sorted(found, key=lambda name: _ORDER.index(name.split(" ")[0]))}
-
-
-_ORDER = (
-    "embedding",
-    "node",
-    "edge",
-    "conv",
-    "output",
-    "pooling",
-    "partitioner",
-    "attention",
-    "gated",
-    "classifier",
-)
-_NAMES = {
-    "residue_embedding": "embedding of residue types",
-    "node_norm": "node encoder",
-    "node_gvp": "node encoder",
-    "edge_norm": "edge encoder",
-    "edge_gvp": "edge encoder",
-    "output_norm": "output projection",
-    "output_gvp": "output projection",
-    "pool": "pooling",
-    "fusion": "gated fusion",
-    "attention": "attention over clusters",
-}
-
-
-def _component(path: tuple) -> str:
-    if path[0] != "encoder":
-        return _NAMES.get(path[0], path[0])
-    return f"conv layer {path[2]}" if path[1] == "layers" else _NAMES[path[1]]
 
 
 def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:

@@ -6,7 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from partoken_jax.config import BatchSize, ModelConfig, Neighbours, Residues, check_features
+from partoken_jax.config import (
+    RESIDUE_TASK,
+    BatchSize,
+    ModelConfig,
+    Neighbours,
+    Residues,
+    check_features,
+)
 from partoken_jax.model_config import Kind
 from partoken_jax.settings import AtLeast1, AtMost, FilePath, Flag, Seed, settings
 
@@ -58,6 +65,10 @@ class TimingConfig:
 
     def __post_init__(self) -> None:
         check_features(self.model)
+        if self.task == RESIDUE_TASK:
+            raise ValueError(
+                f"task is {self.task!r}, which is for pretraining, but must be one with classes of proteins"
+            )
         if self.path is not None and self.residues is not None:
             raise ValueError(
                 f"residues is {self.residues}, but must be left out where a file of real proteins is given "

@@ -56,14 +56,14 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | 
 
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.evaluate import evaluate, write_evaluation
-    from partoken_jax.training.report import classification_table, clustering_summary
+    from partoken_jax.training.report import clustering_summary, scores_table
 
     use_compilation_cache()
     report = evaluate(run_dir, split=split, checkpoint=checkpoint, data=None if data is None else str(data))
     print(f"{run_dir}: {checkpoint} checkpoint (epoch {report['epoch']}) on {report['data']}, {split}")
     if report["cropped"]:
         print(f"{len(report['cropped'])} proteins cropped: {', '.join(report['cropped'][:10])}")
-    print(classification_table(report["scores"]["classification"]))
+    print(scores_table(report["scores"]))
     if (clusters := report["scores"]["clustering"]) is not None:
         print(clustering_summary(clusters))
     sys.stdout.flush()

@@ -198,6 +198,11 @@ def export_weights(
 
 
 def _check_known(where: Path, config: TrainConfig) -> None:
+    if config.model.kind == "residues":
+        raise ConvertError(
+            f"{where}: is a pretrained model of residue types, which the original does not have; train "
+            "another one from it with --init-from and convert that"
+        )
     if config.model.kind == "partoken" and config.model.pooling == "attention":
         raise ConvertError(
             f"{where}: model.pooling is 'attention', which the original's ParToken does not have, and so its "

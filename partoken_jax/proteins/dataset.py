@@ -1,17 +1,24 @@
 """A set of labelled proteins, and where it comes from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from partoken_jax.config import RESIDUE_TASK
+from partoken_jax.proteins.archive import open_archive
 from partoken_jax.proteins.npz import decode_backbone, read_arrays
 from partoken_jax.proteins.prepared import SPLITS, checksum
 from partoken_jax.proteins.prepared_set import PreparedProteins, open_prepared
 from partoken_jax.proteins.protein import DataError, Protein
-from partoken_jax.proteins.tasks import MIN_ARCHITECTURE_CHAINS, TASK_ARRAYS, task_labels
+from partoken_jax.proteins.tasks import (
+    MIN_ARCHITECTURE_CHAINS,
+    RESIDUE_CLASSES,
+    TASK_ARRAYS,
+    pretraining_places,
+    task_labels,
+)
 
 EMBEDDED = Path(__file__).parent / "data" / "pdb_small.npz"
 """The 2,297 PDB chains that come with the package."""
@@ -63,7 +70,8 @@ class ProteinDataset:
     """The file or prepared set that the proteins come from."""
     left_out: tuple[str, ...] = ()
     """Chains of the file that carry the task's annotation but are in no split of the chosen
-    scheme (superfamily unknown), or in an architecture with too few chains to be a class."""
+    scheme (superfamily unknown), or in an architecture with too few chains to be a class. In pretraining
+    also those that another scheme keeps for validation or test."""
     fingerprint: str = ""
     """Checksum of the source; empty for proteins made in Python."""
 
@@ -144,7 +152,8 @@ def load_splits(
       path: the .npz file or the folder of a prepared set; None for the embedded file.
       task: of a .npz file "ec-class" (7 classes), "cath-class" (4) or "cath-architecture" (the architectures
         with at least `MIN_ARCHITECTURE_CHAINS` chains in the file, all splits together); of a prepared set
-        any label column with one label per protein.
+        any label column with one label per protein. "residue-types" takes all proteins of either, without
+        labels, for training only those that no scheme keeps for validation or test.
       split_scheme: of a .npz file "identity" (no two splits share more than 30% sequence identity) or
         "superfamily" (none shares a CATH superfamily; chains of unknown superfamily are in no split); of a
         prepared set any of its schemes.
@@ -167,6 +176,13 @@ def _prepared_splits(
     path: Path, task: str, split_scheme: str, splits: Sequence[str]
 ) -> dict[str, ProteinDataset]:
     prepared = open_prepared(path)
+    if task == RESIDUE_TASK:
+        _check_choice(path, "split_scheme", split_scheme, prepared.splits)
+        place = pretraining_places(prepared.splits, split_scheme)
+        unlabelled = PreparedProteins(
+            prepared, np.arange(len(prepared)), np.full(len(prepared), -1, np.int32)
+        )
+        return _pretraining_splits(path, unlabelled, place, split_scheme, splits, prepared.fingerprint)
     single = {name: column for name, column in prepared.labels.items() if not column.several}
     if task in prepared.labels and task not in single:
         raise DataError(
@@ -196,8 +212,10 @@ def _prepared_splits(
 
 
 def _npz_splits(path: Path, task: str, split_scheme: str, splits: Sequence[str]) -> dict[str, ProteinDataset]:
-    _check_choice(path, "task", task, TASK_ARRAYS)
+    _check_choice(path, "task", task, (*TASK_ARRAYS, RESIDUE_TASK))
     _check_choice(path, "split_scheme", split_scheme, SPLIT_ARRAYS)
+    if task == RESIDUE_TASK:
+        return _npz_pretraining_splits(path, split_scheme, splits)
     arrays = read_arrays(path, (TASK_ARRAYS[task], SPLIT_ARRAYS[split_scheme]))
     names = [name.decode("utf-8") for name in arrays["id"].tolist()]
     try:
@@ -205,13 +223,7 @@ def _npz_splits(path: Path, task: str, split_scheme: str, splits: Sequence[str])
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
     place = arrays[SPLIT_ARRAYS[split_scheme]]
-    strange = (place < -1) | (place > 2)
-    if strange.any():
-        i = int(strange.argmax())
-        raise DataError(
-            f"{path}: {SPLIT_ARRAYS[split_scheme]!r} of {names[i]} is {place[i]}, "
-            "but must be 0 (train), 1 (val), 2 (test) or -1 (none)"
-        )
+    _check_places(path, split_scheme, place, names)
     left_out = tuple(names[i] for i in np.flatnonzero((labels == -2) | ((labels >= 0) & (place == -1))))
     chosen = {split: (labels >= 0) & (place == SPLITS[split]) for split in splits}
     for split, chains in chosen.items():
@@ -233,12 +245,64 @@ def _npz_splits(path: Path, task: str, split_scheme: str, splits: Sequence[str])
     }
 
 
-def _check_choice(path: Path, what: str, value: str, known: Mapping[str, Any]) -> None:
+def _npz_pretraining_splits(
+    path: Path, split_scheme: str, splits: Sequence[str]
+) -> dict[str, ProteinDataset]:
+    """All chains of a file, without labels; of the schemes, those that the file has."""
+    with open_archive(path) as archive:
+        there = {s: array for s, array in SPLIT_ARRAYS.items() if s == split_scheme or array in archive.names}
+    arrays = read_arrays(path, tuple(there.values()))
+    names = [name.decode("utf-8") for name in arrays["id"].tolist()]
+    for scheme, array in there.items():
+        _check_places(path, scheme, arrays[array], names)
+    place = pretraining_places({s: arrays[array] for s, array in there.items()}, split_scheme)
+    everything, none = np.ones(len(names), bool), np.full(len(names), -1, np.int32)
+    proteins = _proteins(arrays, names, none, everything, path)
+    return _pretraining_splits(path, proteins, place, split_scheme, splits, checksum(path))
+
+
+def _pretraining_splits(
+    path: Path,
+    proteins: ProteinList | PreparedProteins,
+    place: np.ndarray,  # int8 [P]
+    split_scheme: str,
+    splits: Sequence[str],
+    fingerprint: str,
+) -> dict[str, ProteinDataset]:
+    left_out = tuple(proteins.take(np.flatnonzero(place == -1)).names)
+    found = {}
+    for split in splits:
+        chosen = np.flatnonzero(place == SPLITS[split])
+        if not chosen.size:
+            raise _empty(path, f"protein for task {RESIDUE_TASK!r}", split, split_scheme)
+        found[split] = ProteinDataset(
+            proteins=proteins.take(chosen),
+            class_names=RESIDUE_CLASSES,
+            task=RESIDUE_TASK,
+            split=split,
+            source=str(path),
+            left_out=left_out,
+            fingerprint=fingerprint,
+        )
+    return found
+
+
+def _check_places(path: Path, scheme: str, place: np.ndarray, names: list[str]) -> None:
+    strange = (place < -1) | (place > 2)
+    if strange.any():
+        i = int(strange.argmax())
+        raise DataError(
+            f"{path}: {SPLIT_ARRAYS[scheme]!r} of {names[i]} is {place[i]}, "
+            "but must be 0 (train), 1 (val), 2 (test) or -1 (none)"
+        )
+
+
+def _check_choice(path: Path, what: str, value: str, known: Collection[str]) -> None:
     if value not in known:
         raise DataError(f"{path}: unknown {what} {value!r}; choose {_one_of(known)}")
 
 
-def _one_of(known: Mapping[str, Any]) -> str:
+def _one_of(known: Collection[str]) -> str:
     return f"one of {', '.join(known)}" if known else "another set, for this one has none"
 
 

@@ -4,9 +4,11 @@ A task's classes depend on the file alone, never on the split, so that label 3 m
 thing in training and in test.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from partoken_jax.proteins.protein import DataError
+from partoken_jax.proteins.protein import RESIDUE_TYPES, DataError
 
 EC_CLASSES = (
     "oxidoreductase",
@@ -28,6 +30,10 @@ all splits together: 17 architectures of pdb_chains.npz, 11 of the embedded pdb_
 
 TASK_ARRAYS = {"ec-class": "ec_class", "cath-class": "cath", "cath-architecture": "cath"}
 """The array of a file from which a task takes its labels."""
+
+
+RESIDUE_CLASSES = tuple(RESIDUE_TYPES)
+"""What the task of pretraining (`config.RESIDUE_TASK`) tells apart; its proteins have no labels."""
 
 
 def task_labels(task: str, annotation: np.ndarray, names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -63,6 +69,18 @@ def task_labels(task: str, annotation: np.ndarray, names: list[str]) -> tuple[np
     number = {code: i for i, code in enumerate(kept)}
     labels = [number.get(code, -2) if code else -1 for code in codes]
     return np.array(labels, np.int32), tuple(f"{c}.{a}" for c, a in kept)
+
+
+def pretraining_places(schemes: Mapping[str, np.ndarray], chosen: str) -> np.ndarray:
+    """int8 [P]: where a protein is in pretraining (0 train, 1 validation, 2 test, -1 nowhere).
+
+    As in the chosen one of the split schemes (int [P] each), but no protein is pretrained on that another
+    scheme keeps for validation or test: whichever scheme the model is fine-tuned by, it has not seen them.
+    """
+    place = schemes[chosen].astype(np.int8)
+    kept = np.any([(other == 1) | (other == 2) for name, other in schemes.items() if name != chosen], axis=0)
+    place[(place == 0) & kept] = -1
+    return place
 
 
 def _architecture(code: str, name: str) -> tuple[int, int] | None:

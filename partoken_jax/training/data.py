@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from partoken_jax.config import DataConfig, TrainConfig
+from partoken_jax.config import RESIDUE_TASK, DataConfig, TrainConfig
 from partoken_jax.proteins import (
     DataError,
     ProteinDataset,
@@ -125,7 +125,9 @@ def limited(dataset: ProteinDataset, config: DataConfig, seed: int) -> tuple[Pro
 
 
 def require_labels(dataset: ProteinDataset) -> None:
-    """Raises DataError where no protein has a label."""
+    """Raises DataError where no protein has a label, unless the task needs none."""
+    if dataset.task == RESIDUE_TASK:
+        return
     if len(dataset) and (dataset.labels < 0).all():
         raise DataError(
             f"{dataset.source}: none of the {len(dataset)} proteins of split {dataset.split!r} has a label, "
@@ -136,19 +138,21 @@ def require_labels(dataset: ProteinDataset) -> None:
 def describe(data: RunData) -> list[str]:
     """What a run says about its data before it starts: sizes, limits, padding; one line each."""
     train = data.datasets["train"]
+    pretraining = train.task == RESIDUE_TASK
     lines = [f"{train.source}: task {train.task}, {len(train.class_names)} classes"]
     for split, dataset in data.datasets.items():
         line = f"{split}: {len(dataset)} proteins, {int(dataset.lengths.sum())} residues"
         if missing := dataset.num_incomplete:
             line += f", {missing} of them masked for missing atoms"
-        if unlabelled := int((dataset.labels < 0).sum()):
+        if (unlabelled := int((dataset.labels < 0).sum())) and not pretraining:
             line += f"; {unlabelled} proteins have no label and count neither in cross entropy nor in scores"
         lines.append(line)
         if names := data.cropped[split]:
             shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
             lines.append(f"{split}: {len(names)} proteins cropped to max_length: {shown}")
     if train.left_out:
-        lines.append(f"{len(train.left_out)} chains of the task are in no split of the chosen scheme")
+        also = ", or kept by another for validation or test" if pretraining else ""
+        lines.append(f"{len(train.left_out)} chains of the task are in no split of the chosen scheme{also}")
     budget = data.plan.residues_per_batch
     within = "" if budget is None else f", or {budget} residues if that is less,"
     lines.append(

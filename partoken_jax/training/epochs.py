@@ -6,7 +6,7 @@ Legend: P proteins, S clusters, C classes.
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -14,8 +14,15 @@ import numpy as np
 from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.progress import progress
 from partoken_jax.proteins import ProteinDataset
-from partoken_jax.training.metrics import Classification, Clustering, classification, clustering
+from partoken_jax.training.metrics import (
+    Classification,
+    Clustering,
+    classification,
+    classification_of_confusion,
+    clustering,
+)
 from partoken_jax.training.objective import LossTerms
+from partoken_jax.training.recovery import Recovery, ResidueScores, recoveries
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.step import EvalStep, StepMetrics, TrainState, TrainStep
 
@@ -29,7 +36,7 @@ class TrainingError(ValueError):
 
 class TrainScores(TypedDict):
     """Means over the training proteins of an epoch, with dropout and sampling on. Cross entropy and accuracy
-    are about those with a label."""
+    are about those with a label; in pretraining they are about the residues whose types were hidden."""
 
     loss: float
     cross_entropy: float
@@ -220,15 +227,17 @@ class Predictions(NamedTuple):
     labels: np.ndarray
     """int [P]: -1 where there is none."""
     logits: np.ndarray
-    """float32 [P, C]"""
+    """float32 [P, C]; in pretraining the mean over the residues of a protein."""
     cross_entropy: float
-    """Mean over the proteins with a label, 0 when there are none."""
+    """Mean over the proteins with a label, 0 when there are none; in pretraining over all residues."""
     cluster_sizes: np.ndarray
     """int [P, S]; S = 0 for the GVP baseline."""
     codes: np.ndarray
     """int [P, S]: -1 where there is none."""
     num_residues: int
     """Residues that could be in a cluster."""
+    told: ResidueScores | None = None
+    """[P, M, ...]: how well residue types were told; None of a model that classifies proteins."""
 
 
 def predict(
@@ -239,9 +248,17 @@ def predict(
     for graph in batches:
         out = step(params, codebook, graph, np.float32(temperature))
         outputs.append(
-            (out.logits, out.cluster_sizes, out.codes, out.cross_entropy, out.residues, out.proteins)
+            (
+                out.logits,
+                out.cluster_sizes,
+                out.codes,
+                out.cross_entropy,
+                out.residues,
+                out.proteins,
+                out.told,
+            )
         )
-    logits, sizes, codes, cross_entropy, residues, slots = zip(*jax.device_get(outputs), strict=True)
+    logits, sizes, codes, cross_entropy, residues, slots, told = zip(*jax.device_get(outputs), strict=True)
     mask = np.concatenate([slot.mask for slot in slots])
     labelled = np.array([np.sum(slot.mask & (slot.label >= 0)) for slot in slots])
     order = np.argsort(np.concatenate([slot.protein for slot in slots])[mask])
@@ -249,6 +266,10 @@ def predict(
     def flat(parts):
         return np.concatenate(parts)[mask][order]
 
+    scores = None
+    if told[0] is not None:
+        scores = ResidueScores(*map(flat, zip(*told, strict=True)))
+        labelled = np.array([part.confusion[:, 0].sum() for part in told])
     return Predictions(
         labels=flat([slot.label for slot in slots]),
         logits=flat(logits),
@@ -256,6 +277,7 @@ def predict(
         cluster_sizes=flat(sizes),
         codes=flat(codes),
         num_residues=int(sum(residues)),
+        told=scores,
     )
 
 
@@ -276,15 +298,27 @@ class Evaluation(TypedDict):
 
     cross_entropy: float
     classification: Classification
+    """Of the residues with all types hidden, in pretraining."""
     clustering: Clustering | None
-    """None for the GVP baseline."""
+    """None for the GVP baseline, and in pretraining."""
+    recovery: NotRequired[list[Recovery]]
+    """In pretraining alone: with all types hidden, then with a share of them where the model sees types."""
 
 
 def score(predictions: Predictions, class_names: tuple[str, ...]) -> Evaluation:
-    """Accuracy and F1 over the proteins with a label; use of clusters and codes over all of them.
+    """Accuracy and F1 over the proteins with a label; use of clusters and codes over all of them. In
+    pretraining accuracy and F1 over residues, and recovery.
 
     Raises ValueError as `metrics.classification`.
     """
+    if predictions.told is not None:
+        confusion = np.asarray(predictions.told.confusion)[:, 0].sum(axis=0)
+        return Evaluation(
+            cross_entropy=predictions.cross_entropy,
+            classification=classification_of_confusion(confusion, class_names),
+            clustering=None,
+            recovery=recoveries(predictions.told),
+        )
     return Evaluation(
         cross_entropy=predictions.cross_entropy,
         classification=classification(predictions.labels, predictions.logits.argmax(axis=-1), class_names),

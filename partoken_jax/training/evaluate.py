@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
+
+import numpy as np
 
 from partoken_jax.files import write_whole
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
@@ -11,7 +14,7 @@ from partoken_jax.proteins import DataError
 from partoken_jax.training.checkpoints import Which, restore
 from partoken_jax.training.data import Split, limited, load_data, require_labels
 from partoken_jax.training.devices import data_mesh, num_shards, put_batch, replicate
-from partoken_jax.training.epochs import Evaluation, check_finite, predict, score
+from partoken_jax.training.epochs import Evaluation, Predictions, check_finite, predict, score
 from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.step import make_eval_step
 
@@ -26,6 +29,18 @@ class ProteinPrediction(TypedDict):
     logits: list[float]
 
 
+class ProteinRecovery(TypedDict):
+    """How well a pretrained model tells the residue types of a protein, all of them hidden."""
+
+    name: str
+    residues: int
+    """Those of a standard type, with all atoms."""
+    recovery: float
+    """Share of them given their type."""
+    perplexity: float
+    """exp of their mean cross entropy."""
+
+
 class EvaluationReport(TypedDict):
     """RUN_DIR/evaluation_<split>.json"""
 
@@ -38,7 +53,7 @@ class EvaluationReport(TypedDict):
     cropped: list[str]
     """Proteins cut to the run's `max_length`, by name."""
     scores: Evaluation
-    predictions: list[ProteinPrediction]
+    predictions: list[ProteinPrediction] | list[ProteinRecovery]
 
 
 def evaluate(
@@ -90,16 +105,29 @@ def evaluate(
         split=split,
         cropped=cropped,
         scores=score(predictions, class_names),
-        predictions=[
-            ProteinPrediction(
-                name=name,
-                label=int(label),
-                predicted=int(logits.argmax()),
-                logits=[float(x) for x in logits],
-            )
-            for name, label, logits in zip(dataset.names, dataset.labels, predictions.logits, strict=True)
-        ],
+        predictions=_of_proteins(dataset.names, predictions),
     )
+
+
+def _of_proteins(
+    names: Sequence[str], predictions: Predictions
+) -> list[ProteinPrediction] | list[ProteinRecovery]:
+    if predictions.told is not None:
+        confusion, cross_entropy = (np.asarray(scores)[:, 0] for scores in predictions.told)
+        residues = confusion.sum(axis=(1, 2))
+        right, counted = np.einsum("pii->p", confusion), np.maximum(residues, 1)
+        return [
+            ProteinRecovery(name=name, residues=int(n), recovery=float(share), perplexity=float(unsure))
+            for name, n, share, unsure in zip(
+                names, residues, right / counted, np.exp(cross_entropy / counted), strict=True
+            )
+        ]
+    return [
+        ProteinPrediction(
+            name=name, label=int(label), predicted=int(logits.argmax()), logits=[float(x) for x in logits]
+        )
+        for name, label, logits in zip(names, predictions.labels, predictions.logits, strict=True)
+    ]
 
 
 def write_evaluation(report: EvaluationReport) -> Path:

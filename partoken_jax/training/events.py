@@ -2,7 +2,8 @@
 
 Tags, all over the number of steps done: `step/…` after every step (losses, learning rate, gradient norm),
 `train/…` and `validation/…` after every epoch, and the histograms `validation/cluster_sizes` (residues per
-cluster) and `validation/codes` (clusters per code).
+cluster) and `validation/codes` (clusters per code). Pretraining adds `validation/recovery` and
+`validation/residue_perplexity`, with all types hidden and, as `…_15_hidden`, with 15% of them.
 """
 
 import importlib
@@ -69,6 +70,10 @@ class EventLog:
         for name, value in (validation["clustering"] or {}).items():
             if name != "cluster_sizes":  # drawn as a histogram
                 scalars[f"validation/{name}"] = value
+        for told in validation.get("recovery", ()):
+            of = "" if told["hidden"] == 1 else f"_{told['hidden']:.0%}_hidden".replace("%", "")
+            scalars[f"validation/recovery{of}"] = told["recovery"]
+            scalars[f"validation/residue_perplexity{of}"] = told["perplexity"]
         summary = self._scalars(scalars)
         sizes, codes = predictions.cluster_sizes, predictions.codes
         if np.any(sizes > 0):

@@ -32,8 +32,9 @@ BLOCKS = {
     "attention": "attention over clusters",
     "fusion": "gated fusion",
     "classifier": "classifier",
+    "residue_head": "head of residue types",
 }
-"""The blocks of both models, and what their results are called."""
+"""The blocks of all models, and what their results are called."""
 
 
 class Finding(NamedTuple):
@@ -162,6 +163,8 @@ def _forward_parts(
             of_residues("embedding of residues", *hidden.nodes)
             for number in range(layers.scalars.shape[0]):
                 of_residues(f"conv layer {number}", layers.scalars[number], layers.vectors[number])
+            of_residues(name, out)
+        elif block == "residue_head":
             of_residues(name, out)
         elif block == "pool":
             of_proteins(name, out[:-1])

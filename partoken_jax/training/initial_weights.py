@@ -14,6 +14,10 @@ from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.step import TrainState
 
 HEAD = "classifier"
+PRETRAINING_HEAD = "residue_head."
+ENCODER = "encoder."
+READS_TYPES = ("encoder.residue_embedding.", "encoder.node_norm.", "encoder.node_gvp.")
+"""Parts of the encoder that are of another size, or missing, where the model does not see residue types."""
 
 
 def initial_weights(
@@ -26,8 +30,10 @@ def initial_weights(
       state: the fresh state.
       weights: arrays by dotted names; None where `source` is a directory.
 
-    A layer of the classifier, and a codebook, of another size stay fresh. Raises CheckpointError for a source
-    that is neither, or any other weight that is missing or of another shape.
+    A layer of the classifier, and a codebook, of another size stay fresh. Between a model that pretrains and
+    one that classifies only the encoder is taken, but for the layers that read residue types where one of
+    both sees them and the other does not. Raises CheckpointError for a source that is neither, or any other
+    weight that is missing or of another shape.
     """
     if weights is None:
         if Path(source).is_file():
@@ -37,37 +43,82 @@ def initial_weights(
             )
         restored = restore(source, "best").state
         weights = named_arrays(restored.params, restored.codebook)
+    here = named_arrays(state.params, state.codebook)
+    if _pretrains(weights) != _pretrains(here):
+        return _with_encoder(source, state, weights)
     fresh: list[str] = []
     problems: list[str] = []
-
-    def filled(part: nnx.State, may_differ: tuple[str, ...]) -> nnx.State:
-        found = []
-        for path, variable in nnx.to_flat_state(part):
-            name = ".".join(map(str, path))
-            value = weights.get(name)
-            if value is not None and value.shape == variable.shape:
-                variable = variable.replace(jnp.array(value, variable.dtype))
-            elif name == "codebook.uses":
-                pass  # counted anew, and no array of the original's
-            elif name.startswith(may_differ):
-                fresh.append(name)
-            else:
-                problems.append(
-                    f"{name} is missing" if value is None
-                    else f"{name} is {value.shape}, expected {variable.shape}"
-                )  # fmt: skip
-            found.append((path, variable))
-        return nnx.from_flat_state(found)
-
     started = state._replace(
-        params=filled(state.params, (HEAD,)), codebook=filled(state.codebook, ("codebook",))
+        params=_filled(state.params, weights, (HEAD,), fresh, problems),
+        codebook=_filled(state.codebook, weights, ("codebook",), fresh, problems),
     )
+    _refuse(source, problems)
+    lines = [f"weights from {source}"]
+    if fresh:
+        lines.append(f"not there, or of another size, so they start fresh: {', '.join(fresh)}")
+    return started, lines
+
+
+def _with_encoder(
+    source: str, state: TrainState, weights: Mapping[str, np.ndarray]
+) -> tuple[TrainState, list[str]]:
+    """The state with the encoder of another model, and nothing else of it."""
+    here = named_arrays(state.params)
+    seen_there, seen_here = (
+        any(name.startswith(READS_TYPES[0]) for name in names) for names in (weights, here)
+    )
+    rest = tuple({f"{name.split('.')[0]}." for name in here} - {ENCODER})
+    fresh: list[str] = []
+    problems: list[str] = []
+    encoder = {name: array for name, array in weights.items() if name.startswith(ENCODER)}
+    may_differ = rest if seen_there == seen_here else (*rest, *READS_TYPES)
+    params = _filled(state.params, encoder, may_differ, fresh, problems)
+    _refuse(source, problems)
+    lines = [f"encoder from {source}"]
+    if seen_there != seen_here:
+        does = "did, and this one does not" if seen_there else "did not, and this one does"
+        lines.append(f"the model there {does} see residue types, so what reads them starts fresh")
+    parts = dict.fromkeys(".".join(name.split(".")[: 1 + name.startswith(ENCODER)]) for name in fresh)
+    parts |= dict.fromkeys(str(path[0]) for path, _ in nnx.to_flat_state(state.codebook))
+    lines.append(f"starts fresh: {', '.join(parts)}")
+    return state._replace(params=params), lines
+
+
+def _pretrains(weights: Mapping[str, np.ndarray]) -> bool:
+    return any(name.startswith(PRETRAINING_HEAD) for name in weights)
+
+
+def _filled(
+    part: nnx.State,
+    weights: Mapping[str, np.ndarray],
+    may_differ: tuple[str, ...],
+    fresh: list[str],
+    problems: list[str],
+) -> nnx.State:
+    """The part with the weights of its names. Those that are missing or do not fit are added to `fresh` where
+    they begin with one of `may_differ`, otherwise to `problems`, in words."""
+    found = []
+    for path, variable in nnx.to_flat_state(part):
+        name = ".".join(map(str, path))
+        value = weights.get(name)
+        if value is not None and value.shape == variable.shape:
+            variable = variable.replace(jnp.array(value, variable.dtype))
+        elif name == "codebook.uses":
+            pass  # counted anew, and no array of the original's
+        elif name.startswith(may_differ):
+            fresh.append(name)
+        else:
+            problems.append(
+                f"{name} is missing" if value is None
+                else f"{name} is {value.shape}, expected {variable.shape}"
+            )  # fmt: skip
+        found.append((path, variable))
+    return nnx.from_flat_state(found)
+
+
+def _refuse(source: str, problems: list[str]) -> None:
     if problems:
         shown = "; ".join(problems[:5]) + (f" and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise CheckpointError(
             f"{source}: its weights do not fit the model of this run: {shown}; set the model as it was there"
         )
-    lines = [f"weights from {source}"]
-    if fresh:
-        lines.append(f"not there, or of another size, so they start fresh: {', '.join(fresh)}")
-    return started, lines

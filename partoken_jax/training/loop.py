@@ -51,8 +51,9 @@ from partoken_jax.training.records import EpochRecord, append_record, rewind_rec
 from partoken_jax.training.report import (
     RunReport,
     accuracy_with_interval,
-    classification_table,
     clustering_summary,
+    recovery_with_interval,
+    scores_table,
 )
 from partoken_jax.training.run import (
     Run,
@@ -374,7 +375,7 @@ def _finish(run: Run) -> RunReport:
     )
     summarised(run, "finished", report["test"])
     run.say(f"\ntest, best checkpoint (epoch {report['best_epoch']}):")
-    run.say(classification_table(report["test"]["classification"]))
+    run.say(scores_table(report["test"]))
     if (clusters := report["test"]["clustering"]) is not None:
         run.say(clustering_summary(clusters))
     run.say(
@@ -389,8 +390,11 @@ def _line(record: EpochRecord, num_epochs: int, improved: bool) -> str:
     line = (
         f"epoch {record['epoch']:3}/{num_epochs} stage {record['stage']}  "
         f"loss {record['train']['loss']:.3f}  validation: "
-        f"accuracy {accuracy_with_interval(scores)} macro-F1 {scores['macro_f1']:.3f}"
     )
+    if recovery := record["validation"].get("recovery"):
+        line += recovery_with_interval(recovery[0])
+    else:
+        line += f"accuracy {accuracy_with_interval(scores)} macro-F1 {scores['macro_f1']:.3f}"
     if clusters is not None:
         line += f" coverage {clusters['coverage']:.2f}"
         if clusters["codes_used"]:

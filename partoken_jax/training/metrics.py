@@ -24,7 +24,7 @@ class ClassScores(TypedDict):
 
 
 class Classification(TypedDict):
-    """The scores of the proteins that have a label."""
+    """The scores of the proteins that have a label; in pretraining of residues, as of one protein each."""
 
     proteins: int
     """Proteins scored."""
@@ -92,17 +92,30 @@ def classification(
         raise ValueError(
             f"labels must be 0 to {len(class_names) - 1}, or -1 for none, got {truth.min()} to {truth.max()}"
         )
-    confusion = confusion_matrix(truth, predicted, len(class_names))
+    return classification_of_confusion(
+        confusion_matrix(truth, predicted, len(class_names)), class_names, unlabelled
+    )
+
+
+def classification_of_confusion(
+    confusion: np.ndarray,  # int [C, C]
+    class_names: tuple[str, ...],
+    unlabelled: int = 0,
+) -> Classification:
+    """The scores that follow from a `confusion_matrix`. Raises ValueError for one that is empty."""
+    total = int(confusion.sum())
+    if total == 0:
+        raise ValueError("there is nothing to score: no residue has one of the standard types")
     correct, count, given = np.diag(confusion), confusion.sum(1), confusion.sum(0)
     precision = correct / np.maximum(given, 1)
     recall = correct / np.maximum(count, 1)
     f1 = 2 * correct / np.maximum(count + given, 1)
     return Classification(
-        proteins=len(truth),
+        proteins=total,
         unlabelled=unlabelled,
-        accuracy=float(correct.sum() / len(truth)),
+        accuracy=float(correct.sum() / total),
         macro_f1=float(f1[count + given > 0].mean()),
-        majority_share=float(count.max() / len(truth)),
+        majority_share=float(count.max() / total),
         classes=[
             ClassScores(
                 name=name,

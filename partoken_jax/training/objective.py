@@ -13,13 +13,22 @@ from flax import nnx
 
 from partoken_jax.graphs.features import featurise
 from partoken_jax.graphs.types import FeaturisedGraph, PackedGraph
-from partoken_jax.models import AuxiliaryLosses, GVPClassifier, GVPOutput, ParToken, ParTokenOutput
+from partoken_jax.models import (
+    AuxiliaryLosses,
+    GVPClassifier,
+    GVPOutput,
+    ParToken,
+    ParTokenOutput,
+    ResidueModel,
+    ResidueOutput,
+)
 from partoken_jax.nn.codebook import Codebook
+from partoken_jax.nn.residue_types import shaken
 from partoken_jax.training.losses import cross_entropy
 
 Scalar = jax.Array | np.floating | float
-Model = GVPClassifier | ParToken
-Output = GVPOutput | ParTokenOutput
+Model = GVPClassifier | ParToken | ResidueModel
+Output = GVPOutput | ParTokenOutput | ResidueOutput
 
 
 class LossWeights(NamedTuple):
@@ -102,22 +111,37 @@ def forward(
     update_codebook: bool | jax.Array | np.bool_ = False,
     bypass_codebook: bool = False,
     axis_name: str | None = None,
+    hidden: jax.Array | None = None,
 ) -> Output:
-    """What a model says of a batch, packed or featurised; the baseline takes of the options what it has."""
+    """What a model says of a batch, packed or featurised. `hidden` as for `ResidueModel`; each model takes of
+    the options what it has."""
+    key = randomness.key
     if isinstance(graph, PackedGraph):
         with jax.named_scope("features"):
+            if isinstance(model, ResidueModel) and key is not None and model.config.pretraining.noise:
+                graph = shaken(graph, jax.random.fold_in(key, 1), model.config.pretraining.noise)
             graph = featurise(graph)
+    if isinstance(model, ResidueModel):
+        return model(graph, key=key, hidden=hidden)
     if isinstance(model, GVPClassifier):
-        return model(graph, key=randomness.key)
+        return model(graph, key=key)
     return model(
         graph,
-        key=randomness.key,
+        key=key,
         uniform=randomness.uniform,
         temperature=temperature,
         update_codebook=update_codebook,
         bypass_codebook=bypass_codebook,
         axis_name=axis_name,
     )
+
+
+def targets(graph: PackedGraph | FeaturisedGraph, output: Output) -> tuple[jax.Array, jax.Array]:
+    """What the logits of an output are about: classes int32 [B], -1 where there is none, and a mask bool [B]
+    of real proteins; of the model of residue types, both [N] of residues."""
+    if isinstance(output, ResidueOutput):
+        return output.targets, output.targets >= 0
+    return jnp.asarray(graph.globals.label[:-1]), jnp.asarray(graph.globals.mask[:-1])
 
 
 def evaluate_objective(
@@ -147,7 +171,7 @@ def evaluate_objective(
       bypass_codebook: leave the codebook out (stage 0).
       label_smoothing, class_weights: as for `losses.cross_entropy`.
       axis_name: of the devices that share the batch, inside `jax.shard_map`. Gradients and losses of ParToken
-        are then this device's part, to be summed over all; those of the baseline are of this device's
+        are then this device's part, to be summed over all; those of the other models are of this device's
         proteins, to be averaged by their number of labels.
     """
 
@@ -162,8 +186,10 @@ def evaluate_objective(
             bypass_codebook=bypass_codebook,
             axis_name=axis_name,
         )
-        labels, mask = jnp.asarray(graph.globals.label[:-1]), jnp.asarray(graph.globals.mask[:-1])
-        auxiliary, part = (None, None) if isinstance(output, GVPOutput) else (output.losses, output.shares)
+        labels, mask = targets(graph, output)
+        auxiliary, part = None, None
+        if isinstance(output, ParTokenOutput):
+            auxiliary, part = output.losses, output.shares
         with jax.named_scope("losses"):
             share = None if part is None else part.labelled
             losses = total_loss(

@@ -25,6 +25,7 @@ from partoken_jax.training.metrics import (
     wilson,
 )
 from partoken_jax.training.records import EpochRecord
+from partoken_jax.training.recovery import Recovery
 
 
 class DataReport(TypedDict):
@@ -32,7 +33,7 @@ class DataReport(TypedDict):
     task: str
     class_names: list[str]
     class_counts: dict[str, list[int]]
-    """Proteins per class of each split."""
+    """Proteins per class of each split; all 0 in pretraining, whose proteins have no label."""
     unlabelled: dict[str, int]
     """Proteins of each split without a label."""
     cropped: dict[str, list[str]]
@@ -146,6 +147,44 @@ def classification_table(scores: Classification) -> str:
     )
 
 
+def scores_table(scores: Evaluation) -> str:
+    """What there is to say of a split beside its clusters: `classification_table`, or in pretraining
+    `recovery_table`."""
+    found = scores.get("recovery")
+    return classification_table(scores["classification"]) if found is None else recovery_table(found)
+
+
+def recovery_with_interval(found: Recovery) -> str:
+    """ "recovery 0.312 (0.304 to 0.320) perplexity 8.10 (7.95 to 8.26)"."""
+    return (
+        f"recovery {found['recovery']:.3f} ({found['recovery_low']:.3f} to {found['recovery_high']:.3f}) "
+        f"perplexity {found['perplexity']:.2f} ({found['perplexity_low']:.2f} to "
+        f"{found['perplexity_high']:.2f})"
+    )
+
+
+def recovery_table(found: list[Recovery]) -> str:
+    """Recovery and perplexity for each way of hiding types, and recovery per type, as a Markdown table under
+    its sentences."""
+    lines = [
+        f"{'All' if ways['hidden'] == 1 else format(ways['hidden'], '.0%')} of the types hidden, "
+        f"{ways['residues']:,} residues of {ways['proteins']} proteins: {recovery_with_interval(ways)}; "
+        f"median of proteins {ways['median_recovery']:.3f}. Always the most frequent type: recovery "
+        f"{ways['majority_share']:.3f}."
+        for ways in found
+    ]
+    rows = [
+        (
+            t["name"],
+            t["residues"],
+            _with_interval(t["recovery"], (t["low"], t["high"]) if t["residues"] else None),
+        )
+        for t in found[0]["types"]
+    ]
+    table = markdown_table(("type", "residues", "recovery"), rows)
+    return "\n".join([*lines, "95% intervals, from a bootstrap over proteins, are in brackets.", "", table])
+
+
 def _with_interval(number: float, interval: tuple[float, float] | None) -> str:
     """A number with its 95% interval; empty where nothing was counted."""
     return "" if interval is None else f"{number:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
@@ -168,6 +207,8 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
     sizes = ", ".join(f"{sum(counts)} {split}" for split, counts in data["class_counts"].items())
     cropped = sum(map(len, data["cropped"].values()))
     unlabelled = sum(data.get("unlabelled", {}).values())  # reports of before had no such count
+    if "recovery" in report["test"]:
+        sizes, unlabelled = ", ".join(f"{count} {split}" for split, count in data["unlabelled"].items()), 0
     more = f" and {unlabelled} without a label" if unlabelled else ""
     lines = [
         f"# {model['kind']} on {data['task']}",
@@ -180,7 +221,7 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
         "",
         f"## Test, best checkpoint (epoch {report['best_epoch']})",
         "",
-        classification_table(report["test"]["classification"]),
+        scores_table(report["test"]),
         "",
     ]
     if (clusters := report["test"]["clustering"]) is not None:

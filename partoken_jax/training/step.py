@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 from partoken_jax.config import NonFinite, TrainConfig
 from partoken_jax.graphs.types import PackedGraph, ProteinGlobals
-from partoken_jax.models import GVPOutput, build_model
+from partoken_jax.models import ParTokenOutput, ResidueModel, ResidueOutput, build_model
 from partoken_jax.nn.devices import sum_over_devices
 from partoken_jax.training.devices import AXIS, SAME, SPLIT, evaluate_on_mesh, train_on_mesh
 from partoken_jax.training.losses import cross_entropy
@@ -32,8 +32,10 @@ from partoken_jax.training.objective import (
     evaluate_objective,
     forward,
     split_model,
+    targets,
 )
 from partoken_jax.training.optimiser import ADAM, adam_where
+from partoken_jax.training.recovery import ResidueScores, protein_scores
 from partoken_jax.training.schedules import StepSettings
 
 
@@ -58,9 +60,9 @@ class StepMetrics(NamedTuple):
 
     losses: LossTerms
     correct: jax.Array
-    """Proteins given the class that their label says."""
+    """Proteins given the class that their label says; in pretraining residues given their type."""
     labelled: jax.Array
-    """Proteins with a label: those that cross entropy and `correct` are about."""
+    """Proteins with a label: those that cross entropy and `correct` are about; in pretraining residues."""
     proteins: jax.Array
     assigned: jax.Array
     """Residues in a cluster; 0 for the GVP baseline."""
@@ -88,9 +90,9 @@ class EvalOutput(NamedTuple):
     """What an evaluation step reports about a batch."""
 
     logits: jax.Array
-    """[B, C]"""
+    """[B, C]; in pretraining the mean over the residues of a protein."""
     cross_entropy: jax.Array
-    """[]: mean over the proteins of the batch that have a label."""
+    """[]: mean over the proteins of the batch that have a label; in pretraining over all residues."""
     residues: jax.Array
     """[]: real residues with all four atoms."""
     cluster_sizes: jax.Array
@@ -101,6 +103,8 @@ class EvalOutput(NamedTuple):
     """int32 [B, S]: -1 where there is none."""
     proteins: ProteinGlobals
     """[B]: which proteins these are."""
+    told: ResidueScores | None
+    """[B, M, ...]: how well residue types were told; None of a model that classifies proteins."""
 
 
 GradientStep = Callable[[TrainState, PackedGraph, StepSettings], Objective]
@@ -290,23 +294,27 @@ def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh 
     def eval_step(params, codebook, graph, temperature):
         model = nnx.merge(graphdef, params, codebook, copy=True)
         out = forward(model, graph, temperature=temperature, bypass_codebook=bypass_codebook)
-        sizes = _cluster_sizes(out)
+        sizes, logits, told = _cluster_sizes(out, graph), out.logits, None
+        if isinstance(model, ResidueModel) and isinstance(out, ResidueOutput):
+            logits, told = protein_scores(model, graph, out)
         proteins = jax.tree.map(lambda x: jnp.asarray(x[:-1]), graph.globals)
-        ce, residues = cross_entropy(out.logits, proteins.label, proteins.mask), jnp.sum(graph.nodes.mask)
+        labels, mask = targets(graph, out)
+        ce, residues = cross_entropy(out.logits, labels, mask), jnp.sum(graph.nodes.mask)
         if mesh is not None:
-            labelled = jnp.sum(proteins.mask & (proteins.label >= 0))
+            labelled = jnp.sum(mask & (labels >= 0))
             total, count, residues = sum_over_devices((ce * labelled, labelled, residues), AXIS)
             ce = total / jnp.maximum(count, 1)
         return EvalOutput(
-            logits=out.logits,
+            logits=logits,
             cross_entropy=ce,
             residues=residues,
             cluster_sizes=sizes,
-            cluster_features=jnp.zeros((*sizes.shape, 0))
-            if isinstance(out, GVPOutput)
-            else out.cluster_features,
-            codes=jnp.full(sizes.shape, -1) if isinstance(out, GVPOutput) else out.codes,
+            cluster_features=out.cluster_features
+            if isinstance(out, ParTokenOutput)
+            else jnp.zeros((*sizes.shape, 0)),
+            codes=out.codes if isinstance(out, ParTokenOutput) else jnp.full(sizes.shape, -1),
             proteins=proteins,
+            told=told,
         )
 
     if mesh is not None:
@@ -323,15 +331,15 @@ def compilations(step: Callable) -> int:
 
 def _metrics(losses: LossTerms, output: Output, graph: PackedGraph) -> StepMetrics:
     """Everything but what becomes of the gradients."""
-    labels, mask = graph.globals.label[:-1], graph.globals.mask[:-1]
+    labels, mask = targets(graph, output)
     return StepMetrics(
         losses=losses,
         correct=jnp.sum((jnp.argmax(output.logits, axis=-1) == labels) & mask),
         labelled=jnp.sum(mask & (labels >= 0)),
-        proteins=jnp.sum(mask),
-        assigned=jnp.sum(_cluster_sizes(output)),
+        proteins=jnp.sum(graph.globals.mask[:-1]),
+        assigned=jnp.sum(_cluster_sizes(output, graph)),
         residues=jnp.sum(graph.nodes.mask),
-        perplexity=jnp.float32(0.0) if isinstance(output, GVPOutput) else output.perplexity,
+        perplexity=output.perplexity if isinstance(output, ParTokenOutput) else jnp.float32(0.0),
         gradient_norm=jnp.float32(0.0),
         finite=jnp.bool_(True),
     )
@@ -340,16 +348,16 @@ def _metrics(losses: LossTerms, output: Output, graph: PackedGraph) -> StepMetri
 def _of_all_devices(found: Objective, metrics: StepMetrics, axis_name: str) -> tuple[Objective, StepMetrics]:
     """Gradients, losses and counts summed over the devices that share a batch, in one all-reduce."""
     parts = (found.gradients, metrics.losses)
-    # The baseline has one loss, a mean over labels, so that it can be divided by their number afterwards.
-    baseline = isinstance(found.output, GVPOutput)
-    if baseline:
+    # All but ParToken have one loss, a mean over labels, which can be divided by their number afterwards.
+    one_loss = not isinstance(found.output, ParTokenOutput)
+    if one_loss:
         parts = jax.tree.map(lambda x: x * metrics.labelled, parts)
     # The perplexity is that of all devices already, and the last two come from the summed gradients.
     apart = ("losses", "perplexity", "gradient_norm", "finite")
     nothing: Any = dict.fromkeys(apart)
     counts: Any = metrics._replace(**nothing)
     parts, counts = sum_over_devices((parts, counts), axis_name)
-    if baseline:
+    if one_loss:
         parts = jax.tree.map(lambda x: x / jnp.maximum(counts.labelled, 1), parts)
     gradients, losses = parts
     counted: Any = {name: x for name, x in counts._asdict().items() if x is not None}
@@ -359,5 +367,7 @@ def _of_all_devices(found: Objective, metrics: StepMetrics, axis_name: str) -> t
     )
 
 
-def _cluster_sizes(out: Output) -> jax.Array:
-    return jnp.zeros((out.logits.shape[0], 0), jnp.int32) if isinstance(out, GVPOutput) else out.cluster_sizes
+def _cluster_sizes(out: Output, graph: PackedGraph) -> jax.Array:
+    if isinstance(out, ParTokenOutput):
+        return out.cluster_sizes
+    return jnp.zeros((graph.n_node.shape[0] - 1, 0), jnp.int32)

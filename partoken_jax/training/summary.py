@@ -6,7 +6,7 @@ It is there from the start of training on, and always whole.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from partoken_jax.config import TrainConfig
 from partoken_jax.files import write_whole
@@ -28,11 +28,11 @@ class Scores(TypedDict):
     proteins: int
     """n: proteins with a label, which are those that are scored."""
     correct: int
-    """Of these, given their own class."""
+    """Of these, given their own class; in pretraining, residues given their type with all types hidden."""
     accuracy: float
-    """correct / proteins."""
+    """correct / proteins; in pretraining the recovery, correct / residues."""
     accuracy_low: float
-    """Lower end of its 95% interval (Wilson's)."""
+    """Lower end of its 95% interval (Wilson's; in pretraining of a bootstrap over proteins)."""
     accuracy_high: float
     """Upper end of that interval."""
     macro_f1: float
@@ -44,6 +44,10 @@ class Scores(TypedDict):
     clusters_per_protein: float | None
     coverage: float | None
     """Share of residues in a cluster."""
+    residues: NotRequired[int]
+    """In pretraining alone: residues scored."""
+    perplexity: NotRequired[float]
+    """In pretraining alone: exp of the cross entropy."""
 
 
 class Summary(TypedDict):
@@ -57,7 +61,7 @@ class Summary(TypedDict):
     date: str
     """When that process started: UTC, as ISO 8601 writes it."""
     model: str
-    """"gvp" or "partoken"."""
+    """"gvp", "partoken" or "residues"."""
     seed: int
     parameters: int
     """Trainable numbers."""
@@ -89,7 +93,7 @@ def scores(evaluation: Evaluation) -> Scores:
     """The scores of a split without what belongs to single classes."""
     found, clusters = evaluation["classification"], evaluation["clustering"]
     low, high = wilson(hits(found), found["proteins"])
-    return Scores(
+    flat = Scores(
         proteins=found["proteins"],
         correct=hits(found),
         accuracy=found["accuracy"],
@@ -101,6 +105,12 @@ def scores(evaluation: Evaluation) -> Scores:
         clusters_per_protein=None if clusters is None else clusters["clusters_per_protein"],
         coverage=None if clusters is None else clusters["coverage"],
     )
+    if recovery := evaluation.get("recovery"):
+        told = recovery[0]
+        flat["proteins"], flat["residues"] = told["proteins"], told["residues"]
+        flat["accuracy_low"], flat["accuracy_high"] = told["recovery_low"], told["recovery_high"]
+        flat["perplexity"] = told["perplexity"]
+    return flat
 
 
 def summarise(
