@@ -99,6 +99,10 @@ class EvalOutput(NamedTuple):
     """[B, S, D]: what k-means turns into a codebook."""
     codes: jax.Array
     """int32 [B, S]: -1 where there is none."""
+    squared_errors: jax.Array
+    """[B, S]: squared distance of cluster features from what their codes stand for; 0 where there is none."""
+    num_codes: jax.Array
+    """int32 []: the size of the codebook; 0 for the GVP baseline."""
     proteins: ProteinGlobals
     """[B]: which proteins these are."""
 
@@ -290,11 +294,13 @@ def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh 
             if isinstance(out, GVPOutput)
             else out.cluster_features,
             codes=jnp.full(sizes.shape, -1) if isinstance(out, GVPOutput) else out.codes,
+            squared_errors=jnp.zeros(sizes.shape) if isinstance(out, GVPOutput) else out.squared_errors,
+            num_codes=jnp.int32(0 if isinstance(out, GVPOutput) else out.usage.shape[0]),
             proteins=proteins,
         )
 
     if mesh is not None:
-        whole = ("cross_entropy", "residues")
+        whole = ("cross_entropy", "residues", "num_codes")
         specs: Any = EvalOutput._make(SAME if name in whole else SPLIT for name in EvalOutput._fields)
         return evaluate_on_mesh(eval_step, mesh, specs)
     return jax.jit(eval_step)
