@@ -102,6 +102,25 @@ class CodebookConfig:
     """Whether the classifier reads the codes instead of the cluster features. Switch it on when a prediction
     should depend on tokens alone; published models leave it off."""
 
+    def __post_init__(self) -> None:
+        if (self.levels is None) != (self.quantiser == "vq"):
+            raise ValueError(
+                f"levels is {self.levels}, but must be set where quantiser is 'residual' or 'fsq', and only "
+                f"there; quantiser is '{self.quantiser}'"
+            )
+        if self.quantiser != "fsq" or self.levels is None:
+            return
+        if self.dimension is None:
+            raise ValueError(
+                "dimension is None, but must be set where quantiser is 'fsq', because the grid lies in that "
+                "space"
+            )
+        if self.size != self.levels**self.dimension:
+            raise ValueError(
+                f"size is {self.size}, but must be levels ** dimension = {self.levels**self.dimension:,} "
+                "where quantiser is 'fsq'"
+            )
+
 
 @settings
 class ModelConfig:

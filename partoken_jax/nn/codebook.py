@@ -277,7 +277,8 @@ def grid_state(
 
     Counts 1, sums = codes, no uses yet, as k-means leaves them.
     """
-    middles = unwhiten(whitening, grid_points(levels, whitening.axes.shape[-1]))
+    points = grid_points(levels, whitening.axes.shape[-1])
+    middles = jnp.asarray(unwhiten(whitening, np.asarray(points)))
     found = cluster_statistics(samples, grid_code(whiten(whitening, samples), levels), len(middles))
     means = found.sums / jnp.maximum(found.counts, 1)[:, None]
     codes = jnp.where(found.counts[:, None] > 0, means, middles)
@@ -347,7 +348,7 @@ class VQCodebook(nnx.Module):
 
     def fit_space(self, samples: np.ndarray, *, first: bool) -> None:
         """Fits the space in which codes are chosen, if there is one, to cluster features [M, D] on the host:
-        for the first time, or turned no farther from the space before than they ask for."""
+        for the first time, or again, with coordinates as near as they can be to those before."""
         if self.config.dimension is not None:
             before = None if first else self.whitening
             self.centre[...], self.axes[...] = fit_whitening(samples, self.config.dimension, before)

@@ -38,9 +38,8 @@ def whiten(whitening: Whitening, x: jax.Array) -> jax.Array:
 def fit_whitening(samples: np.ndarray, dimension: int, before: Whitening | None = None) -> Whitening:
     """The d principal directions of samples [M, D], scaled to variance 1, in float64 on the host.
 
-    A space fitted before is only turned as far as the samples ask for: the new one is rotated so that their
-    coordinates stay as near as they can to the old ones (orthogonal Procrustes, Schönemann 1966), because the
-    cells of a grid are named by coordinates.
+    A new space is rotated so that the samples keep, as nearly as they can, the coordinates that they have in
+    the one fitted before (orthogonal Procrustes, Schönemann 1966): a grid names its cells by coordinates.
     """
     x = np.asarray(samples, np.float64)
     centre = x.mean(axis=0)
@@ -55,6 +54,7 @@ def fit_whitening(samples: np.ndarray, dimension: int, before: Whitening | None 
     return Whitening(jnp.asarray(centre, jnp.float32), jnp.asarray(axes, jnp.float32))
 
 
-def unwhiten(whitening: Whitening, y: jax.Array) -> jax.Array:
-    """[..., D]: the point of the fitted directions that has the coordinates y [..., d]."""
-    return whitening.centre + y @ jnp.linalg.pinv(whitening.axes)
+def unwhiten(whitening: Whitening, y: np.ndarray) -> np.ndarray:
+    """[..., D]: the point of the fitted directions that has the coordinates y [..., d]; on the host."""
+    points = np.asarray(whitening.centre) + np.asarray(y) @ np.linalg.pinv(np.asarray(whitening.axes))
+    return points.astype(np.float32)
