@@ -74,7 +74,25 @@ class CodebookConfig:
     reason to change it but to match other code."""
     metric: Literal["l2", "cosine"] = "l2"
     """Distance by which the nearest code is chosen. Choose "cosine" when only the direction of a cluster
-    feature should count. The loss, the output and the moving averages always use the vectors as they are."""
+    feature should count, seen from the mean cluster where `dimension` is set. The loss, the output and the
+    moving averages always use the vectors as they are."""
+    dimension: Width | None = None
+    """Choose codes in a space of this many dimensions: the main directions in which cluster features differ,
+    each scaled to variance 1. It is fitted to the clusters at the start of stage 1 and after every epoch in
+    which the codes move. Without it, as published, codes are chosen among all channels as they are, where a
+    few large ones decide. Set it, to 4 to 16, when few codes are in use."""
+    quantiser: Literal["vq", "residual", "fsq"] = "vq"
+    """How a cluster gets its codes. "vq": the nearest code. "residual": further codebooks name what is left
+    over (residual VQ), for features closer to the cluster's own; its token is the code of the first. "fsq":
+    the cell of a fixed grid in the space of `dimension` (finite scalar quantisation), which needs no search
+    and has no dead codes where features spread."""
+    levels: Annotated[AtLeast2, AtMost(1000)] | None = None
+    """Of "residual": the number of codebooks. Of "fsq": the number of cells along each dimension, so that
+    size must be levels ** dimension. Set it with these quantisers only; more levels quantise more finely."""
+    gradient: Literal["straight-through", "rotation"] = "straight-through"
+    """What a quantised cluster passes back: the gradient of its code as it is ("straight-through"), or turned
+    and scaled as the code lies to the cluster ("rotation", the rotation trick). It is felt where the
+    classifier reads the codes, with classify_quantised; choose "rotation" when that costs accuracy."""
     keep_unused: Flag = True
     """Whether a code that no cluster chose keeps its value. Switch it off for the published rule, which moves
     unused codes to zero (docs/REFERENCE.md, fault 9)."""
@@ -84,6 +102,25 @@ class CodebookConfig:
     classify_quantised: Flag = False
     """Whether the classifier reads the codes instead of the cluster features. Switch it on when a prediction
     should depend on tokens alone; published models leave it off."""
+
+    def __post_init__(self) -> None:
+        if (self.levels is None) != (self.quantiser == "vq"):
+            raise ValueError(
+                f"levels is {self.levels}, but must be set where quantiser is 'residual' or 'fsq', and only "
+                f"there; quantiser is '{self.quantiser}'"
+            )
+        if self.quantiser != "fsq" or self.levels is None:
+            return
+        if self.dimension is None:
+            raise ValueError(
+                "dimension is None, but must be set where quantiser is 'fsq', because the grid lies in that "
+                "space"
+            )
+        if self.size != self.levels**self.dimension:
+            raise ValueError(
+                f"size is {self.size}, but must be levels ** dimension = {self.levels**self.dimension:,} "
+                "where quantiser is 'fsq'"
+            )
 
 
 @settings
@@ -173,6 +210,11 @@ class ModelConfig:
             raise ValueError(
                 "sender_gradient is 'gather', but must be 'auto' or 'scatter' unless "
                 "model.message_passing is 'dense' and model.rematerialise is 'none' or 'layer'"
+            )
+        if (self.codebook.dimension or 0) > self.node_hidden[0]:
+            raise ValueError(
+                f"codebook.dimension is {self.codebook.dimension}, but must be at most the number of hidden "
+                f"scalars of a residue, model.node_hidden[0] = {self.node_hidden[0]}"
             )
         if self.kind == "partoken" and self.node_hidden[0] % self.attention_heads:
             raise ValueError(

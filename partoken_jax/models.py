@@ -17,7 +17,7 @@ from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.segments import first_node, graph_index, segment_sum
 from partoken_jax.graphs.types import FeaturisedGraph, NodeFeatures, check_layout, edge_list
 from partoken_jax.nn.attention import ClusterAttention
-from partoken_jax.nn.codebook import VQCodebook, cluster_statistics, codebook_use
+from partoken_jax.nn.codebook import VQCodebook, codebook_use
 from partoken_jax.nn.devices import Counts, shares, sum_over_devices
 from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.fusion import GatedFusion
@@ -26,6 +26,7 @@ from partoken_jax.nn.noise import Noise, protein_noise, residue_noise
 from partoken_jax.nn.partitioner import Partitioner, seed_noise
 from partoken_jax.nn.pooling import Pool
 from partoken_jax.nn.presence import coverage_loss, log_absence, presence
+from partoken_jax.nn.residual_codebook import ResidualCodebook
 from partoken_jax.nn.residue_types import NUM_TYPES, drawn_residues, types_to_tell, without_types
 from partoken_jax.parameters import by_component as by_component
 from partoken_jax.parameters import parameter_table as parameter_table
@@ -94,7 +95,10 @@ class ParTokenOutput(NamedTuple):
     cluster_sizes: jax.Array
     """int32 [B, S]: residues per cluster."""
     codes: jax.Array
-    """int32 [B, S]: token of each cluster; -1 where there is none or the codebook is bypassed."""
+    """int32 [B, S]: token of each cluster; -1 where there is none or the codebook is bypassed. Of residual VQ
+    it is the code of the first codebook, and so are `presence`, `usage`, `perplexity` and `entropy_loss`."""
+    squared_errors: jax.Array
+    """[B, S]: squared distance of a cluster's features from what its codes stand for; 0 where it has none."""
     importances: jax.Array
     """[B, S]: attention weight of each cluster; a protein's weights sum to 1."""
     presence: jax.Array
@@ -149,7 +153,8 @@ class ParToken(nnx.Module):
         self.encoder = _encoder(config, rngs)
         self.pool = Pool(config.pooling, width, norm=config.norm_pooled, rngs=rngs)
         self.partitioner = Partitioner(width, config.partitioner, rngs=rngs)
-        self.codebook = VQCodebook(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
+        book = ResidualCodebook if config.codebook.quantiser == "residual" else VQCodebook
+        self.codebook = book(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
         self.attention = ClusterAttention(width, config.attention_heads, dropout=config.dropout, rngs=rngs)
         self.fusion = GatedFusion(width, dropout=config.dropout, rngs=rngs)
         self.classifier = MLP(
@@ -232,6 +237,7 @@ class ParToken(nnx.Module):
             cluster_mask=cluster_mask,
             cluster_sizes=segment_sum(one_hot, index, num_graphs)[:-1],
             codes=tokens.codes,
+            squared_errors=tokens.squared_errors,
             importances=attended.importance,
             presence=tokens.presence,
             usage=tokens.usage,
@@ -247,11 +253,11 @@ class ParToken(nnx.Module):
             _, part = _over_devices((), mask, graph, axis_name)
             num_codes = self.config.codebook.size
             return _Tokens(
-                clusters, jnp.full(mask.shape, -1, jnp.int32), zero, zero,
+                clusters, jnp.full(mask.shape, -1, jnp.int32), jnp.zeros(mask.shape), zero, zero,
                 jnp.zeros((mask.shape[0], num_codes)), jnp.zeros(num_codes), zero, zero, part,
             )  # fmt: skip
         out = self.codebook.quantise(clusters, mask)
-        statistics = cluster_statistics(clusters, out.codes, self.config.codebook.size)
+        statistics: Any = self.codebook.statistics(clusters, out)
         statistics, part = _over_devices(statistics, mask, graph, axis_name)
         self.codebook.move(statistics, update)
         # Everything below reads the codebook after its update, as published.
@@ -262,7 +268,7 @@ class ParToken(nnx.Module):
         if part is not None:
             vq, coverage = vq * part.clusters, coverage * part.proteins
         return _Tokens(
-            out.features, out.codes, vq, coverage,
+            out.features, out.codes, out.squared_errors, vq, coverage,
             presence(absent), use.usage, use.perplexity, use.entropy_loss, part,
         )  # fmt: skip
 
@@ -270,6 +276,7 @@ class ParToken(nnx.Module):
 class _Tokens(NamedTuple):
     features: jax.Array
     codes: jax.Array
+    squared_errors: jax.Array
     vq: jax.Array
     coverage: jax.Array
     presence: jax.Array

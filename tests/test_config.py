@@ -34,7 +34,8 @@ PARTITIONER = PartitionerConfig(
 )
 CODEBOOK = CodebookConfig(
     enabled=False, size=1, beta=0, decay=0, epsilon=1e-12, metric="cosine", keep_unused=False,
-    presence_temperature=1e-3, classify_quantised=True,
+    presence_temperature=1e-3, classify_quantised=True, dimension=2, quantiser="residual", levels=3,
+    gradient="rotation",
 )  # fmt: skip
 MODEL = ModelConfig(
     kind="gvp", num_classes=2, node_in=(1, 2), edge_in=(3, 4), node_hidden=(5, 6), edge_hidden=(7, 8),
@@ -221,6 +222,30 @@ def test_a_codebook_frozen_from_the_start_is_refused(epochs, frozen):
     most = int(re.search(r"set freeze_codebook_epochs to (?:a number from 0 to )?(\d+)", said)[1])
     assert most == epochs - 1
     assert from_dict(TrainConfig, settings | {"freeze_codebook_epochs": most}).stage1.epochs == epochs
+
+
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"quantiser": "residual"}, "model.codebook.levels is None, but must be set where quantiser is"),
+        ({"levels": 3}, "model.codebook.levels is 3, but must be set where quantiser is 'residual' or 'fsq'"),
+        ({"quantiser": "fsq", "levels": 2}, "model.codebook.dimension is None, but must be set where"),
+        (
+            {"quantiser": "fsq", "levels": 5, "dimension": 3},
+            "model.codebook.size is 512, but must be levels ** dimension = 125",
+        ),
+    ],
+)
+def test_quantisers_get_what_they_need_and_nothing_else(settings, said):
+    with pytest.raises(ConfigError) as error:
+        from_dict(TrainConfig, {"model": {"codebook": settings}})
+    assert said in str(error.value)
+
+
+def test_codes_are_not_chosen_in_more_dimensions_than_there_are():
+    settings = {"model": {"node_hidden": [8, 2], "codebook": {"dimension": 9}}}
+    with pytest.raises(ConfigError, match=r"codebook.dimension is 9, but .* model.node_hidden\[0\] = 8"):
+        from_dict(TrainConfig, settings)
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ EXPECTED = {
     (5, None): {
         *("nearest code", "straight-through code", "VQ loss", "moving averages of the codes"),
         *("usage", "perplexity", "entropy loss", "k-means", "first codes"),
+        *("whitened clusters", "cell of the grid", "rotated code"),
         *("soft assignment", "log of absence", "presence", "coverage loss"),
         *("attention weights", "attended clusters", "importance", "gate β", "fused vector", "total loss"),
     },

@@ -266,6 +266,7 @@ def test_output_record(plain):
     shapes = {
         "logits": (b, c), "cluster_of_residue": (n,), "seeds": (b, s), "cluster_features": (b, s, d),
         "cluster_mask": (b, s), "cluster_sizes": (b, s), "codes": (b, s), "importances": (b, s),
+        "squared_errors": (b, s),
         "presence": (b, k), "usage": (k,), "perplexity": (), "entropy_loss": (),
     }  # fmt: skip
     kinds = {"cluster_of_residue": "int32", "seeds": "int32", "cluster_sizes": "int32", "codes": "int32"}

@@ -209,6 +209,14 @@ def _check_known(where: Path, config: TrainConfig) -> None:
             "weights do not either; it can be 'mean', 'max' or 'sum'"
         )
 
+    codebook = config.model.codebook
+    if config.model.kind == "partoken" and (codebook.dimension is not None or codebook.quantiser != "vq"):
+        raise ConvertError(
+            f"{where}: model.codebook has dimension {codebook.dimension} and quantiser "
+            f"'{codebook.quantiser}', but the original chooses the nearest code by all channels as they are; "
+            "it can only take models with dimension null and quantiser 'vq'"
+        )
+
 
 def _epoch(source: Path, arrays: Mapping[str, np.ndarray]) -> int:
     """The original's count of epochs; 0 where there is none."""

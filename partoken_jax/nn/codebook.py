@@ -9,9 +9,12 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from partoken_jax.config import CodebookConfig
+from partoken_jax.nn.fsq import grid_code, grid_points
+from partoken_jax.nn.whitening import Whitening, fit_whitening, unwhiten, whiten
 
 
 class Codebook(nnx.Variable):
@@ -40,11 +43,15 @@ class ClusterStatistics(NamedTuple):
 
 class Quantised(NamedTuple):
     features: jax.Array
-    """[B, S, D]: the chosen code, with the gradient of the input (straight-through)."""
+    """[B, S, D]: the chosen code, with a gradient for the input (straight-through, or rotated)."""
     codes: jax.Array
     """int32 [B, S]: chosen code, -1 where the cluster is not valid."""
     loss: jax.Array
     """[]: β mean((z - e)²) over valid clusters and channels."""
+    squared_errors: jax.Array
+    """[B, S]: |z - e|², 0 where the cluster is not valid."""
+    further: tuple[jax.Array, ...] = ()
+    """int32 [B, S] each: codes of the further codebooks of residual VQ."""
 
 
 class CodebookUse(NamedTuple):
@@ -63,13 +70,45 @@ def quantise(
     *,
     beta: float,
     metric: str,
+    gradient: str = "straight-through",
+    whitening: Whitening | None = None,
+    levels: int | None = None,
 ) -> Quantised:
-    """Replaces every valid cluster by its nearest code; invalid ones pass through with gradient 1."""
-    codes = nearest_code(state.embeddings, jax.lax.stop_gradient(z), metric)
+    """Replaces every valid cluster by its code (`choose`); invalid ones pass through with gradient 1."""
+    codes = choose(state.embeddings, jax.lax.stop_gradient(z), metric, whitening, levels)
     chosen = jax.lax.stop_gradient(state.embeddings)[codes]
-    valid = mask[..., None]
-    features = jnp.where(valid, straight_through(z, chosen), z)
-    return Quantised(features, jnp.where(mask, codes, -1), vq_loss(z, chosen, mask, beta))
+    return replaced(z, chosen, codes, mask, beta=beta, gradient=gradient)
+
+
+def replaced(
+    z: jax.Array,  # [B, S, D]
+    chosen: jax.Array,  # [B, S, D]
+    codes: jax.Array,  # int32 [B, S]
+    mask: jax.Array,  # bool [B, S]
+    *,
+    beta: float,
+    gradient: str,
+) -> Quantised:
+    """Clusters that became the vectors `chosen`, which have no gradient."""
+    through = rotated(z, chosen) if gradient == "rotation" else straight_through(z, chosen)
+    features = jnp.where(mask[..., None], through, z)
+    errors = jnp.where(mask, jnp.sum(jnp.square(jax.lax.stop_gradient(z) - chosen), axis=-1), 0.0)
+    return Quantised(features, jnp.where(mask, codes, -1), vq_loss(z, chosen, mask, beta), errors)
+
+
+def choose(
+    embeddings: jax.Array,  # [K, D]
+    z: jax.Array,  # [..., D]
+    metric: str,
+    whitening: Whitening | None = None,
+    levels: int | None = None,
+) -> jax.Array:
+    """int32 [...]: the nearest code, by z as it is or whitened; with `levels`, the cell of the grid."""
+    if whitening is None:
+        return nearest_code(embeddings, z, metric)
+    if levels is not None:
+        return grid_code(whiten(whitening, z), levels)
+    return nearest_code(whiten(whitening, embeddings), whiten(whitening, z), metric)
 
 
 def straight_through(z: jax.Array, chosen: jax.Array) -> jax.Array:
@@ -78,6 +117,26 @@ def straight_through(z: jax.Array, chosen: jax.Array) -> jax.Array:
     REFERENCE.md section 5, straight-through code.
     """
     return z + jax.lax.stop_gradient(chosen - z)
+
+
+def rotated(z: jax.Array, chosen: jax.Array) -> jax.Array:
+    """The value of the chosen code e, the gradient of |e|/|z| R z, where the rotation R turns z onto e (Fifty
+    et al. 2024, equation 4): R z = z - 2 r (r·z) + 2 ê (ẑ·z) with r = (ẑ + ê)/|ẑ + ê|. R and |e|/|z| are
+    constants. Straight-through where z or e is 0, or both are opposite.
+
+    REFERENCE.md section 5, rotated code.
+    """
+    constant = jax.lax.stop_gradient(z)
+    length = jnp.linalg.norm(constant, axis=-1, keepdims=True)
+    from_, to = _unit(constant), _unit(chosen)
+    middle = from_ + to
+    defined = jnp.linalg.norm(middle, axis=-1, keepdims=True) > 1e-3
+    defined &= (length > 1e-12) & jnp.any(chosen != 0, axis=-1, keepdims=True)
+    r = _unit(middle)
+    turned = z - 2 * r * jnp.sum(r * z, -1, keepdims=True) + 2 * to * jnp.sum(from_ * z, -1, keepdims=True)
+    scale = jnp.linalg.norm(chosen, axis=-1, keepdims=True) / jnp.maximum(length, 1e-12)
+    moved = jnp.where(defined, scale * turned, z)
+    return chosen + (moved - jax.lax.stop_gradient(moved))
 
 
 def vq_loss(z: jax.Array, chosen: jax.Array, mask: jax.Array, beta: float) -> jax.Array:
@@ -195,16 +254,35 @@ def reseed_dead(
 ) -> tuple[CodebookState, jax.Array]:
     """Moves every code without uses onto a random sample, with count 1, and begins to count uses anew.
 
+    No two codes get the same sample while there are enough of them: of two equal codes one is never chosen.
     Returns the new state and how many codes moved, int32 [].
     """
     dead = state.uses == 0
-    picked = samples[jax.random.randint(key, (state.counts.shape[0],), 0, samples.shape[0])]
+    order = jax.random.permutation(key, samples.shape[0])
+    picked = samples[order[(jnp.cumsum(dead) - 1) % samples.shape[0]]]  # the n-th dead code takes the n-th
     return CodebookState(
         embeddings=jnp.where(dead[:, None], picked, state.embeddings),
         counts=jnp.where(dead, 1.0, state.counts),
         sums=jnp.where(dead[:, None], picked, state.sums),
         uses=jnp.zeros_like(state.uses),
     ), jnp.sum(dead)
+
+
+def grid_state(
+    samples: jax.Array,  # [M, D]
+    whitening: Whitening,
+    levels: int,
+) -> CodebookState:
+    """First codes of a grid of K cells: the mean of the samples in a cell, its middle where there are none.
+
+    Counts 1, sums = codes, no uses yet, as k-means leaves them.
+    """
+    points = grid_points(levels, whitening.axes.shape[-1])
+    middles = jnp.asarray(unwhiten(whitening, np.asarray(points)))
+    found = cluster_statistics(samples, grid_code(whiten(whitening, samples), levels), len(middles))
+    means = found.sums / jnp.maximum(found.counts, 1)[:, None]
+    codes = jnp.where(found.counts[:, None] > 0, means, middles)
+    return CodebookState(codes, jnp.ones(len(codes)), codes, jnp.zeros(len(codes), jnp.int32))
 
 
 class VQCodebook(nnx.Module):
@@ -218,6 +296,24 @@ class VQCodebook(nnx.Module):
         self.counts = Codebook(jnp.zeros(config.size))
         self.sums = Codebook(jnp.zeros((config.size, width)))
         self.uses = Codebook(jnp.zeros(config.size, jnp.int32))
+        if config.dimension is not None:
+            self.centre = Codebook(jnp.zeros(width))
+            self.axes = Codebook(jnp.eye(width, config.dimension))
+
+    @property
+    def levels(self) -> tuple["VQCodebook", ...]:
+        """The codebooks that a cluster is named by, one after the other: this one."""
+        return (self,)
+
+    @property
+    def whitening(self) -> Whitening | None:
+        """The space in which codes are chosen; None where they are chosen by all channels as they are."""
+        return None if self.config.dimension is None else Whitening(self.centre[...], self.axes[...])
+
+    @property
+    def grid(self) -> int | None:
+        """The number of cells along each dimension, where codes are the cells of a grid."""
+        return self.config.levels if self.config.quantiser == "fsq" else None
 
     @property
     def state(self) -> CodebookState:
@@ -230,7 +326,32 @@ class VQCodebook(nnx.Module):
         """Replaces clusters z [B, S, D] by their codes; changes nothing."""
         chex.assert_rank(z, 3)
         chex.assert_shape(mask, z.shape[:2])
-        return quantise(self.state, z, mask, beta=self.config.beta, metric=self.config.metric)
+        config = self.config
+        return quantise(
+            self.state,
+            z,
+            mask,
+            beta=config.beta,
+            metric=config.metric,
+            gradient=config.gradient,
+            whitening=self.whitening,
+            levels=self.grid,
+        )
+
+    def choose(self, z: jax.Array) -> jax.Array:
+        """int32 [...]: codes of z [..., D]."""
+        return choose(self.embeddings[...], z, self.config.metric, self.whitening, self.grid)
+
+    def statistics(self, z: jax.Array, out: Quantised) -> ClusterStatistics:
+        """What `move` reads of clusters z [B, S, D] that `quantise` made `out` of."""
+        return cluster_statistics(z, out.codes, self.config.size)
+
+    def fit_space(self, samples: np.ndarray, *, first: bool) -> None:
+        """Fits the space in which codes are chosen, if there is one, to cluster features [M, D] on the host:
+        for the first time, or again, with coordinates as near as they can be to those before."""
+        if self.config.dimension is not None:
+            before = None if first else self.whitening
+            self.centre[...], self.axes[...] = fit_whitening(samples, self.config.dimension, before)
 
     def move(self, statistics: ClusterStatistics, update: bool | jax.Array) -> None:
         """Moves the averages by the clusters of a batch where `update` (which may be traced) says so."""

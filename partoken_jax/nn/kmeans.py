@@ -5,8 +5,9 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from partoken_jax.nn.codebook import CodebookState, nearest_code
+from partoken_jax.nn.codebook import CodebookState, choose
 from partoken_jax.nn.devices import sum_over_devices
+from partoken_jax.nn.whitening import Whitening
 
 T = TypeVar("T")
 
@@ -49,13 +50,16 @@ def kmeans(
     permutation: jax.Array,  # [M]
     iterations: int = 25,
     tolerance: float = 1e-4,
+    metric: str = "l2",
+    whitening: Whitening | None = None,
     axis_name: str | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Lloyd's algorithm; centres [num_codes, D] and the number of iterations done.
 
     Starts from `samples[permutation[:num_codes]]`; stops when the shift |c_t - c_{t-1}| changes by less
     than `tolerance` between iterations. An empty cluster takes the next sample of the permutation.
-    With fewer samples than codes the centres are the samples, repeated in order.
+    With fewer samples than codes the centres are the samples, repeated in order. With `whitening` the nearest
+    centre is that in this space; centres are means of the samples as they are.
 
     With `axis_name`, `samples` [m, D] are this device's part, the next after that of the device before it;
     the last ones may be padded beyond M. Every iteration is then one all-reduce.
@@ -69,7 +73,7 @@ def kmeans(
 
     def body(carry):
         centres, last_shift, _, step = carry
-        nearest = nearest_code(centres, samples, "l2")
+        nearest = choose(centres, samples, metric, whitening)
         counts = jnp.zeros(num_codes).at[nearest].add(part.real)
         sums = jnp.zeros_like(centres).at[nearest].add(samples * part.real[:, None])
         spare = permutation[(num_codes + step * num_codes + jnp.arange(num_codes)) % num_samples]
@@ -96,15 +100,24 @@ def codebook_from_samples(
     num_codes: int,
     key: jax.Array,
     *,
+    metric: str = "l2",
+    whitening: Whitening | None = None,
     num_samples: int | None = None,
     axis_name: str | None = None,
 ) -> CodebookState:
     """The codebook that k-means makes of cluster features [M, D]: counts 1, sums = codes, no uses yet.
 
-    With `axis_name`, as for `kmeans`, and `num_samples` = M.
+    `metric` and `whitening` as for `kmeans`. With `axis_name`, as there, and `num_samples` = M.
 
     REFERENCE.md section 5, first codes.
     """
     permutation = jax.random.permutation(key, samples.shape[0] if num_samples is None else num_samples)
-    codes, _ = kmeans(samples, num_codes, permutation=permutation, axis_name=axis_name)
+    codes, _ = kmeans(
+        samples,
+        num_codes,
+        permutation=permutation,
+        metric=metric,
+        whitening=whitening,
+        axis_name=axis_name,
+    )
     return CodebookState(codes, jnp.ones(num_codes), codes, jnp.zeros(num_codes, jnp.int32))

@@ -24,7 +24,7 @@ from partoken_jax.training.metrics import (
 from partoken_jax.training.objective import LossTerms
 from partoken_jax.training.recovery import Recovery, ResidueScores, recoveries
 from partoken_jax.training.schedules import StepSettings
-from partoken_jax.training.step import EvalStep, StepMetrics, TrainState, TrainStep
+from partoken_jax.training.step import EvalOutput, EvalStep, StepMetrics, TrainState, TrainStep
 
 LAG = 3
 """Steps that may be under way before the host reads a loss: enough that the device never waits."""
@@ -236,6 +236,12 @@ class Predictions(NamedTuple):
     """int [P, S]: -1 where there is none."""
     num_residues: int
     """Residues that could be in a cluster."""
+    cluster_features: np.ndarray | None = None
+    """float32 [P, S, D]; None where nobody asks for them, as the next."""
+    squared_errors: np.ndarray | None = None
+    """float32 [P, S]: squared distance of cluster features from what their codes stand for."""
+    num_codes: int = 0
+    """Size of the codebook; 0 for the GVP baseline."""
     told: ResidueScores | None = None
     """[P, M, ...]: how well residue types were told; None of a model that classifies proteins."""
 
@@ -247,18 +253,9 @@ def predict(
     outputs = []
     for graph in batches:
         out = step(params, codebook, graph, np.float32(temperature))
-        outputs.append(
-            (
-                out.logits,
-                out.cluster_sizes,
-                out.codes,
-                out.cross_entropy,
-                out.residues,
-                out.proteins,
-                out.told,
-            )
-        )
-    logits, sizes, codes, cross_entropy, residues, slots, told = zip(*jax.device_get(outputs), strict=True)
+        outputs.append(out)
+    found: Any = EvalOutput._make(zip(*jax.device_get(outputs), strict=True))  # of every field, its batches
+    slots = found.proteins
     mask = np.concatenate([slot.mask for slot in slots])
     labelled = np.array([np.sum(slot.mask & (slot.label >= 0)) for slot in slots])
     order = np.argsort(np.concatenate([slot.protein for slot in slots])[mask])
@@ -267,16 +264,19 @@ def predict(
         return np.concatenate(parts)[mask][order]
 
     scores = None
-    if told[0] is not None:
-        scores = ResidueScores(*map(flat, zip(*told, strict=True)))
-        labelled = np.array([part.confusion[:, 0].sum() for part in told])
+    if found.told[0] is not None:
+        scores = ResidueScores(*map(flat, zip(*found.told, strict=True)))
+        labelled = np.array([part.confusion[:, 0].sum() for part in found.told])
     return Predictions(
         labels=flat([slot.label for slot in slots]),
-        logits=flat(logits),
-        cross_entropy=float(np.dot(cross_entropy, labelled) / max(labelled.sum(), 1)),
-        cluster_sizes=flat(sizes),
-        codes=flat(codes),
-        num_residues=int(sum(residues)),
+        logits=flat(found.logits),
+        cross_entropy=float(np.dot(found.cross_entropy, labelled) / max(labelled.sum(), 1)),
+        cluster_sizes=flat(found.cluster_sizes),
+        codes=flat(found.codes),
+        num_residues=int(sum(found.residues)),
+        cluster_features=flat(found.cluster_features),
+        squared_errors=flat(found.squared_errors),
+        num_codes=int(found.num_codes[0]),
         told=scores,
     )
 
@@ -322,7 +322,14 @@ def score(predictions: Predictions, class_names: tuple[str, ...]) -> Evaluation:
     return Evaluation(
         cross_entropy=predictions.cross_entropy,
         classification=classification(predictions.labels, predictions.logits.argmax(axis=-1), class_names),
-        clustering=clustering(predictions.cluster_sizes, predictions.codes, predictions.num_residues)
+        clustering=clustering(
+            predictions.cluster_sizes,
+            predictions.codes,
+            predictions.num_residues,
+            num_codes=predictions.num_codes,
+            features=predictions.cluster_features,
+            squared_errors=predictions.squared_errors,
+        )
         if predictions.cluster_sizes.shape[1]
         else None,
     )

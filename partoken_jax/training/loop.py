@@ -80,7 +80,7 @@ from partoken_jax.training.stages import (
     cluster_samples,
     has_codebook,
     initialise_codebook,
-    reseed_codebook,
+    renew_codebook,
     stage_of,
 )
 from partoken_jax.training.step import (
@@ -261,9 +261,13 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     # From here on another state, until the epoch is over: a checkpoint in between is one before all of this.
     state, last = run.state, settings[-1]
     reseeded = 0
-    if config.reseed_dead_codes and not bypass and not last.frozen:
+    reseed = config.reseed_dead_codes
+    follows = reseed or config.model.codebook.dimension is not None
+    if follows and not bypass and not last.frozen:
         samples = _samples(run, run.program.evaluate[bypass], state)
-        state, reseeded = reseed_codebook(run.program.graphdef, state, samples, config.seed, epoch, run.mesh)
+        state, reseeded = renew_codebook(
+            run.program.graphdef, state, samples, config.seed, epoch, run.mesh, reseed=reseed
+        )
     record = _record(run, trained, state, last, stage, reseeded)
     run.state, run.epoch, run.so_far = state, epoch + 1, nothing_yet()
     run.validation = dict(record["validation"])

@@ -62,6 +62,15 @@ class Clustering(TypedDict):
     """Different codes among all clusters; 0 without a codebook."""
     perplexity: float
     """exp of the entropy of the codes of all clusters, 1 to the codebook's size; 0 without a codebook."""
+    codes_used_share: float
+    """codes_used / the codebook's size. A split of few clusters cannot use many codes."""
+    perplexity_share: float
+    """perplexity / the codebook's size."""
+    effective_dimension: float
+    """Directions in which cluster features differ, 1 to their number of channels (`effective_dimension`)."""
+    quantisation_error: float
+    """Share of the variance of cluster features that their codes lose (`quantisation_error`); 0 without a
+    codebook."""
 
 
 def confusion_matrix(truth: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
@@ -183,6 +192,35 @@ def code_perplexity(codes: np.ndarray) -> float:
     return float(np.exp(-np.sum(p * np.log(p))))
 
 
+def effective_dimension(features: np.ndarray) -> float:
+    """exp(-Σ p log p) of features [M, D], p the eigenvalues of their covariance over the sum of these (as
+    the effective rank of Roy and Vetterli 2007): 1 where all lie on a line, D where they vary alike in all
+    directions; 0 where they do not vary."""
+    if len(features) == 0:
+        return 0.0
+    x = np.asarray(features, np.float64)
+    variances = np.clip(
+        np.linalg.eigvalsh(np.cov(x, rowvar=False, bias=True).reshape(x.shape[1], -1)), 0, None
+    )
+    if not variances.sum() > 0:
+        return 0.0
+    p = variances / variances.sum()
+    p = p[p > 0]
+    return float(np.exp(-np.sum(p * np.log(p))))
+
+
+def quantisation_error(
+    features: np.ndarray,  # [M, D]
+    squared_errors: np.ndarray,  # [M]
+) -> float:
+    """mean |z - e|² / mean |z - z̄|² for features z whose codes e are at `squared_errors` |z - e|²: 0 where
+    codes are exact, 1 where they say no more than the mean; 0 where features do not vary."""
+    if len(features) == 0:
+        return 0.0
+    spread = float(np.asarray(features, np.float64).var(axis=0).sum())
+    return float(squared_errors.mean(dtype=np.float64) / spread) if spread > 0 else 0.0
+
+
 def distribution(values: np.ndarray) -> Distribution:
     """Mean and quartiles; zeros when there are no values."""
     if values.size == 0:
@@ -197,16 +235,30 @@ def clustering(
     cluster_sizes: np.ndarray,  # int [P, S], 0 where there is no cluster
     codes: np.ndarray,  # int [P, S], -1 where there is none
     num_residues: int,
+    *,
+    num_codes: int = 0,
+    features: np.ndarray | None = None,  # [P, S, D]
+    squared_errors: np.ndarray | None = None,  # [P, S]
 ) -> Clustering:
     """Coverage, cluster sizes and use of the codebook over the proteins of a split.
 
-    `num_residues` counts the residues that could be assigned: real ones with all four atoms.
+    `num_residues` counts the residues that could be assigned: real ones with all four atoms. `num_codes` is
+    the codebook's size. Without `features` and `squared_errors` what is said of them is 0.
     """
     real = cluster_sizes[cluster_sizes > 0]
+    used, perplexity = len(np.unique(codes[codes >= 0])), code_perplexity(codes)
+    found = None if features is None else features[cluster_sizes > 0]
+    error = 0.0
+    if found is not None and squared_errors is not None and used:
+        error = quantisation_error(found, squared_errors[cluster_sizes > 0])
     return Clustering(
         coverage=float(cluster_sizes.sum() / max(num_residues, 1)),
         clusters_per_protein=float(real.size / max(len(cluster_sizes), 1)),
         cluster_sizes=distribution(real),
-        codes_used=len(np.unique(codes[codes >= 0])),
-        perplexity=code_perplexity(codes),
+        codes_used=used,
+        perplexity=perplexity,
+        codes_used_share=used / max(num_codes, 1),
+        perplexity_share=perplexity / max(num_codes, 1),
+        effective_dimension=0.0 if found is None else effective_dimension(found),
+        quantisation_error=error,
     )

@@ -193,11 +193,19 @@ def _with_interval(number: float, interval: tuple[float, float] | None) -> str:
 def clustering_summary(clusters: Clustering) -> str:
     """Clusters and codes in one line."""
     sizes = clusters["cluster_sizes"]
+    more = ""
+    if clusters.get("codes_used_share"):  # results of before had no shares; without a codebook they are 0
+        more = (
+            f" ({clusters['codes_used_share']:.0%} and {clusters['perplexity_share']:.0%} of the codebook), "
+            f"{clusters['quantisation_error']:.1%} of the variance of cluster features lost by codes"
+        )
+    if "effective_dimension" in clusters:
+        more += f", effective dimension of cluster features {clusters['effective_dimension']:.1f}"
     return (
         f"{clusters['clusters_per_protein']:.2f} clusters per protein of {sizes['mean']:.1f} residues "
         f"(median {sizes['median']:.0f}, quartiles {sizes['q25']:.0f} to {sizes['q75']:.0f}), "
         f"{clusters['coverage']:.1%} of residues in a cluster, "
-        f"{clusters['codes_used']} codes used, perplexity {clusters['perplexity']:.1f}"
+        f"{clusters['codes_used']} codes used, perplexity {clusters['perplexity']:.1f}{more}"
     )
 
 

@@ -12,8 +12,9 @@ from jax.sharding import Mesh
 
 from partoken_jax.config import TrainConfig
 from partoken_jax.graphs.types import PackedGraph
-from partoken_jax.nn.codebook import Codebook, reseed_dead
+from partoken_jax.nn.codebook import Codebook, CodebookState, VQCodebook, grid_state, reseed_dead
 from partoken_jax.nn.kmeans import codebook_from_samples
+from partoken_jax.nn.residual_codebook import ResidualCodebook
 from partoken_jax.training.devices import AXIS, on_mesh_by_rows, replicate
 from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.schedules import Stage
@@ -64,38 +65,93 @@ def cluster_samples(
 def initialise_codebook(
     graphdef: nnx.GraphDef, state: TrainState, samples: np.ndarray, seed: int, mesh: Mesh | None = None
 ) -> TrainState:
-    """k-means on cluster features [M, D], split over a mesh, makes the codes (REFERENCE.md section 5)."""
+    """Cluster features [M, D], split over a mesh, make the codes (`begin_codebook`)."""
     model = _with_local_codebook(graphdef, state, mesh)
-    size, key = model.codebook.config.size, run_keys(seed).codebook
-    if mesh is None:
-        codes = codebook_from_samples(jnp.asarray(samples), size, key)
-    else:
-        codes = jax.device_get(
-            on_mesh_by_rows(
-                lambda part: codebook_from_samples(part, size, key, num_samples=len(samples), axis_name=AXIS),
-                samples,
-                mesh,
-            )
-        )
-    model.codebook.set_state(codes)
+    begin_codebook(model.codebook, samples, run_keys(seed).codebook, mesh)
     return _with_codebook(state, model, mesh)
 
 
-def reseed_codebook(
+def renew_codebook(
     graphdef: nnx.GraphDef,
     state: TrainState,
     samples: np.ndarray,
     seed: int,
     epoch: int,
     mesh: Mesh | None = None,
+    *,
+    reseed: bool,
 ) -> tuple[TrainState, int]:
-    """Moves codes that no cluster chose since the last re-seeding (or since k-means) onto cluster features
-    [M, D]; also returns how many it moved."""
+    """Fits the codebook to cluster features [M, D] after an epoch (`follow`); also returns how many codes
+    moved."""
     model = _with_local_codebook(graphdef, state, mesh)
     key = jax.random.fold_in(run_keys(seed).codebook, epoch)
-    reseeded, moved = reseed_dead(model.codebook.state, jnp.asarray(samples), key)
-    model.codebook.set_state(reseeded)
-    return _with_codebook(state, model, mesh), int(moved)
+    moved = follow(model.codebook, samples, key, reseed=reseed)
+    return _with_codebook(state, model, mesh), moved
+
+
+def begin_codebook(
+    codebook: VQCodebook | ResidualCodebook, samples: np.ndarray, key: jax.Array, mesh: Mesh | None = None
+) -> None:
+    """First codes from cluster features [M, D]: by k-means (REFERENCE.md section 5), or the cells of a grid.
+
+    Every further codebook of residual VQ gets what those before it leave over.
+    """
+    for number, book in enumerate(codebook.levels):
+        book.fit_space(samples, first=True)
+        book.set_state(_first_codes(book, samples, _of_level(key, number), mesh))
+        samples = _left_over(book, samples)
+
+
+def follow(
+    codebook: VQCodebook | ResidualCodebook, samples: np.ndarray, key: jax.Array, *, reseed: bool
+) -> int:
+    """Fits the space in which codes are chosen, if there is one, to cluster features [M, D]; with `reseed`
+    moves codes that no cluster chose since the last re-seeding (or since k-means) onto some of them, which
+    the fixed cells of a grid never need. Returns how many codes moved."""
+    moved = 0
+    for number, book in enumerate(codebook.levels):
+        book.fit_space(samples, first=False)
+        if reseed and book.grid is None:
+            reseeded, count = reseed_dead(book.state, jnp.asarray(samples), _of_level(key, number))
+            book.set_state(reseeded)
+            moved += int(count)
+        samples = _left_over(book, samples)
+    return moved
+
+
+def _first_codes(book: VQCodebook, samples: np.ndarray, key: jax.Array, mesh: Mesh | None) -> CodebookState:
+    size, whitening = book.config.size, book.whitening
+    if whitening is not None and book.grid is not None:
+        return grid_state(jnp.asarray(samples), whitening, book.grid)
+    # As published, k-means goes by the L2 distance of the vectors as they are, whatever the metric.
+    metric = "l2" if whitening is None else book.config.metric
+    if mesh is None:
+        return codebook_from_samples(jnp.asarray(samples), size, key, metric=metric, whitening=whitening)
+    whitening = jax.device_get(whitening)
+    return jax.device_get(
+        on_mesh_by_rows(
+            lambda part: codebook_from_samples(
+                part,
+                size,
+                key,
+                metric=metric,
+                whitening=whitening,
+                num_samples=len(samples),
+                axis_name=AXIS,
+            ),
+            samples,
+            mesh,
+        )
+    )
+
+
+def _left_over(book: VQCodebook, samples: np.ndarray) -> np.ndarray:
+    """[M, D]: what the next codebook names."""
+    return samples - np.asarray(book.embeddings[...][book.choose(jnp.asarray(samples))])
+
+
+def _of_level(key: jax.Array, number: int) -> jax.Array:
+    return key if number == 0 else jax.random.fold_in(key, 10**6 + number)  # beyond all numbers of epochs
 
 
 def _with_local_codebook(graphdef: nnx.GraphDef, state: TrainState, mesh: Mesh | None) -> Any:

@@ -101,6 +101,10 @@ class EvalOutput(NamedTuple):
     """[B, S, D]: what k-means turns into a codebook."""
     codes: jax.Array
     """int32 [B, S]: -1 where there is none."""
+    squared_errors: jax.Array
+    """[B, S]: squared distance of cluster features from what their codes stand for; 0 where there is none."""
+    num_codes: jax.Array
+    """int32 []: the size of the codebook; 0 for the GVP baseline."""
     proteins: ProteinGlobals
     """[B]: which proteins these are."""
     told: ResidueScores | None
@@ -313,12 +317,14 @@ def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh 
             if isinstance(out, ParTokenOutput)
             else jnp.zeros((*sizes.shape, 0)),
             codes=out.codes if isinstance(out, ParTokenOutput) else jnp.full(sizes.shape, -1),
+            squared_errors=out.squared_errors if isinstance(out, ParTokenOutput) else jnp.zeros(sizes.shape),
+            num_codes=jnp.int32(out.usage.shape[0] if isinstance(out, ParTokenOutput) else 0),
             proteins=proteins,
             told=told,
         )
 
     if mesh is not None:
-        whole = ("cross_entropy", "residues")
+        whole = ("cross_entropy", "residues", "num_codes")
         specs: Any = EvalOutput._make(SAME if name in whole else SPLIT for name in EvalOutput._fields)
         return evaluate_on_mesh(eval_step, mesh, specs)
     return jax.jit(eval_step)

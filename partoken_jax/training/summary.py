@@ -40,7 +40,11 @@ class Scores(TypedDict):
     cross_entropy: float
     """Mean over the scored proteins, in nats."""
     codes_used: int | None
-    """Different codes among all clusters; null for the GVP baseline, as the next two."""
+    """Different codes among all clusters; null for the GVP baseline, as what follows."""
+    codes_used_share: float | None
+    """codes_used / the codebook's size; null also in runs of before, as the next."""
+    perplexity_share: float | None
+    """exp of the entropy of the codes of all clusters / the codebook's size."""
     clusters_per_protein: float | None
     coverage: float | None
     """Share of residues in a cluster."""
@@ -102,6 +106,8 @@ def scores(evaluation: Evaluation) -> Scores:
         macro_f1=found["macro_f1"],
         cross_entropy=evaluation["cross_entropy"],
         codes_used=None if clusters is None else clusters["codes_used"],
+        codes_used_share=None if clusters is None else clusters.get("codes_used_share"),
+        perplexity_share=None if clusters is None else clusters.get("perplexity_share"),
         clusters_per_protein=None if clusters is None else clusters["clusters_per_protein"],
         coverage=None if clusters is None else clusters["coverage"],
     )

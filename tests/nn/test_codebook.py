@@ -11,15 +11,19 @@ from partoken_jax.nn.codebook import (
     Codebook,
     CodebookState,
     VQCodebook,
+    choose,
     cluster_statistics,
     codebook_use,
     ema_update,
+    grid_state,
     nearest_code,
     quantise,
     reseed_dead,
+    rotated,
 )
 from partoken_jax.nn.kmeans import codebook_from_samples
 from partoken_jax.nn.presence import coverage_loss, log_absence
+from partoken_jax.nn.whitening import fit_whitening, whiten
 from tests.helpers import assert_close
 
 CODES, WIDTH = 8, 5
@@ -254,3 +258,88 @@ def test_use_against_numpy():
     np.testing.assert_allclose(got.usage, p, rtol=1e-5)
     assert got.perplexity == pytest.approx(np.exp(-np.sum(p * np.log(p + EPSILON))), rel=1e-5)
     assert got.entropy_loss == pytest.approx(np.sum(p * (np.log(p) - np.log(1 / 6 + EPSILON))), rel=1e-5)
+
+
+def test_rotation_keeps_the_value_and_turns_the_gradient(state, z):
+    """Against the rotation matrix of Fifty et al. 2024, equation 4, built for one cluster at a time."""
+    chosen = np.asarray(state.embeddings)[nearest(state.embeddings, z, "l2")]
+    cotangent = np.random.default_rng(2).normal(size=z.shape).astype(np.float32)
+    value, pull = jax.vjp(lambda z: rotated(z, jnp.asarray(chosen)), z)
+    np.testing.assert_array_equal(value, chosen)
+    (got,) = pull(jnp.asarray(cotangent))
+    for place in np.ndindex(MASK.shape):
+        x, e = np.asarray(z[place], np.float64), np.asarray(chosen[place], np.float64)
+        unit, to = x / np.linalg.norm(x), e / np.linalg.norm(e)
+        r = (unit + to) / np.linalg.norm(unit + to)
+        turn = np.eye(WIDTH) - 2 * np.outer(r, r) + 2 * np.outer(to, unit)
+        scale = np.linalg.norm(e) / np.linalg.norm(x)
+        np.testing.assert_allclose(scale * turn @ x, e, atol=1e-9)  # the oracle does turn z onto e
+        np.testing.assert_allclose(got[place], scale * turn.T @ cotangent[place], rtol=1e-4, atol=1e-5)
+    out = quantise(state, z, jnp.asarray(MASK), beta=BETA, metric="l2", gradient="rotation")
+    plain = quantise(state, z, jnp.asarray(MASK), beta=BETA, metric="l2")
+    np.testing.assert_array_equal(out.codes, plain.codes)
+    np.testing.assert_allclose(out.features, plain.features, atol=1e-6)
+
+
+def test_rotation_without_a_direction_is_straight_through():
+    """A cluster at 0, a code at 0, and a code opposite to its cluster."""
+    z = jnp.array([[0.0, 0.0], [1.0, 2.0], [1.0, 0.0]])
+    chosen = jnp.array([[3.0, 1.0], [0.0, 0.0], [-2.0, 0.0]])
+    value, pull = jax.vjp(lambda z: rotated(z, chosen), z)
+    np.testing.assert_array_equal(value, chosen)
+    np.testing.assert_array_equal(pull(jnp.ones_like(z))[0], 1)
+
+
+def clusters_along_a_line(count=600):
+    """Cluster features as training makes them: one direction with nearly all of the variance."""
+    rng = np.random.default_rng(7)
+    scales = np.array([20.0, 0.5, 0.4, 0.3, 0.2])
+    return (np.abs(rng.normal(size=(count, WIDTH))) * scales).astype(np.float32)
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine"])
+def test_codes_of_a_whitened_space_are_nearest_there(metric):
+    z = clusters_along_a_line()
+    space, codes = fit_whitening(z, 3), jnp.asarray(z[:CODES])
+    got = choose(codes, jnp.asarray(z), metric, space)
+    there = np.asarray(whiten(space, jnp.asarray(z)))[None], np.asarray(whiten(space, codes))
+    np.testing.assert_array_equal(got, nearest(there[1], there[0], metric)[0])
+    assert np.any(got != choose(codes, jnp.asarray(z), metric))
+
+
+def test_k_means_in_a_whitened_space_tells_more_than_one_direction_apart():
+    """Codes of all channels slice the line; codes of the space say something of every direction."""
+    z = jnp.asarray(clusters_along_a_line())
+    space = fit_whitening(np.asarray(z), WIDTH)
+    y = np.asarray(whiten(space, z))
+    lost = []
+    for whitening in (None, space):
+        state = codebook_from_samples(z, 16, jax.random.key(0), whitening=whitening)
+        codes = np.asarray(choose(state.embeddings, z, "l2", whitening))
+        means = np.stack([y[codes == code].mean(0) for code in codes])
+        lost.append(np.square(y - means).mean(0))
+        # Codes are means of clusters as they are, so that nothing else changes with the space.
+        for code in np.unique(codes)[:3]:
+            np.testing.assert_allclose(
+                state.embeddings[code], np.asarray(z)[codes == code].mean(0), rtol=0.05, atol=0.5
+            )
+    assert np.sum(lost[0] < 0.5) == 1 and np.sum(lost[1] < 0.75) == WIDTH
+
+
+def test_first_codes_of_a_grid_are_the_means_of_its_cells():
+    z = clusters_along_a_line()
+    space = fit_whitening(z, 2)
+    state = grid_state(jnp.asarray(z), space, 3)
+    codes = np.asarray(choose(state.embeddings, jnp.asarray(z), "l2", space, 3))
+    assert state.embeddings.shape == (9, WIDTH) and len(np.unique(codes)) > 6
+    for code in np.unique(codes):
+        np.testing.assert_allclose(state.embeddings[code], z[codes == code].mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(state.counts, 1)
+    assert np.isfinite(state.embeddings).all()
+
+
+def test_reseeded_codes_are_all_different_while_there_are_samples_enough(state):
+    samples = jnp.arange(float(CODES * WIDTH)).reshape(CODES, WIDTH)
+    after, moved = reseed_dead(state._replace(uses=jnp.zeros(CODES, jnp.int32)), samples, jax.random.key(0))
+    assert moved == CODES
+    assert len(np.unique(after.embeddings, axis=0)) == CODES

@@ -11,12 +11,14 @@ from partoken_jax.training.metrics import (
     clustering,
     code_perplexity,
     distribution,
+    effective_dimension,
     f1_interval,
     hits,
     macro_f1_interval,
+    quantisation_error,
     wilson,
 )
-from partoken_jax.training.report import accuracy_with_interval, classification_table
+from partoken_jax.training.report import accuracy_with_interval, classification_table, clustering_summary
 
 NAMES = ("a", "b", "c", "d")
 TRUTH = np.array([0, 0, 0, 1, 1, 2])
@@ -91,6 +93,51 @@ def test_clustering_counts_real_clusters_only():
     assert result["codes_used"] == 2
     assert result["cluster_sizes"]["mean"] == pytest.approx(10 / 3)
     assert result["perplexity"] == pytest.approx(code_perplexity(codes))
+
+
+def test_use_of_the_codebook_is_a_share_of_its_size():
+    sizes, codes = np.array([[5, 3, 0], [2, 0, 0]]), np.array([[7, 1, -1], [3, -1, -1]])
+    features = np.array([[[1, 0], [2, 0], [99, 99]], [[6, 0], [99, 99], [99, 99]]], float)
+    errors = np.array([[1, 1, 99], [2, 99, 99]], float)
+    result = clustering(sizes, codes, 40, num_codes=12, features=features, squared_errors=errors)
+    assert result["codes_used_share"] == pytest.approx(3 / 12)
+    assert result["perplexity_share"] == pytest.approx(3 / 12)
+    assert result["effective_dimension"] == pytest.approx(1)  # padding is no cluster
+    assert result["quantisation_error"] == pytest.approx((4 / 3) / np.var([1, 2, 6]))
+    said = clustering_summary(result)
+    assert "3 codes used, perplexity 3.0 (25% and 25% of the codebook), 28.6% of the variance" in said
+    none = clustering(
+        sizes, np.full((2, 3), -1), 40, num_codes=12, features=features, squared_errors=0 * errors
+    )
+    assert none["codes_used_share"] == none["perplexity_share"] == none["quantisation_error"] == 0
+    assert "of the codebook" not in clustering_summary(none)
+
+
+def test_clusterings_of_before_had_no_shares():
+    result = clustering(np.array([[5]]), np.array([[0]]), 9)
+    for name in ("codes_used_share", "perplexity_share", "effective_dimension", "quantisation_error"):
+        del result[name]
+    assert clustering_summary(result).endswith("1 codes used, perplexity 1.0")
+
+
+def test_effective_dimension_counts_directions():
+    rng = np.random.default_rng(0)
+    turn, _ = np.linalg.qr(rng.normal(size=(6, 6)))
+    corners = np.array([(a, b, c, 0, 0, 0) for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)]) @ turn + 9
+    assert effective_dimension(corners) == pytest.approx(3)
+    assert effective_dimension(np.outer(rng.normal(size=20), turn[0])) == pytest.approx(1)
+    p = np.array([16, 1]) / 17  # two directions, one with four times the spread
+    assert effective_dimension(np.array([(4, 1), (-4, 1), (4, -1), (-4, -1)])) == pytest.approx(
+        np.exp(-np.sum(p * np.log(p)))
+    )
+    assert effective_dimension(np.ones((5, 3))) == effective_dimension(np.zeros((0, 3))) == 0
+
+
+def test_quantisation_error_is_1_where_every_code_is_the_mean():
+    z = np.random.default_rng(0).normal(size=(50, 4)) + 3
+    assert quantisation_error(z, np.square(z - z.mean(0)).sum(1)) == pytest.approx(1)
+    assert quantisation_error(z, np.zeros(50)) == 0
+    assert quantisation_error(np.ones((5, 4)), np.zeros(5)) == quantisation_error(z[:0], np.zeros(0)) == 0
 
 
 def test_everything_is_plain_json():

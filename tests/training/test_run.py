@@ -14,8 +14,14 @@ import pytest
 
 from experiments.faults import numbers
 from partoken_jax.cli import main
-from partoken_jax.config import ConfigError, StageConfig, TrainConfig, load_yaml
-from partoken_jax.convert import export_weights, import_weights, read_weights
+from partoken_jax.config import (
+    CodebookConfig,
+    ConfigError,
+    StageConfig,
+    TrainConfig,
+    load_yaml,
+)
+from partoken_jax.convert import ConvertError, export_weights, import_weights, read_weights
 from partoken_jax.proteins import DataError
 from partoken_jax.training.checkpoints import read_meta, restore, save_imported
 from partoken_jax.training.epochs import TrainingError
@@ -108,6 +114,38 @@ def test_codes_out_of_use_are_reseeded_after_the_first_epoch_and_codes_in_use_ar
     assert np.all(np.any(seeded["codebook.embeddings"] != plain["codebook.embeddings"], axis=1) == ~used)
     np.testing.assert_array_equal(seeded["codebook.counts"][~used], 1)
     np.testing.assert_array_equal(seeded["codebook.uses"], 0)
+
+
+def test_a_run_with_codes_in_a_space_of_their_own(tmp_path):
+    """Residual VQ in whitened spaces, rotated gradients into the encoder; the last epoch is frozen."""
+    codebook = CodebookConfig(
+        size=8, quantiser="residual", levels=2, dimension=4, gradient="rotation", classify_quantised=True
+    )
+    config = tiny(
+        tmp_path / "run",
+        stage0=StageConfig(0),
+        stage1=StageConfig(2, 1e-3, warmup_epochs=0),
+        reseed_dead_codes=True,
+    )
+    model = dataclasses.replace(config.model, num_layers=1, codebook=codebook)
+    config = dataclasses.replace(config, model=model)
+    report = train(config, quiet=True)
+    first, last = read_records(tmp_path / "run" / "metrics.jsonl")
+    clusters = last["validation"]["clustering"]
+    assert clusters["codes_used_share"] == clusters["codes_used"] / 8 > 0
+    assert clusters["perplexity_share"] == clusters["perplexity"] / 8
+    assert clusters["effective_dimension"] >= 1 and 0 < clusters["quantisation_error"] < 1
+    assert first["compilations"] == last["compilations"] == 1
+    assert last["codes_reseeded"] == 0 and last["codebook_frozen"]
+    assert "of the variance of cluster features lost by codes" in (tmp_path / "run" / "report.md").read_text()
+    kept = by_path(restore(config.run_dir, "last").state.codebook)
+    assert {name.split(".")[2] for name in kept} == {"0", "1"}
+    assert all(np.isfinite(array).all() for array in kept.values())
+    assert np.any(kept["codebook.levels.0.axes"] != np.eye(16, 4))  # fitted, and not left as made
+    # A checkpoint holds all that the choice of codes needs.
+    assert evaluate(config.run_dir)["scores"] == report["test"]
+    with pytest.raises(ConvertError, match="codebook has dimension 4 and quantiser 'residual'"):
+        export_weights(config.run_dir, tmp_path / "w.safetensors")
 
 
 def test_one_compilation_per_shape_over_a_run(partoken_run, gvp_run):
