@@ -23,7 +23,7 @@ from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.fusion import GatedFusion
 from partoken_jax.nn.linear import MLP
 from partoken_jax.nn.noise import Noise, protein_noise
-from partoken_jax.nn.partitioner import Partitioner, seed_noise
+from partoken_jax.nn.partitioner import build_partitioner, seed_noise
 from partoken_jax.nn.pooling import Pool
 from partoken_jax.nn.presence import coverage_loss, log_absence, presence
 
@@ -136,7 +136,7 @@ class ParToken(nnx.Module):
         self.config = config
         self.encoder = _encoder(config, rngs)
         self.pool = Pool(config.pooling, width, rngs=rngs)
-        self.partitioner = Partitioner(width, config.partitioner, rngs=rngs)
+        self.partitioner = build_partitioner(width, config.partitioner, rngs=rngs)
         self.codebook = VQCodebook(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
         self.attention = ClusterAttention(width, config.attention_heads, dropout=config.dropout, rngs=rngs)
         self.fusion = GatedFusion(width, dropout=config.dropout, rngs=rngs)
