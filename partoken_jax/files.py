@@ -26,15 +26,15 @@ def unreadable(path: Path) -> str | None:
     return None if os.access(path, os.R_OK) else "permission denied"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a text file so that whoever reads it finds the old text or the new one, never a part.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Writes a file so that whoever reads it finds the old content or the new one, never a part.
 
-    Raises OSError, and then leaves the old text.
+    Raises OSError, and then leaves the old content.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with beside.open("w") as file:
-            file.write(text)
+        with beside.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)

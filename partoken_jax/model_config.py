@@ -52,6 +52,11 @@ class PartitionerConfig:
     termination_threshold: Share = 0.95
     """A protein needs no further cluster once this share of its residues is in one. Lower it to leave more
     residues out of clusters."""
+    kind: Literal["learned", "random", "whole"] = "learned"
+    """Who makes the clusters: the network, as published ("learned"); chance, with clusters of the size that
+    learned ones aim at around random residues ("random"); or nobody, so that the whole protein is one cluster
+    and no other setting of the partitioner counts ("whole"). Choose one of the last two to see what learned
+    clusters contribute."""
 
 
 @settings

@@ -23,7 +23,7 @@ from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.fusion import GatedFusion
 from partoken_jax.nn.linear import MLP
 from partoken_jax.nn.noise import Noise, protein_noise, residue_noise
-from partoken_jax.nn.partitioner import Partitioner, seed_noise
+from partoken_jax.nn.partitioner import build_partitioner, seed_noise
 from partoken_jax.nn.pooling import Pool
 from partoken_jax.nn.presence import coverage_loss, log_absence, presence
 from partoken_jax.nn.residual_codebook import ResidualCodebook
@@ -152,7 +152,7 @@ class ParToken(nnx.Module):
         self.config = config
         self.encoder = _encoder(config, rngs)
         self.pool = Pool(config.pooling, width, norm=config.norm_pooled, rngs=rngs)
-        self.partitioner = Partitioner(width, config.partitioner, rngs=rngs)
+        self.partitioner = build_partitioner(width, config.partitioner, rngs=rngs)
         book = ResidualCodebook if config.codebook.quantiser == "residual" else VQCodebook
         self.codebook = book(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
         self.attention = ClusterAttention(width, config.attention_heads, dropout=config.dropout, rngs=rngs)

@@ -30,7 +30,7 @@ from partoken_jax.timing_config import TimingConfig
 
 CLASSES = [*(thing for thing in vars(all_settings).values() if is_settings(thing)), TimingConfig]
 PARTITIONER = PartitionerConfig(
-    max_clusters=2, hidden=7, k_hop=3, cluster_size_max=1, termination_threshold=1
+    kind="random", max_clusters=2, hidden=7, k_hop=3, cluster_size_max=1, termination_threshold=1
 )
 CODEBOOK = CodebookConfig(
     enabled=False, size=1, beta=0, decay=0, epsilon=1e-12, metric="cosine", keep_unused=False,
@@ -67,7 +67,8 @@ UNUSUAL = [
         run_dir="some where", seed=2**32 - 1, model=FITTING, data=DATA, stage0=STAGE,
         stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
-        reseed_dead_codes=True, devices=3, init_from="runs/other", one_schedule=True, weight_decay=0.1, label_smoothing=0.2, class_balance=1,
+        reseed_dead_codes=True, devices=3, init_from="runs/other",
+        one_schedule=True, weight_decay=0.1, label_smoothing=0.2, class_balance=1,
         clip_norm=0.5, non_finite="skip",
         checkpoint=CHECKPOINT, overwrite=True,
         resume=True,

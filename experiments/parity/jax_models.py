@@ -58,7 +58,7 @@ def model(
 ) -> GVPClassifier | ParToken:
     """A model with recorded weights; the recorded set may hold a pooling that this variant lacks."""
     config = dataclasses.replace(config, message_passing=cast(Literal["dense", "general"], form))
-    built = build_model(config, rngs=nnx.Rngs(0))
+    built = cast(GVPClassifier | ParToken, build_model(config, rngs=nnx.Rngs(0)))
     if published_attention and isinstance(built, ParToken):
         built.attention = PublishedAttention(config.node_hidden[0], config.attention_heads, rngs=nnx.Rngs(0))
     have = flat_state(nnx.state(built))

@@ -208,6 +208,11 @@ def _check_known(where: Path, config: TrainConfig) -> None:
             f"{where}: model.pooling is 'attention', which the original's ParToken does not have, and so its "
             "weights do not either; it can be 'mean', 'max' or 'sum'"
         )
+    if config.model.kind == "partoken" and config.model.partitioner.kind != "learned":
+        raise ConvertError(
+            f"{where}: model.partitioner.kind is {config.model.partitioner.kind!r}, which the original does "
+            "not have; it can be 'learned'"
+        )
 
     codebook = config.model.codebook
     if config.model.kind == "partoken" and (codebook.dimension is not None or codebook.quantiser != "vq"):

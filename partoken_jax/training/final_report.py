@@ -7,6 +7,7 @@ from partoken_jax.training.checkpoints import CheckpointMeta
 from partoken_jax.training.data import RunData
 from partoken_jax.training.devices import is_first_process
 from partoken_jax.training.epochs import Evaluation, Predictions, score
+from partoken_jax.training.predictions import write_predictions
 from partoken_jax.training.records import read_records
 from partoken_jax.training.report import DataReport, RunReport, environment, timing, write_report
 
@@ -22,8 +23,8 @@ def final_report(
     command: str | None,
     date: str,
 ) -> RunReport:
-    """Writes and returns the report of what the best checkpoint predicts for the test proteins. Of several
-    processes the first writes."""
+    """Writes the predictions of the best checkpoint for the test proteins and the report of them, which it
+    returns. Of several processes the first writes."""
     records = read_records(run_dir / "metrics.jsonl")
     validation: Evaluation = best["validation"]  # type: ignore[assignment]
     train_set = data.datasets["train"]
@@ -55,5 +56,6 @@ def final_report(
         environment=environment(),
     )
     if is_first_process():
+        write_predictions(run_dir, predictions, data.datasets["test"], data.class_names)
         write_report(run_dir, report, records)
     return report

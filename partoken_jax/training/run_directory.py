@@ -14,7 +14,7 @@ from partoken_jax.settings import read_yaml
 
 RUN_FILES = (
     *("config.yaml", "metrics.jsonl", "report.json", "report.md", "curves.png", "checkpoints"),
-    *("summary.json", "tensorboard"),
+    *("summary.json", "tensorboard", "predictions.npz"),
 )
 GLOBS = ("evaluation_*.json", "non_finite_step_*.npz")
 LOCK = "lock"

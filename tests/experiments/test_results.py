@@ -10,9 +10,11 @@ from experiments import timing_analysis
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
-FILES = sorted(path.relative_to(RESULTS) for path in RESULTS.rglob("*.json"))
-WITHOUT = {"ec"}
-"""Run directories hold their settings instead of a command."""
+FILES = sorted(
+    path.relative_to(RESULTS)
+    for path in RESULTS.rglob("*.json")
+    if not path.with_name("config.yaml").is_file()  # of a run, which holds its settings
+)
 
 
 def recorded(file: Path) -> str:
@@ -33,13 +35,7 @@ def flags(command: str) -> dict[str, str]:
     return found
 
 
-def commanded():
-    for file in FILES:
-        if file.parts[0] not in WITHOUT:
-            yield pytest.param(file, id=str(file))
-
-
-@pytest.mark.parametrize("file", list(commanded()))
+@pytest.mark.parametrize("file", FILES, ids=str)
 def test_the_flags_of_a_command_are_what_its_file_holds(file):
     result, given = json.loads((RESULTS / file).read_text()), flags(recorded(file))
     if "json" in given:

@@ -14,8 +14,12 @@ import pytest
 
 from partoken_jax.cli import main
 from partoken_jax.config import StageConfig, save_yaml
+from partoken_jax.proteins import DataError
+from partoken_jax.training.evaluate import evaluate
 from partoken_jax.training.interruption import Interrupted
 from partoken_jax.training.loop import train
+from partoken_jax.training.metrics import classification
+from partoken_jax.training.predictions import read_predictions
 from partoken_jax.training.records import read_records
 from partoken_jax.training.report import report_markdown
 from partoken_jax.training.run_directory import RUN_FILES
@@ -113,6 +117,23 @@ def test_a_run_directory_holds_what_it_is_said_to_hold(partoken_run):
     assert names == {*RUN_FILES, "lock"}
     guide = (Path(ROOT) / "docs" / "guide" / "train.md").read_text()
     assert [name for name in names if f"`{name}" not in guide] == []
+
+
+def test_the_predictions_of_a_run_are_those_that_it_is_scored_by(partoken_run, tmp_path):
+    """Name by name what `partoken evaluate` says, and the report's scores to the bit."""
+    config, report, _ = partoken_run
+    stored, again = read_predictions(config.run_dir), evaluate(config.run_dir)["predictions"]
+    names = tuple(stored.class_names.tolist())
+    assert classification(stored.labels, stored.predicted, names) == report["test"]["classification"]
+    assert stored.names.tolist() == [protein["name"] for protein in again]
+    assert stored.predicted.tolist() == [protein["predicted"] for protein in again]
+    exponent = np.exp(np.array([protein["logits"] for protein in again], np.float64))
+    np.testing.assert_allclose(stored.probabilities, exponent / exponent.sum(1, keepdims=True), rtol=1e-4)
+    with pytest.raises(DataError, match=r"predictions\.npz: there is no such file"):
+        read_predictions(tmp_path)
+    (tmp_path / "predictions.npz").write_bytes(b"no archive")
+    with pytest.raises(DataError, match=r"predictions\.npz: holds no predictions"):
+        read_predictions(tmp_path)
 
 
 def test_the_report_begins_with_command_and_date(partoken_run):
