@@ -51,6 +51,12 @@ class PartitionerConfig:
     termination_threshold: Share = 0.95
     """A protein needs no further cluster once this share of its residues is in one. Lower it to leave more
     residues out of clusters."""
+    start: Literal["random", "data"] = "random"
+    """How clusters are before the first training step. "random": as the random weights have it, all residues
+    near a seed or none of them, as in the published configuration. "data": of their expected size, whatever
+    the seed, by three weights of the partitioner set from the first training batches; also after init_from,
+    so that a trained partitioner starts anew. Choose "data" to train from random weights or from a pretrained
+    encoder."""
 
 
 @settings
