@@ -54,12 +54,12 @@ SMALL: Settings = {
 }
 """A model that learns something on a CPU in minutes."""
 TASKS: dict[str, tuple[Settings, ...]] = {
-    "cath-architecture": ({"data": {"task": "cath-architecture"}}, _epochs(16, 8)),
-    "ec-class": ({"data": {"task": "ec-class"}}, _epochs(20, 10)),
-    "cath-class": ({"data": {"task": "cath-class"}}, _epochs(5, 3)),
+    "cath-architecture": ({"data": {"task": "cath-architecture"}}, _epochs(12, 8)),
+    "ec-class": ({"data": {"task": "ec-class"}}, _epochs(16, 8)),
+    "cath-class": ({"data": {"task": "cath-class"}}, _epochs(3, 3)),
     "cath-architecture-superfamily": (
         {"data": {"task": "cath-architecture", "split_scheme": "superfamily"}},
-        _epochs(16, 8),
+        _epochs(12, 8),
     ),
     "screening": ({"data": {"task": "cath-architecture"}}, _epochs(4, 4), SMALL),
 }
@@ -107,6 +107,7 @@ RECIPES = {
     "partoken-random": Recipe("partoken", (RECOMMENDED, _partitioner("random")), "backbone"),
     "gvp-scratch": Recipe("gvp", (RECOMMENDED, FAST)),
     "partoken-scratch": Recipe("partoken", (RECOMMENDED, FAST)),
+    "gvp-wide": Recipe("gvp", (RECOMMENDED, FAST, {"model": {"node_hidden": [118, 18]}})),
     "gvp-published": Recipe("gvp", (PUBLISHED,)),
     "partoken-published": Recipe("partoken", (PUBLISHED,)),
     # One change each, for the task "screening".
@@ -140,7 +141,7 @@ def pretraining_job(root: Path, name: str, everywhere: Settings) -> Job:
         "run_dir": str(root / "pretraining" / name),
         "model": {"kind": "residues"},
         "data": {"task": RESIDUE_TASK},
-        "stage0": {"epochs": 24, "learning_rate": 1e-3, "warmup_epochs": 1},
+        "stage0": {"epochs": 20, "learning_rate": 1e-3, "warmup_epochs": 1},
         "stage1": {"epochs": 0},
     }
     settings = merged(everywhere, own, *PRETRAINING[name])

@@ -57,6 +57,12 @@ class PartitionerConfig:
     learned ones aim at around random residues ("random"); or nobody, so that the whole protein is one cluster
     and no other setting of the partitioner counts ("whole"). Choose one of the last two to see what learned
     clusters contribute."""
+    start: Literal["random", "data"] = "random"
+    """How clusters are before the first training step. "random": as the random weights have it, all residues
+    near a seed or none of them, as in the published configuration. "data": of their expected size, whatever
+    the seed, by three weights of the partitioner set from the first training batches; also after init_from,
+    so that a trained partitioner starts anew. Choose "data" to train from random weights or from a pretrained
+    encoder."""
 
 
 @settings

@@ -23,6 +23,7 @@ from partoken_jax.training.checkpoints import (
     better,
     restore,
 )
+from partoken_jax.training.cluster_start import start_clusters, start_program, starts_from_data
 from partoken_jax.training.data import Split, describe, load_data, prepare
 from partoken_jax.training.devices import (
     StopTogether,
@@ -299,6 +300,10 @@ def _events(run: Run) -> OnResult:
 def _begin_stage(run: Run, stage: int) -> None:
     goes_on = run.config.one_schedule and run.epoch > 0
     state = run.state if goes_on else begin_stage(run.state, run.mesh)
+    if run.epoch == 0 and starts_from_data(run.config):
+        program = start_program(run.program.graphdef, run.mesh)
+        state, line = start_clusters(run.config, program, state, run.training_batches(), run.mesh)
+        run.say(line)
     if stage == 1 and has_codebook(run.config):
         samples = _samples(run, run.program.evaluate[True], state)
         state = initialise_codebook(run.program.graphdef, state, samples, run.config.seed, run.mesh)
