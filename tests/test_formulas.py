@@ -36,6 +36,7 @@ EXPECTED = {
         *("usage", "perplexity", "entropy loss", "k-means", "first codes"),
         *("soft assignment", "log of absence", "presence", "coverage loss"),
         *("attention weights", "attended clusters", "importance", "gate β", "fused vector", "total loss"),
+        *("hidden residues", "residue types to tell", "recovery and perplexity"),
     },
 }
 

@@ -1,4 +1,4 @@
-"""Pretraining on structure: its loss and scores, what they may depend on, its runs, and what starts from them.
+"""Pretraining on structure: its loss and scores, what they may depend on, its runs, what starts from them.
 
 One shape of batch serves all: most of the time of these tests is compilation.
 """
