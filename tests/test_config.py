@@ -17,6 +17,7 @@ from partoken_jax.config import (
     LossConfig,
     ModelConfig,
     PartitionerConfig,
+    PretrainingConfig,
     StageConfig,
     TemperatureConfig,
     TrainConfig,
@@ -38,12 +39,13 @@ CODEBOOK = CodebookConfig(
     presence_temperature=1e-3, classify_quantised=True, dimension=2, quantiser="residual", levels=3,
     gradient="rotation",
 )  # fmt: skip
+PRETRAINING = PretrainingConfig(masked=0.5, noise=0.1)
 MODEL = ModelConfig(
     kind="gvp", num_classes=2, node_in=(1, 2), edge_in=(3, 4), node_hidden=(5, 6), edge_hidden=(7, 8),
     num_layers=9, dropout=0, pooling="attention", norm_pooled=True, output_activation="silu",
     residue_types=True, attention_heads=3,
     message_passing="general", rematerialise="layer", sender_gradient="scatter", precision="bfloat16",
-    partitioner=PARTITIONER, codebook=CODEBOOK,
+    partitioner=PARTITIONER, codebook=CODEBOOK, pretraining=PRETRAINING,
 )  # fmt: skip
 FITTING = dataclasses.replace(MODEL, node_in=(6, 3), edge_in=(32, 1))  # the features that a run computes
 DATA = DataConfig(
@@ -58,6 +60,7 @@ CHECKPOINT = CheckpointConfig(every=0.5, keep_best=3, keep_every=10)
 UNUSUAL = [
     PARTITIONER,
     CODEBOOK,
+    PRETRAINING,
     MODEL,
     DATA,
     STAGE,

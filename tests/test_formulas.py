@@ -37,6 +37,7 @@ EXPECTED = {
         *("whitened clusters", "cell of the grid", "rotated code"),
         *("soft assignment", "log of absence", "presence", "coverage loss"),
         *("attention weights", "attended clusters", "importance", "gate β", "fused vector", "total loss"),
+        *("hidden residues", "residue types to tell", "recovery and perplexity"),
     },
 }
 

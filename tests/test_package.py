@@ -29,6 +29,7 @@ ROOMS = (
         "graphs",
         "prepare",
         "nn",
+        "parameters",
         "models",
         "training",
         "timing",

@@ -22,7 +22,10 @@ def chosen_residues(noise: Noise, share: jax.Array | float) -> jax.Array:
 
 def drawn_residues(noise: Noise, share: float | None) -> jax.Array:
     """bool [N]: each residue with probability `share`; where that is None, with one that its protein draws
-    evenly from 0 to 1."""
+    evenly from 0 to 1.
+
+    REFERENCE.md section 5, hidden residues.
+    """
     if share is not None:
         return chosen_residues(noise, share)
     of_protein = noise.fold_in(0)._replace(residue=jnp.zeros_like(noise.residue))
@@ -37,7 +40,10 @@ def without_types(graph: FeaturisedGraph, hidden: jax.Array) -> FeaturisedGraph:
 
 def types_to_tell(nodes: NodeFeatures, hidden: jax.Array) -> jax.Array:
     """int32 [N]: types of the hidden residues (bool [N]); -1 for all others, and where the type is unknown
-    or an atom is missing."""
+    or an atom is missing.
+
+    REFERENCE.md section 5, residue types to tell.
+    """
     return jnp.where(hidden & nodes.mask & (nodes.residue_type < NUM_TYPES), nodes.residue_type, -1)
 
 

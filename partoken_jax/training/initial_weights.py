@@ -70,9 +70,9 @@ def _with_encoder(
     rest = tuple({f"{name.split('.')[0]}." for name in here} - {ENCODER})
     fresh: list[str] = []
     problems: list[str] = []
-    encoder = {name: array for name, array in weights.items() if name.startswith(ENCODER)}
-    may_differ = rest if seen_there == seen_here else (*rest, *READS_TYPES)
-    params = _filled(state.params, encoder, may_differ, fresh, problems)
+    left = () if seen_there == seen_here else READS_TYPES
+    taken = {n: array for n, array in weights.items() if n.startswith(ENCODER) and not n.startswith(left)}
+    params = _filled(state.params, taken, (*rest, *left), fresh, problems)
     _refuse(source, problems)
     lines = [f"encoder from {source}"]
     if seen_there != seen_here:

@@ -108,7 +108,10 @@ def residue_scores(
 
 def recoveries(scores: ResidueScores) -> list[Recovery]:
     """Recovery and perplexity over P proteins, for each way of hiding types; a way that asked for no residue
-    is left out."""
+    is left out.
+
+    REFERENCE.md section 5, recovery and perplexity.
+    """
     return [
         _recovery(hidden, np.asarray(scores.confusion)[:, way], np.asarray(scores.cross_entropy)[:, way])
         for way, hidden in zip(range(scores.confusion.shape[1]), (1.0, FEW), strict=False)

@@ -6,7 +6,7 @@ It is there from the start of training on, and always whole.
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict
+from typing import Literal, TypedDict
 
 from partoken_jax.config import TrainConfig
 from partoken_jax.files import write_whole
@@ -28,7 +28,7 @@ class Scores(TypedDict):
     proteins: int
     """n: proteins with a label, which are those that are scored."""
     correct: int
-    """Of these, given their own class; in pretraining, residues given their type with all types hidden."""
+    """Of these, given their own class; in pretraining, residues given their type."""
     accuracy: float
     """correct / proteins; in pretraining the recovery, correct / residues."""
     accuracy_low: float
@@ -48,10 +48,15 @@ class Scores(TypedDict):
     clusters_per_protein: float | None
     coverage: float | None
     """Share of residues in a cluster."""
-    residues: NotRequired[int]
-    """In pretraining alone: residues scored."""
-    perplexity: NotRequired[float]
-    """In pretraining alone: exp of the cross entropy."""
+
+
+class PretrainingScores(Scores):
+    """The scores of a split in pretraining."""
+
+    residues: int
+    """Of those proteins, with all types hidden."""
+    perplexity: float
+    """exp of the cross entropy."""
 
 
 class Summary(TypedDict):
@@ -111,12 +116,12 @@ def scores(evaluation: Evaluation) -> Scores:
         clusters_per_protein=None if clusters is None else clusters["clusters_per_protein"],
         coverage=None if clusters is None else clusters["coverage"],
     )
-    if recovery := evaluation.get("recovery"):
-        told = recovery[0]
-        flat["proteins"], flat["residues"] = told["proteins"], told["residues"]
-        flat["accuracy_low"], flat["accuracy_high"] = told["recovery_low"], told["recovery_high"]
-        flat["perplexity"] = told["perplexity"]
-    return flat
+    if not (recovery := evaluation.get("recovery")):
+        return flat
+    told = recovery[0]
+    flat["proteins"] = told["proteins"]
+    flat["accuracy_low"], flat["accuracy_high"] = told["recovery_low"], told["recovery_high"]
+    return PretrainingScores(**flat, residues=told["residues"], perplexity=told["perplexity"])
 
 
 def summarise(

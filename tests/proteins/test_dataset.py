@@ -6,7 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from partoken_jax.proteins import DataError, ProteinDataset, limit_lengths, load_dataset, load_splits, subset
+from partoken_jax.proteins import (
+    RESIDUE_TYPES,
+    DataError,
+    ProteinDataset,
+    limit_lengths,
+    load_dataset,
+    load_splits,
+    subset,
+)
+from partoken_jax.proteins.dataset import EMBEDDED
 from tests.helpers import prepared_set
 
 CHAINS = Path(__file__).parents[2] / "experiments" / "data" / "pdb_chains.npz"
@@ -317,3 +326,25 @@ def test_the_fingerprint_of_a_file_is_its_checksum(write):
     first = load_dataset(write()).fingerprint
     assert first == load_dataset(write()).fingerprint == hashlib.sha256(write().read_bytes()).hexdigest()
     assert first != load_dataset(write(step=np.float32(0.06))).fingerprint
+
+
+def test_pretraining_takes_every_chain_that_no_scheme_keeps(prepared):
+    """Without labels; validation and test are those of the chosen scheme."""
+    for scheme, array, other in (
+        ("identity", "split", "split_superfamily"),
+        ("superfamily", "split_superfamily", "split"),
+    ):
+        with np.load(EMBEDDED) as arrays:
+            names, place, elsewhere = (arrays[name] for name in ("id", array, other))
+        found = load_splits(task="residue-types", split_scheme=scheme)
+        kept = (elsewhere == 1) | (elsewhere == 2)
+        assert (kept & (place == 0)).any()
+        for split, chosen in (("train", (place == 0) & ~kept), ("val", place == 1), ("test", place == 2)):
+            assert found[split].names == [name.decode() for name in names[chosen]]
+            assert (found[split].labels == -1).all() and found[split].class_names == tuple(RESIDUE_TYPES)
+        left = {name.decode() for name in names[(place == -1) | ((place == 0) & kept)]}
+        assert set(found["train"].left_out) == left
+    path, proteins = prepared
+    found = load_splits(path, task="residue-types", split_scheme="random")
+    assert found["val"].names == [p.name for i, p in enumerate(proteins) if i % 5 == 3]
+    assert found["val"][0].label == -1 and found["val"][0].sequence == proteins[3].sequence
