@@ -31,7 +31,12 @@ from partoken_jax.timing_config import TimingConfig
 
 CLASSES = [*(thing for thing in vars(all_settings).values() if is_settings(thing)), TimingConfig]
 PARTITIONER = PartitionerConfig(
-    kind="random", start="data", max_clusters=2, hidden=7, k_hop=3, cluster_size_max=1,
+    kind="random",
+    start="data",
+    max_clusters=2,
+    hidden=7,
+    k_hop=3,
+    cluster_size_max=1,
     termination_threshold=1,
 )
 CODEBOOK = CodebookConfig(

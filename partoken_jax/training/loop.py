@@ -51,9 +51,8 @@ from partoken_jax.training.losses import balanced_weights
 from partoken_jax.training.records import EpochRecord, append_record, rewind_records
 from partoken_jax.training.report import (
     RunReport,
-    accuracy_with_interval,
     clustering_summary,
-    recovery_with_interval,
+    epoch_line,
     scores_table,
 )
 from partoken_jax.training.run import (
@@ -283,7 +282,7 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
         writer.save("best", run.state, meta_of(run))
     save(run, writer)
     summarised(run, "running")
-    run.say(_line(record, run.num_epochs, improved))
+    run.say(epoch_line(record, run.num_epochs, improved))
 
 
 def _events(run: Run) -> OnResult:
@@ -392,21 +391,3 @@ def _finish(run: Run) -> RunReport:
         f"see {run.run_dir}"
     )
     return report
-
-
-def _line(record: EpochRecord, num_epochs: int, improved: bool) -> str:
-    scores, clusters = record["validation"]["classification"], record["validation"]["clustering"]
-    line = (
-        f"epoch {record['epoch']:3}/{num_epochs} stage {record['stage']}  "
-        f"loss {record['train']['loss']:.3f}  validation: "
-    )
-    if recovery := record["validation"].get("recovery"):
-        line += recovery_with_interval(recovery[0])
-    else:
-        line += f"accuracy {accuracy_with_interval(scores)} macro-F1 {scores['macro_f1']:.3f}"
-    if clusters is not None:
-        line += f" coverage {clusters['coverage']:.2f}"
-        if clusters["codes_used"]:
-            line += f" codes {clusters['codes_used']}"
-    line += f"  {record['proteins_per_second']:.1f} proteins/s"
-    return line + ("  *" if improved else "")

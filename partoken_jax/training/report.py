@@ -255,3 +255,22 @@ def _origin(report: RunReport) -> list[str]:
     date = datetime.fromisoformat(report["date"])
     command = f"`{report['command']}`" if report["command"] else "A call from Python"
     return [f"{command}, started on {date:%Y-%m-%d} at {date:%H:%M} UTC.", ""]
+
+
+def epoch_line(record: EpochRecord, num_epochs: int, improved: bool) -> str:
+    """An epoch in a line; a star where it is the best so far."""
+    scores, clusters = record["validation"]["classification"], record["validation"]["clustering"]
+    line = (
+        f"epoch {record['epoch']:3}/{num_epochs} stage {record['stage']}  "
+        f"loss {record['train']['loss']:.3f}  validation: "
+    )
+    if recovery := record["validation"].get("recovery"):
+        line += recovery_with_interval(recovery[0])
+    else:
+        line += f"accuracy {accuracy_with_interval(scores)} macro-F1 {scores['macro_f1']:.3f}"
+    if clusters is not None:
+        line += f" coverage {clusters['coverage']:.2f}"
+        if clusters["codes_used"]:
+            line += f" codes {clusters['codes_used']}"
+    line += f"  {record['proteins_per_second']:.1f} proteins/s"
+    return line + ("  *" if improved else "")
