@@ -81,7 +81,7 @@ def start_clusters(
         ]
         return jax.tree.map(lambda *parts: float(sum(parts)), *jax.device_get(found))
 
-    here = jax.tree.map(jnp.asarray, jax.device_get((state.params, state.codebook)))
+    here = jax.tree.map(jnp.array, jax.device_get((state.params, state.codebook)))  # copies, to be donated
     model: Any = nnx.merge(program.graphdef, *here, copy=True)
     bias = np.float32(model.partitioner.threshold.layers[-1].bias[0])
     # Only the direction of the mean residue counts, so the sum will do; at length 1 no square overflows.

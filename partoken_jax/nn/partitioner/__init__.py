@@ -11,7 +11,8 @@ A file per step, as docs/REFERENCE.md, section 4, numbers them:
     cardinality   8     the term that asks for clusters of the expected size
 
 `round` puts them together, `module` holds the weights and repeats the round, `noise` draws the numbers for
-the sampling of seeds, and `edges` answers what a round asks of the edges.
+the sampling of seeds, `edges` answers what a round asks of the edges, and `start` sets weights from data
+before training.
 """
 
 from partoken_jax.nn.partitioner.module import Partition as Partition
