@@ -31,12 +31,12 @@ RESULT = Path(__file__).parent / "results" / "learn" / "cluster_start.json"
 Start = Literal["random", "data"]
 STARTS: tuple[Start, ...] = get_args(Start)
 UNTRAINED = TrainConfig(
-    data=DataConfig(task="cath-architecture", batch_size=16, max_shapes=1, max_train=64, max_eval=32)
+    data=DataConfig(task="cath-architecture", batch_size=16, max_shapes=1, max_train=32, max_eval=16)
 )
 TRAINED = TrainConfig(
     model=ModelConfig(node_hidden=(32, 8), edge_hidden=(16, 1), num_layers=2),
     data=DataConfig(
-        task="cath-architecture", neighbours=16, batch_size=16, max_shapes=1, max_train=320, max_eval=32
+        task="cath-architecture", neighbours=16, batch_size=8, max_shapes=1, max_train=160, max_eval=16
     ),
     stage0=StageConfig(epochs=20, learning_rate=1e-3, warmup_epochs=1),
 )
@@ -98,7 +98,7 @@ def untrained(seeds: int) -> list[dict[str, Any]]:
 
 def trained(seeds: int, steps: int) -> list[dict[str, Any]]:
     """A row per seed and start: the clusters during training."""
-    data = data_of(TRAINED, 50, 150)
+    data = data_of(TRAINED, 50, 120)
     loader, rows = data.loaders["train"], []
     for seed in range(seeds):
         for start in STARTS:
@@ -184,8 +184,9 @@ def main() -> None:
         "environment": environment(),
         "untrained": rows,
         "coverage_over_seeds": {start: spread(rows, start) for start in STARTS},
-        "trained": trained(args.trained_seeds, args.steps),
     }
+    args.json.write_text(json.dumps(result, indent=1) + "\n")  # this part takes longest, and is safe now
+    result["trained"] = trained(args.trained_seeds, args.steps)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     args.json.with_suffix(".md").write_text(table(result) + "\n")
     print(table(result), flush=True)

@@ -75,14 +75,14 @@ def start_clusters(
     read = list(islice(batches, -(-PROTEINS // config.data.batch_size)))
     encoded = [program.features(state.params, state.codebook, graph, temperature) for graph in read]
 
-    def measured(start: Start) -> ClusterSums:
+    def measured(start: Start) -> Any:  # ClusterSums on the host
         found = [
             program.sums((state.params, start), state.codebook, (graph, features.x), temperature)
             for graph, features in zip(read, encoded, strict=True)
         ]
         return jax.tree.map(lambda *parts: float(sum(parts)), *jax.device_get(found))
 
-    here = jax.tree.map(jnp.asarray, jax.device_get((state.params, state.codebook)))
+    here = jax.tree.map(jnp.array, jax.device_get((state.params, state.codebook)))  # copies, to be donated
     model: Any = nnx.merge(program.graphdef, *here, copy=True)
     bias = np.float32(model.partitioner.threshold.layers[-1].bias[0])
     # Only the direction of the mean residue counts, so the sum will do; at length 1 no square overflows.
@@ -98,7 +98,7 @@ def start_clusters(
     return state._replace(params=replicate(params, mesh)), line
 
 
-def calibrated(measured: Callable[[Start], ClusterSums], start: Start, temperature: float) -> Start:
+def calibrated(measured: Callable[[Start], Any], start: Start, temperature: float) -> Start:
     """`start` with the scale and the bias at which the scores of a seed's candidates have the standard
     deviation `SPREAD` τ and the mean soft size is the expected one, at most `LARGEST_SHARE` of candidates."""
     for _ in range(REPEATS):
@@ -127,8 +127,8 @@ def bisected(too_low: Callable[[float], bool], low: float, high: float) -> float
     return (low + high) / 2
 
 
-def described(sums: ClusterSums) -> str:
-    """Coverage and mean sizes in words."""
+def described(sums: Any) -> str:
+    """`ClusterSums` in words: coverage and mean sizes."""
     clusters = max(sums.clusters, 1.0)
     return (
         f"coverage {sums.assigned / max(sums.residues, 1.0):.2f}, mean soft size "
@@ -161,5 +161,6 @@ def start_program(graphdef: nnx.GraphDef, mesh: Mesh | None = None) -> StartProg
 
     if mesh is None:
         return StartProgram(graphdef, jax.jit(features), jax.jit(sums))
-    specs: Any = ResidueFeatures(x=SPLIT, total=SAME)
+    specs: Any = (SPLIT, SAME)
+    specs = ResidueFeatures._make(specs)
     return StartProgram(graphdef, evaluate_on_mesh(features, mesh, specs), evaluate_on_mesh(sums, mesh, SAME))

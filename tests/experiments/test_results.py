@@ -74,6 +74,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert not any(run["differences"] for run in result["runs"])
     elif file.name == "saving_cost.json":
         assert {len(seconds) for seconds in result["seconds_per_step"].values()} == {int(given["rounds"])}
+    elif file.name == "cluster_start.json":
+        assert len(result["untrained"]) == int(given.get("seeds", 10))
+        assert result["coverage_over_seeds"]["data"]["furthest"] < 0.2
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:

@@ -1,4 +1,4 @@
-"""Twenty steps of training, k-means in between, on all the devices there are:
+"""Clusters started from data, twenty steps of training, k-means in between, on all the devices there are:
 
 python -m tests.training.on_devices OUT.npz
 """
@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from partoken_jax.config import DataConfig, StageConfig
+from partoken_jax.training.cluster_start import start_clusters, start_program
 from partoken_jax.training.data import load_run_data
 from partoken_jax.training.devices import data_mesh, num_shards, put_batch, replicate
 from partoken_jax.training.epochs import predict
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.stages import begin_stage, cluster_samples, initialise_codebook
 from partoken_jax.training.step import initial_state, make_eval_step, make_train_step
+from tests.helpers import by_path
 
 from .conftest import TINY, tiny
 
@@ -27,9 +29,13 @@ COLLECTIVES = re.compile(
 )
 
 
+STARTED = [f"partitioner.{name}" for name in ("key.kernel", "query.kernel", "threshold.layers.1.bias")]
+"""What the start sets."""
+
+
 def train_on_devices(kind: str, data: DataConfig = DATA) -> dict[str, np.ndarray]:
-    """Losses [20, 5] of 2 + 2 epochs, what the model then says of the validation proteins, the codebook, and
-    the collective operations of the compiled steps of both stages."""
+    """The weights in `STARTED`, losses [20, 5] of 2 + 2 epochs, what the model then says of the validation
+    proteins, the codebook, and the collective operations of the compiled steps of both stages."""
     stage = StageConfig(2, 1e-3, 1)
     model = dataclasses.replace(TINY.model, kind=kind, num_classes=4, num_layers=1)
     config = dataclasses.replace(
@@ -40,6 +46,11 @@ def train_on_devices(kind: str, data: DataConfig = DATA) -> dict[str, np.ndarray
     loader, put = run_data.loaders["train"], put_batch(mesh)
     graphdef, state = initial_state(config)
     state = replicate(state, mesh)
+    started: dict[str, np.ndarray] = {}
+    if uses_codes:
+        batches = map(put, loader.epoch(0))
+        state, _ = start_clusters(config, start_program(graphdef, mesh), state, batches, mesh)
+        started = by_path(jax.device_get(state.params))
     losses, collectives = [], []
     for number in range(4):
         bypass = number < 2 or not uses_codes
@@ -65,6 +76,7 @@ def train_on_devices(kind: str, data: DataConfig = DATA) -> dict[str, np.ndarray
     return {
         "losses": np.array(losses),
         "collectives": np.array(collectives),
+        **{name: array for name, array in started.items() if name in STARTED},
         **predictions._asdict(),
         **{f"codebook{i}": array for i, array in enumerate(codebook)},
     }

@@ -18,7 +18,7 @@ from partoken_jax.training.checkpoints import read_meta
 from partoken_jax.training.devices import data_mesh, own_shards
 from partoken_jax.training.records import read_records
 
-from .on_devices import train_on_devices
+from .on_devices import STARTED, train_on_devices
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,8 @@ def on_eight(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["gvp", "partoken"])
 def test_eight_devices_find_what_one_finds(kind, on_eight):
-    """Twenty steps with dropout, sampling of seeds, k-means and a moving codebook."""
+    """Clusters started from data, twenty steps with dropout, sampling of seeds, k-means and a moving
+    codebook."""
     one, eight = train_on_devices(kind), on_eight[kind]
     assert one["losses"].shape == (20, 5)
     np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-5, atol=1e-6)
@@ -50,6 +51,8 @@ def test_eight_devices_find_what_one_finds(kind, on_eight):
     for name in ("labels", "cluster_sizes", "codes", "num_residues"):
         np.testing.assert_array_equal(eight[name], one[name], name)
     if kind == "partoken":
+        for name in STARTED:
+            np.testing.assert_allclose(eight[name], one[name], rtol=1e-5, atol=1e-6, err_msg=name)
         assert len(np.unique(one["codes"])) > 2
         for name in (name for name in one if name.startswith("codebook")):
             np.testing.assert_allclose(eight[name], one[name], rtol=1e-4, atol=1e-5, err_msg=name)

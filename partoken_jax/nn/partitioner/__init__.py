@@ -11,8 +11,8 @@ A file per step, as docs/REFERENCE.md, section 4, numbers them:
     cardinality   8     the term that asks for clusters of the expected size
 
 `round` puts them together, `module` holds the weights and repeats the round, `noise` draws the numbers for
-the sampling of seeds, and `edges` answers what a round asks of the edges. `controls` has partitioners
-that learn nothing, to compare with.
+the sampling of seeds, `edges` answers what a round asks of the edges, and `start` sets weights from data
+before training. `controls` has partitioners that learn nothing, to compare with.
 """
 
 from partoken_jax.nn.partitioner.controls import build_partitioner as build_partitioner

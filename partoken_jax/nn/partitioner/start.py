@@ -17,8 +17,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import jraph
+import numpy as np
 
 from partoken_jax.graphs.segments import graph_index, segment_mean, segment_sum
+from partoken_jax.graphs.types import Array
 from partoken_jax.nn.partitioner.candidates import candidates
 from partoken_jax.nn.partitioner.cardinality import expected_size
 from partoken_jax.nn.partitioner.edges import edges_from, edges_of
@@ -29,11 +31,11 @@ from partoken_jax.nn.partitioner.score import LINK_WEIGHT, score
 class Start(NamedTuple):
     """What the start does to the weights of a partitioner."""
 
-    mean_residue: jax.Array
+    mean_residue: Array
     """[D]: what W_k becomes blind to; zeros leave it as it is."""
-    scale: jax.Array
+    scale: jax.Array | np.floating
     """[]: of the product ⟨W_k x, W_q x_seed⟩."""
-    bias: jax.Array
+    bias: jax.Array | np.floating
     """[]: the threshold's last bias."""
 
 
@@ -61,8 +63,9 @@ class ClusterSums(NamedTuple):
     """Of these: the variance over the candidates of ⟨W_k x, W_q x_seed⟩ / sqrt(d)."""
 
 
-def blind_to(kernel: jax.Array, direction: jax.Array) -> jax.Array:
+def blind_to(kernel: jax.Array, direction: Array) -> jax.Array:
     """W - m (mᵀ W) / (mᵀ m): the map W [D, d] without what it makes of the direction m [D]."""
+    direction = jnp.asarray(direction)
     square = jnp.sum(jnp.square(direction))
     return kernel - jnp.outer(direction, direction @ kernel) / jnp.where(square > 0, square, 1.0)
 
@@ -73,6 +76,7 @@ def apply_start(partitioner: Partitioner, start: Start) -> None:
     key, query, last = partitioner.key, partitioner.query, partitioner.threshold.layers[-1]
     key.kernel[...] = each * blind_to(key.kernel[...], start.mean_residue)
     query.kernel[...] = each * query.kernel[...]
+    assert last.bias is not None
     last.bias[...] = jnp.full_like(last.bias[...], start.bias)
 
 
