@@ -175,8 +175,9 @@ class TrainConfig:
     """The codes stand still in this many last epochs of stage 1, so that the classifier can settle on them.
     Lower it when stage 1 is short: it must be less than stage1.epochs. With 0 the codes move to the end."""
     reseed_dead_codes: Flag = False
-    """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1.
-    Switch it on when few codes are in use."""
+    """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1 in
+    which the codes move. Switch it on when few codes are in use: stage 1 moves the clusters, and codes that
+    none of them chooses stay behind."""
     clip_norm: Positive | None = None
     """Largest global norm of the gradients; larger gradients are scaled down to it. Without it, as published,
     they are used as they are. Set it when single steps throw training back, to a few times the usual norm:
