@@ -69,7 +69,7 @@ RECOMMENDED: Settings = {
         "pooling": "mean",
         "norm_pooled": True,
         "partitioner": {"start": "data"},
-        "codebook": {"size": 128, "dimension": 8},
+        "codebook": {"size": 128, "decay": 0.9},
     },
     "one_schedule": True,
     "stage0": {"learning_rate": 5e-4},

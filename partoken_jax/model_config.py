@@ -73,7 +73,8 @@ class CodebookConfig:
     enabled: Flag = True
     """Whether the model has a codebook. Switch it off to see what the codebook contributes."""
     size: Annotated[AtLeast1, AtMost(1_000_000)] = 512
-    """K, the number of codes. Lower it when many codes stay unused."""
+    """K, the number of codes. Lower it when many codes stay unused: a split of few clusters cannot use
+    many."""
     beta: LossWeight = 0.25
     """Weight of the commitment loss within the VQ loss. Raise it when cluster features drift away from their
     codes."""
@@ -91,7 +92,8 @@ class CodebookConfig:
     """Choose codes in a space of this many dimensions: the main directions in which cluster features differ,
     each scaled to variance 1. It is fitted to the clusters at the start of stage 1 and after every epoch in
     which the codes move. Without it, as published, codes are chosen among all channels as they are, where a
-    few large ones decide. Set it, to 4 to 16, when few codes are in use."""
+    few large ones decide. Set it, to 4 or so, when codes should tell more than the main direction apart; it
+    keeps less of that one."""
     quantiser: Literal["vq", "residual", "fsq"] = "vq"
     """How a cluster gets its codes. "vq": the nearest code. "residual": further codebooks name what is left
     over (residual VQ), for features closer to the cluster's own; its token is the code of the first. "fsq":

@@ -8,15 +8,14 @@ from partoken_jax.nn.fsq import grid_code, grid_points
 
 
 def published(y, levels):
-    """Mentzer et al. 2024, appendix A.1, in float64 and by loops: index of every vector of y [M, d]."""
+    """Mentzer et al. 2024, section 3.1, in float64 and by loops: index of every vector of y. A number is
+    bounded to (L - 1)/2 tanh y and rounded; an even number of levels lies at ±1/2, ±3/2, ..."""
     codes = []
     for vector in np.asarray(y, np.float64):
         code = 0
         for i, number in enumerate(vector):
-            half = (levels - 1) * (1 + 1e-3) / 2
-            offset = 0.5 if levels % 2 == 0 else 0.0
-            bounded = np.tanh(number + np.arctanh(offset / half)) * half - offset
-            code += int(np.round(bounded) + levels // 2) * levels**i
+            places = np.arange(levels) - (levels - 1) / 2
+            code += int(np.argmin(np.abs((levels - 1) / 2 * np.tanh(number) - places))) * levels**i
         codes.append(code)
     return np.array(codes)
 
@@ -38,3 +37,11 @@ def test_every_cell_has_a_middle_that_lies_in_it(levels, dimension):
 
 def test_far_away_is_the_outermost_cell():
     np.testing.assert_array_equal(grid_code(jnp.array([[-1e30, -1e30], [1e30, 1e30]]), 4), [0, 15])
+
+
+@pytest.mark.parametrize("levels", [2, 3, 4, 5, 8])
+def test_every_level_of_a_whitened_number_is_in_use(levels):
+    y = np.random.default_rng(1).normal(size=(4000, 1)).astype(np.float32)
+    shares = np.bincount(grid_code(jnp.asarray(y), levels), minlength=levels) / 4000
+    assert shares.min() > 0.3 / levels
+    np.testing.assert_allclose(shares, shares[::-1], atol=0.04)
