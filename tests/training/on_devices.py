@@ -65,7 +65,7 @@ def train_on_devices(kind: str, data: DataConfig = DATA) -> dict[str, np.ndarray
     return {
         "losses": np.array(losses),
         "collectives": np.array(collectives),
-        **predictions._asdict(),
+        **{name: found for name, found in predictions._asdict().items() if found is not None},
         **{f"codebook{i}": array for i, array in enumerate(codebook)},
     }
 
