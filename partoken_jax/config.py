@@ -183,6 +183,20 @@ class TrainConfig:
     """Whether to move codes that no cluster has chosen onto cluster features after each epoch of stage 1 in
     which the codes move. Switch it on when few codes are in use: stage 1 moves the clusters, and codes that
     none of them chooses stay behind."""
+    one_schedule: Flag = False
+    """Whether both stages share one warm-up and one cosine, at the settings of the first of them, and Adam
+    goes on in stage 1 with the moments that it has. Without it, as published, each stage has its own. Switch
+    it on when the start of stage 1 undoes what stage 0 has learned."""
+    weight_decay: Annotated[NonNegative, AtMost(1)] = 0.0
+    """Share of the weights of linear layers that a step at learning rate 1 would take away (AdamW). Raise it,
+    to 0.01 or 0.05, when the model overfits."""
+    label_smoothing: BelowOne = 0.0
+    """Share of a label that is spread over all classes in the cross entropy of training. Raise it, to about
+    0.1, when the model overfits or is too sure of itself."""
+    class_balance: Annotated[NonNegative, AtMost(1)] = 0.0
+    """How much rare classes count in the cross entropy of training: a class with n of the labels weighs
+    n ** -class_balance. With 0, as published, all proteins count alike; with 1, all classes do. Raise it when
+    rare classes matter, as they do in macro-F1."""
     clip_norm: Positive | None = None
     """Largest global norm of the gradients; larger gradients are scaled down to it. Without it, as published,
     they are used as they are. Set it when single steps throw training back, to a few times the usual norm:

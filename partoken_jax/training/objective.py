@@ -119,7 +119,8 @@ def forward(
     if isinstance(graph, PackedGraph):
         with jax.named_scope("features"):
             if isinstance(model, ResidueModel) and key is not None and model.config.pretraining.noise:
-                graph = shaken(graph, jax.random.fold_in(key, 1), model.config.pretraining.noise)
+                key, of_noise = jax.random.split(key)
+                graph = shaken(graph, of_noise, model.config.pretraining.noise)
             graph = featurise(graph)
     if isinstance(model, ResidueModel):
         return model(graph, key=key, hidden=hidden)

@@ -77,7 +77,7 @@ def train_on_devices(kind: str, data: DataConfig = DATA) -> dict[str, np.ndarray
         "losses": np.array(losses),
         "collectives": np.array(collectives),
         **{name: array for name, array in started.items() if name in STARTED},
-        **predictions._asdict(),
+        **{name: found for name, found in predictions._asdict().items() if found is not None},
         **{f"codebook{i}": array for i, array in enumerate(codebook)},
     }
 
