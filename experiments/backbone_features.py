@@ -29,7 +29,7 @@ def backbone_features(protein: Protein) -> np.ndarray:
     ca = atoms[:, 1]
     offset = ca[:, None] - ca[None]
     distance = np.sqrt(np.sum(offset * offset, axis=-1))
-    helix, strand = _matches(distance, number, HELIX), _matches(distance, number, STRAND)
+    helix, strand = matches(distance, number, HELIX), matches(distance, number, STRAND)
     parts = (
         _shape(ca, distance),
         _contacts(distance, number),
@@ -132,7 +132,7 @@ def _local_distances(distance: np.ndarray, number: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _matches(distance: np.ndarray, number: np.ndarray, rule: dict[int, tuple[float, float]]) -> np.ndarray:
+def matches(distance: np.ndarray, number: np.ndarray, rule: dict[int, tuple[float, float]]) -> np.ndarray:
     """bool [n]: residues within a stretch of five whose distances from the first all fit the rule."""
     n = len(number)
     start = np.zeros(max(n - 4, 0), bool)

@@ -37,7 +37,11 @@ def report(results: dict[str, Any], figure: str) -> str:
     lines += ["", f"![accuracy against time and parameters]({figure})"]
     for task, found in results["tasks"].items():
         forest = results["forest"].get(task)
-        lines += ["", f"## {task}", "", variants_table(found, forest), "", contrasts_table(found)]
+        devices = sorted({device for mine in found["variants"].values() for device in mine["devices"]})
+        times = f"Times are of {' and '.join(devices)}."
+        if len(devices) > 1:
+            times += " They are not comparable where variants ran on different ones."
+        lines += ["", f"## {task}", "", variants_table(found, forest), "", contrasts_table(found), "", times]
     lines += [
         "",
         "Accuracy and macro-F1: of the test proteins, by the epoch with the best validation score, mean over "
@@ -134,7 +138,9 @@ def verdict(tasks: dict[str, Any]) -> str:
         sentences.append(
             f"On {task} ({found['n']} test proteins, {_seeds(main)}) ParToken as published takes "
             f"{main['seconds_ratio']:.2f} times the training time of GVP. Its accuracy against that of "
-            f"{'; '.join(parts)}."
+            f"{'; '.join(parts)}. In the {found['budget_seconds']:,.0f} s of the cheapest variant its best "
+            f"validation accuracy is, against that of GVP, "
+            f"{_in_words(main['validation_accuracy_within_budget'])}."
         )
     if not answers:
         return (
