@@ -1,0 +1,227 @@
+"""A random forest on hand-made features of the backbone: what the models have to beat.
+
+    python -m experiments.baselines --data experiments/data/pdb_chains.npz \\
+        --json experiments/results/learn/baselines.json
+
+For every task and split scheme, from the backbone alone and with the amino-acid composition, over several
+seeds of the forest; a table is written beside the JSON. It learns from the training split alone, and nothing
+is chosen by test scores. Needs scikit-learn (`pip install -e '.[baselines]'`).
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.backbone_features import backbone_features, composition
+from experiments.flags import Flags, count, output, run_script
+from partoken_jax.config import ConfigError
+from partoken_jax.progress import progress, say
+from partoken_jax.proteins import ProteinDataset, load_splits
+from partoken_jax.tables import markdown_table
+from partoken_jax.training.metrics import (
+    Classification,
+    classification,
+    f1_interval,
+    macro_f1_interval,
+    wilson,
+)
+
+TASKS = ("ec-class", "cath-class", "cath-architecture")
+SCHEMES = ("identity", "superfamily")
+TREES = 500
+SPLITS = ("train", "test")
+
+
+class Features:
+    """Features by protein, computed once: tasks and schemes share most proteins."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, np.ndarray] = {}
+
+    def of(self, dataset: ProteinDataset, *, with_composition: bool, quiet: bool = False) -> np.ndarray:
+        """float32 [P, F]: the backbone's features, and after them the composition (20) if asked for."""
+        rows = []
+        with progress(len(dataset), f"features, {dataset.split}", quiet=quiet) as update:
+            for i, name in enumerate(dataset.names):
+                if name not in self._known:
+                    protein = dataset[i]
+                    self._known[name] = np.concatenate([backbone_features(protein), composition(protein)])
+                rows.append(self._known[name])
+                update(1)
+        features = np.stack(rows)
+        return features if with_composition else features[:, :-20]
+
+
+def forest(seed: int, trees: int = TREES) -> Any:
+    """The forest: scikit-learn's defaults, but for more trees, and classes that count alike.
+
+    Raises ConfigError without scikit-learn.
+    """
+    try:
+        from sklearn.ensemble import RandomForestClassifier
+    except ImportError:
+        raise ConfigError(
+            "the random forest needs scikit-learn, which is not installed; "
+            "pip install -e '.[baselines]' installs it"
+        ) from None
+    return RandomForestClassifier(trees, class_weight="balanced_subsample", random_state=seed, n_jobs=-1)
+
+
+def scores(
+    datasets: dict[str, ProteinDataset], x: dict[str, np.ndarray], seed: int, trees: int
+) -> Classification:
+    """Test scores of a forest that learnt the training split; both have features [P, F] in `x`."""
+    model = forest(seed, trees).fit(x["train"], datasets["train"].labels)
+    return classification(datasets["test"].labels, model.predict(x["test"]), datasets["test"].class_names)
+
+
+def row(task: str, scheme: str, with_composition: bool, found: list[Classification]) -> dict[str, Any]:
+    """One line of the results: means over seeds, the intervals of the first seed, which are those of the test
+    proteins, every seed's numbers, and the scores per class."""
+    first = found[0]
+    accuracies, macros = ([scores[name] for scores in found] for name in ("accuracy", "macro_f1"))  # type: ignore[literal-required]
+    correct = round(float(np.mean(accuracies)) * first["proteins"])
+    return {
+        "task": task,
+        "split_scheme": scheme,
+        "features": "backbone and composition" if with_composition else "backbone",
+        "n": first["proteins"],
+        "accuracy": float(np.mean(accuracies)),
+        "accuracy_interval": wilson(correct, first["proteins"]),
+        "macro_f1": float(np.mean(macros)),
+        "macro_f1_interval": macro_f1_interval(first),
+        "majority_share": first["majority_share"],
+        "seeds": len(found),
+        "per_seed": [{"accuracy": a, "macro_f1": m} for a, m in zip(accuracies, macros, strict=True)],
+        "classes": [
+            {**c, "f1_interval": f1_interval(first["confusion"][i][i], c["count"], c["predicted"])}
+            for i, c in enumerate(first["classes"])
+            if c["count"] + c["predicted"]
+        ],
+        "confusion": first["confusion"],
+    }
+
+
+def measure(
+    path: Path | None,
+    tasks: tuple[str, ...],
+    schemes: tuple[str, ...],
+    seeds: int,
+    trees: int,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """The rows of the results. Raises ConfigError without scikit-learn, DataError for wrong data."""
+    forest(0)  # what is missing is said before an hour of features
+    rows, features = [], Features()
+    for task in tasks:
+        for scheme in schemes:
+            datasets = load_splits(path, task=task, split_scheme=scheme, splits=SPLITS)
+            for with_composition in (False, True):
+                x = {
+                    split: features.of(dataset, with_composition=with_composition, quiet=quiet)
+                    for split, dataset in datasets.items()
+                }
+                found = [scores(datasets, x, seed, trees) for seed in range(seeds)]
+                rows.append(row(task, scheme, with_composition, found))
+                last = rows[-1]
+                say(
+                    f"{task}, {scheme}, {last['features']}: accuracy {last['accuracy']:.3f}, "
+                    f"macro-F1 {last['macro_f1']:.3f} (n = {last['n']})",
+                    quiet=quiet,
+                )
+    return rows
+
+
+def report(results: dict[str, Any]) -> str:
+    """The text of the Markdown file."""
+    lines = [
+        "# Random forest on hand-made features",
+        "",
+        f"`{results['command']}`: {results['trees']} trees, classes weighted alike, scikit-learn "
+        f"{results['environment']['scikit-learn']}; means over {results['rows'][0]['seeds']} seeds of the "
+        "forest. In brackets the 95% intervals over the n test proteins: Wilson's for the accuracy, the "
+        "bootstrap's for macro-F1. Most frequent: the accuracy of always answering the most frequent class "
+        "of the test split.",
+        "",
+        markdown_table(
+            ("task", "split", "features", "n", "accuracy", "macro-F1", "seeds from", "to", "most frequent"),
+            [
+                (
+                    r["task"],
+                    r["split_scheme"],
+                    r["features"],
+                    r["n"],
+                    _with_interval(r["accuracy"], r["accuracy_interval"]),
+                    _with_interval(r["macro_f1"], r["macro_f1_interval"]),
+                    *(f"{edge(s['accuracy'] for s in r['per_seed']):.3f}" for edge in (min, max)),
+                    f"{r['majority_share']:.3f}",
+                )
+                for r in results["rows"]
+            ],
+        ),
+    ]
+    for r in results["rows"]:
+        if r["split_scheme"] != SCHEMES[0] or r["features"] != "backbone":
+            continue
+        classes = [
+            (
+                c["name"],
+                c["count"],
+                c["predicted"],
+                f"{c['precision']:.3f}",
+                f"{c['recall']:.3f}",
+                _with_interval(c["f1"], c["f1_interval"]),
+            )
+            for c in r["classes"]
+        ]
+        header = ("class", "proteins", "predicted", "precision", "recall", "F1")
+        lines += [
+            "",
+            f"## {r['task']}, {r['split_scheme']}, backbone, seed 0",
+            "",
+            markdown_table(header, classes),
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _with_interval(number: float, interval: tuple[float, float]) -> str:
+    return f"{number:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def main() -> None:
+    flags = Flags(description=__doc__.splitlines()[0])
+    flags.add_argument("--data", type=Path, help="File of proteins; without it, those of the package.")
+    flags.add_argument(
+        "--json", type=output, required=True, help="Where the results go; the table beside it."
+    )
+    flags.add_argument("--seeds", type=count, default=3, help="Number of forests: seeds 0, 1, ...")
+    flags.add_argument("--trees", type=count, default=TREES, help="Trees of a forest.")
+    args = flags.parse_args()
+    start = time.perf_counter()
+    rows = measure(args.data, TASKS, SCHEMES, args.seeds, args.trees)
+
+    import sklearn
+
+    results = {
+        "schema": "partoken.baselines/1",
+        "command": " ".join(["python -m experiments.baselines", *sys.argv[1:]]),
+        "environment": {
+            "python": sys.version.split()[0],
+            "numpy": np.__version__,
+            "scikit-learn": sklearn.__version__,
+        },
+        "trees": args.trees,
+        "seconds": time.perf_counter() - start,
+        "rows": rows,
+    }
+    args.json.write_text(json.dumps(results, indent=1) + "\n")
+    args.json.with_suffix(".md").write_text(report(results))
+    say(f"{results['seconds']:.0f} s in all; see {args.json} and {args.json.with_suffix('.md')}")
+
+
+if __name__ == "__main__":
+    run_script(main)

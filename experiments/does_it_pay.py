@@ -1,0 +1,202 @@
+"""Does ParToken's representation justify its cost? The published timing analysis ends on this question.
+
+    python -m experiments.does_it_pay --runs runs/pays --json experiments/results/learn/does_it_pay.json
+
+reads the runs that `experiments.variants` makes and writes, beside the JSON, the tables and the verdict
+(.md) and a figure (.png). Scores are compared over the same seeds and the same test proteins, after equally
+many epochs, and after as much training time as the cheapest variant took. The words of the verdict follow
+from the intervals, whichever way they fall.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.does_it_pay_report import draw, report, verdict
+from experiments.finished_runs import FinishedRun, best_within, read_runs
+from experiments.flags import Flags, output, run_script
+from experiments.paired import Difference, difference, disagreement, protein_errors, smallest_difference
+from experiments.variants import VARIANTS
+from partoken_jax.progress import say
+from partoken_jax.proteins import DataError
+from partoken_jax.training.metrics import wilson
+
+CONTRASTS = (
+    ("partoken-published", "gvp"),
+    ("partoken-published", "gvp-wide"),
+    ("partoken-published", "partoken-whole"),
+    ("partoken-published", "partoken-random"),
+    ("partoken-recommended", "gvp-recommended"),
+    ("partoken-recommended", "partoken-published"),
+)
+"""What is compared: the first minus the second."""
+ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION = 0.2, 0.01
+"""For the power before there are runs: the share of proteins that two models judge differently, and the
+standard deviation of the difference in accuracy between seeds."""
+
+
+def analyse(runs: list[FinishedRun]) -> dict[str, Any]:
+    """Task → its power, variants, contrasts and the budget of equal compute. Raises DataError for variants
+    that are not known, or runs of a task with different test proteins."""
+    unknown = sorted({run.variant for run in runs} - VARIANTS.keys())
+    if unknown:
+        raise DataError(f"unknown variants {', '.join(unknown)}; known are {', '.join(VARIANTS)}")
+    return {task: _task([run for run in runs if run.task == task]) for task in _in_order(runs)}
+
+
+def _in_order(runs: list[FinishedRun]) -> list[str]:
+    return list(dict.fromkeys(run.task for run in runs))
+
+
+def _task(runs: list[FinishedRun]) -> dict[str, Any]:
+    sizes = sorted({run.test["proteins"] for run in runs})
+    if len(sizes) > 1:
+        raise DataError(
+            f"{runs[0].task}: runs have {' and '.join(map(str, sizes))} test proteins; compare runs of the "
+            "same data alone"
+        )
+    by_variant = {name: [run for run in runs if run.variant == name] for name in VARIANTS}
+    by_variant = {name: mine for name, mine in by_variant.items() if mine}
+    budget = min(float(np.mean([run.seconds for run in mine])) for mine in by_variant.values())
+    seeds = max(len(mine) for mine in by_variant.values())
+    contrasts = [
+        found
+        for first, second in CONTRASTS
+        if (found := _contrast(by_variant.get(first, []), by_variant.get(second, []), budget)) is not None
+    ]
+    return {
+        "n": sizes[0],
+        "seeds": seeds,
+        "majority_share": runs[0].test["majority_share"],
+        "power": {
+            "disagreeing": ASSUMED_DISAGREEMENT,
+            "seed_deviation": ASSUMED_DEVIATION,
+            "smallest_difference": smallest_difference(
+                sizes[0], seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION
+            ),
+        },
+        "budget_seconds": budget,
+        "variants": {name: _variant(mine, budget) for name, mine in by_variant.items()},
+        "contrasts": contrasts,
+    }
+
+
+def _variant(runs: list[FinishedRun], budget: float) -> dict[str, Any]:
+    """Means over the seeds of a variant, and every seed's numbers."""
+    per_seed = [
+        {
+            "seed": run.seed,
+            "accuracy": run.test["accuracy"],
+            "macro_f1": run.test["macro_f1"],
+            "validation_accuracy": run.report["validation"]["classification"]["accuracy"],
+            "validation_accuracy_within_budget": best_within(run.records, budget),
+            "validation_macro_f1_within_budget": best_within(run.records, budget, "macro_f1"),
+            "best_epoch": run.report["best_epoch"],
+            "seconds": run.seconds,
+        }
+        for run in runs
+    ]
+    means = {
+        name: float(np.mean([row[name] for row in per_seed]))
+        for name in per_seed[0]
+        if name not in ("seed", "best_epoch")
+    }
+    n = runs[0].test["proteins"]
+    return {
+        **means,
+        "accuracy_interval": wilson(round(means["accuracy"] * n), n),
+        "parameters": runs[0].parameters,
+        "epochs": sorted({len(run.records) for run in runs}),
+        "devices": sorted({run.report["environment"]["device"] for run in runs}),
+        "per_seed": per_seed,
+    }
+
+
+def _contrast(first: list[FinishedRun], second: list[FinishedRun], budget: float) -> dict[str, Any] | None:
+    """The differences between two variants over the seeds that both have; None without any."""
+    mine, theirs = ({run.seed: run for run in runs} for runs in (first, second))
+    seeds = sorted(mine.keys() & theirs.keys())
+    if not seeds:
+        return None
+    pairs = [(mine[seed], theirs[seed]) for seed in seeds]
+    stored = [(a.predictions, b.predictions) for a, b in pairs]
+    ours, others = [a for a, _ in stored if a is not None], [b for _, b in stored if b is not None]
+    paired = len(ours) == len(others) == len(seeds)
+    errors: tuple[float, float] | tuple[None, None] = protein_errors(ours, others) if paired else (None, None)
+
+    def of_test(name: str, error: float | None) -> dict[str, Any]:
+        return _as_json(difference([a.test[name] - b.test[name] for a, b in pairs], error))
+
+    within = [best_within(a.records, budget) - best_within(b.records, budget) for a, b in pairs]
+    accuracy = of_test("accuracy", errors[0])
+    deviation = float(np.std(accuracy["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
+    disagreeing = disagreement(ours, others) if paired else None
+    return {
+        "first": first[0].variant,
+        "second": second[0].variant,
+        "seeds": seeds,
+        "accuracy": accuracy,
+        "macro_f1": of_test("macro_f1", errors[1]),
+        "validation_accuracy_within_budget": _as_json(difference(within)),
+        "disagreeing": disagreeing,
+        "seed_deviation": deviation,
+        "smallest_difference": None
+        if disagreeing is None
+        else smallest_difference(first[0].test["proteins"], len(seeds), disagreeing, deviation),
+        "seconds_ratio": float(np.mean([a.seconds / b.seconds for a, b in pairs])),
+        "parameters_ratio": pairs[0][0].parameters / pairs[0][1].parameters,
+    }
+
+
+def _as_json(found: Difference) -> dict[str, Any]:
+    """Ends that are not known as null, for JSON has no infinity."""
+    known = np.isfinite(found.high)
+    return {
+        "mean": found.mean,
+        "interval": [found.low, found.high] if known else None,
+        "per_seed": found.per_seed,
+        "protein_error": found.protein_error,
+        "told": bool(known and found.told),
+    }
+
+
+def forest_rows(path: Path | None) -> dict[str, dict[str, Any]]:
+    """Task → what the random forest reaches on the backbone alone (experiments/baselines.py); empty without a
+    file of them."""
+    if path is None:
+        return {}
+    rows = json.loads(path.read_text())["rows"]
+    chosen = [r for r in rows if r["split_scheme"] == "identity" and r["features"] == "backbone"]
+    return {row["task"]: {name: row[name] for name in ("n", "accuracy", "macro_f1")} for row in chosen}
+
+
+def main() -> None:
+    flags = Flags(description=__doc__.splitlines()[0])
+    flags.add_argument("--runs", type=Path, required=True, help="Folder of runs: TASK/VARIANT/seedN.")
+    flags.add_argument("--json", type=output, required=True, help="Where the results go.")
+    flags.add_argument("--baselines", type=Path, help="JSON of experiments.baselines, to show beside.")
+    args = flags.parse_args()
+    runs, unfinished = read_runs(args.runs)
+    for place in unfinished:
+        say(f"{args.runs / place}: not finished, left out")
+    tasks = analyse(runs)
+    words = verdict(tasks)
+    results = {
+        "schema": "partoken.does_it_pay/1",
+        "command": " ".join(["python -m experiments.does_it_pay", *sys.argv[1:]]),
+        "unfinished": unfinished,
+        "tasks": tasks,
+        "forest": forest_rows(args.baselines),
+        "verdict": words,
+    }
+    args.json.write_text(json.dumps(results, indent=1) + "\n")
+    draw(results, args.json.with_suffix(".png"))
+    args.json.with_suffix(".md").write_text(report(results, args.json.with_suffix(".png").name))
+    say(words)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,223 @@
+"""What `experiments.does_it_pay` found: tables, a figure, and a paragraph that follows from the numbers."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.variants import NAMES
+from partoken_jax.tables import markdown_table
+
+MAIN = ("partoken-published", "gvp")
+"""The question itself; the other contrasts say what the answer is due to."""
+AGAINST = {
+    MAIN: "GVP",
+    (MAIN[0], "gvp-wide"): "GVP with as many parameters",
+    (MAIN[0], "partoken-whole"): "the same model without partition",
+    (MAIN[0], "partoken-random"): "the same model with random clusters",
+    ("partoken-recommended", "gvp-recommended"): "GVP, both with the recommended recipe",
+}
+
+
+def report(results: dict[str, Any], figure: str) -> str:
+    """The text of the Markdown file; `figure` is the name of the PNG beside it."""
+    lines = [
+        "# Does ParToken's representation justify its cost?",
+        "",
+        results["verdict"],
+        "",
+        f"`{results['command']}`",
+    ]
+    if results["unfinished"]:
+        lines += ["", f"Not finished, and left out: {', '.join(results['unfinished'])}."]
+    lines += [
+        "",
+        "## What these runs can tell",
+        "",
+        *[power(task, found) for task, found in results["tasks"].items()],
+    ]
+    lines += ["", f"![accuracy against time and parameters]({figure})"]
+    for task, found in results["tasks"].items():
+        forest = results["forest"].get(task)
+        devices = sorted({device for mine in found["variants"].values() for device in mine["devices"]})
+        times = f"Times are of {' and '.join(devices)}."
+        if len(devices) > 1:
+            times += " They are not comparable where variants ran on different ones."
+        lines += ["", f"## {task}", "", variants_table(found, forest), "", contrasts_table(found), "", times]
+    lines += [
+        "",
+        "Accuracy and macro-F1: of the test proteins, by the epoch with the best validation score, mean over "
+        "seeds; in brackets the 95% interval over proteins (Wilson), or of the difference. An interval of a "
+        "difference is over seeds and test proteins together where every run has its predictions, and over "
+        "seeds alone otherwise. Equal compute: the best validation accuracy that a run had reached in the "
+        "training time of the cheapest variant, and so with a schedule that was not over yet, except the "
+        "cheapest one's own. Time: steps times their median, without compilation, validation and start.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def power(task: str, found: dict[str, Any]) -> str:
+    """What could be told, said before what was found."""
+    assumed = found["power"]
+    return (
+        f"- {task}: with {found['n']} test proteins and {found['seeds']} seeds a difference in accuracy of "
+        f"{assumed['smallest_difference']:.3f} or more is told in 4 of 5 such experiments, if two models "
+        f"disagree on {assumed['disagreeing']:.0%} of the proteins and their difference varies by "
+        f"{assumed['seed_deviation']:.3f} (standard deviation) from seed to seed."
+    )
+
+
+def variants_table(found: dict[str, Any], forest: dict[str, Any] | None) -> str:
+    """A row per variant, and one for the random forest."""
+    rows: list[tuple[object, ...]] = []
+    for name, mine in found["variants"].items():
+        low, high = mine["accuracy_interval"]
+        accuracies = [row["accuracy"] for row in mine["per_seed"]]
+        rows.append(
+            (
+                NAMES[name],
+                f"{mine['parameters']:,}",
+                f"{mine['seconds']:,.0f} s",
+                ", ".join(map(str, mine["epochs"])),
+                f"{mine['accuracy']:.3f} ({low:.3f} to {high:.3f})",
+                " ".join(f"{accuracy:.3f}" for accuracy in accuracies),
+                f"{mine['macro_f1']:.3f}",
+                f"{mine['validation_accuracy_within_budget']:.3f}",
+            )
+        )
+    if forest is not None:
+        rows.append(
+            ("random forest", "", "", "", f"{forest['accuracy']:.3f}", "", f"{forest['macro_f1']:.3f}", "")
+        )
+    header = ("", "parameters", "training", "epochs", "test accuracy", "per seed", "macro-F1")
+    return markdown_table((*header, f"validation accuracy in {found['budget_seconds']:,.0f} s"), rows)
+
+
+def contrasts_table(found: dict[str, Any]) -> str:
+    """A row per contrast."""
+    rows: list[tuple[object, ...]] = []
+    for mine in found["contrasts"]:
+        smallest = mine["smallest_difference"]
+        rows.append(
+            (
+                f"{NAMES[mine['first']]} − {NAMES[mine['second']]}",
+                len(mine["seeds"]),
+                signed(mine["accuracy"]),
+                signed(mine["macro_f1"]),
+                signed(mine["validation_accuracy_within_budget"]),
+                f"× {mine['seconds_ratio']:.2f}",
+                "" if smallest is None else f"{smallest:.3f}",
+                "yes" if mine["accuracy"]["told"] else "no",
+            )
+        )
+    header = ("difference", "seeds", "accuracy", "macro-F1", "at equal compute (validation)", "time")
+    return markdown_table((*header, "smallest that is told", "told"), rows)
+
+
+def signed(found: dict[str, Any]) -> str:
+    """A difference with its interval: "+0.012 (−0.010 to +0.034)"."""
+    if found["interval"] is None:
+        return f"{found['mean']:+.3f} (one seed, no interval)"
+    low, high = found["interval"]
+    return f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def verdict(tasks: dict[str, Any]) -> str:
+    """One paragraph: the answer, and per task the question and what its answer is due to."""
+    answers: dict[str, list[str]] = {}
+    sentences = []
+    for task, found in tasks.items():
+        by_pair = {(c["first"], c["second"]): c for c in found["contrasts"]}
+        if MAIN not in by_pair:
+            continue
+        main = by_pair[MAIN]
+        answers.setdefault(answer({pair: c["accuracy"] for pair, c in by_pair.items()}), []).append(task)
+        parts = [
+            f"{what}: {_in_words(by_pair[pair]['accuracy'])}"
+            for pair, what in AGAINST.items()
+            if pair in by_pair
+        ]
+        sentences.append(
+            f"On {task} ({found['n']} test proteins, {_seeds(main)}) ParToken as published takes "
+            f"{main['seconds_ratio']:.2f} times the training time of GVP. Its accuracy against that of "
+            f"{'; '.join(parts)}. In the {found['budget_seconds']:,.0f} s of the cheapest variant its best "
+            f"validation accuracy is, against that of GVP, "
+            f"{_in_words(main['validation_accuracy_within_budget'])}."
+        )
+    if not answers:
+        return (
+            "There are no runs yet of both GVP and ParToken as published with the same seed, so nothing is "
+            "decided."
+        )
+    summary = [f"On {', '.join(names)} {words}." for words, names in answers.items()]
+    return " ".join([*summary, *sentences])
+
+
+def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """The answer for one task, from the differences in accuracy by pair of variants. The representation pays
+    where ParToken is better than GVP and than every control of the same cost that was run."""
+    better = {pair: found["told"] and found["mean"] > 0 for pair, found in accuracy.items()}
+    if better[MAIN]:
+        controls = [pair for pair in AGAINST if pair[0] == MAIN[0] and pair != MAIN and pair in better]
+        if all(better[pair] for pair in controls):
+            return "the representation pays in accuracy"
+        return (
+            "ParToken is more accurate than GVP, but not shown to be so because of its clusters: a control "
+            "that has none, or others, or is as large, is not told apart from it"
+        )
+    if accuracy[MAIN]["told"]:
+        return "the representation costs accuracy"
+    return (
+        "the representation does not pay in accuracy, as far as these runs tell; what it offers is that a "
+        "prediction comes with clusters and tokens"
+    )
+
+
+def _seeds(contrast: dict[str, Any]) -> str:
+    number = len(contrast["seeds"])
+    return f"{number} seed{'s' if number > 1 else ''}"
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    """A difference in words: more or less where that is told, otherwise how large it may be at most."""
+    if found["interval"] is None:
+        return f"{found['mean']:+.3f} in one seed, which tells nothing"
+    low, high = found["interval"]
+    if found["told"]:
+        more = "more" if found["mean"] > 0 else "less"
+        return f"{abs(found['mean']):.3f} {more} (95% interval {low:+.3f} to {high:+.3f})"
+    return f"no difference within ±{max(-low, high):.3f} ({found['mean']:+.3f})"
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Test accuracy of every variant against its training time and its parameters, a row per task."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tasks = results["tasks"]
+    figure, panels = plt.subplots(len(tasks), 2, figsize=(10, 3.4 * len(tasks)), squeeze=False, sharey="row")
+    for row, (task, found) in zip(panels, tasks.items(), strict=True):
+        for number, name in enumerate(NAMES):
+            if name not in found["variants"]:
+                continue
+            mine, colour = found["variants"][name], f"C{number}"
+            low, high = mine["accuracy_interval"]
+            error = [[mine["accuracy"] - low], [high - mine["accuracy"]]]
+            for axes, place in zip(row, (mine["seconds"], mine["parameters"] / 1e3), strict=True):
+                axes.errorbar(
+                    [place], [mine["accuracy"]], error, fmt="o", color=colour, capsize=3, label=NAMES[name]
+                )
+            times = [seed["seconds"] for seed in mine["per_seed"]]
+            row[0].plot(times, [seed["accuracy"] for seed in mine["per_seed"]], ".", color=colour, alpha=0.5)
+        if task in results["forest"]:
+            for axes in row:
+                axes.axhline(
+                    results["forest"][task]["accuracy"], color="grey", linestyle="--", label="random forest"
+                )
+        row[0].set_ylabel(f"test accuracy, {task}")
+        row[0].set_xlabel("training time of a run, s")
+        row[1].set_xlabel("parameters, thousands")
+    panels[0][1].legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)

@@ -1,0 +1,89 @@
+"""The runs of a comparison, read from ROOT/TASK/VARIANT/seedN (`experiments.variants` makes them)."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from partoken_jax.proteins import DataError
+from partoken_jax.training.predictions import FILE, StoredPredictions, read_predictions
+from partoken_jax.training.records import EpochRecord, read_records
+from partoken_jax.training.report import RunReport
+
+
+class FinishedRun(NamedTuple):
+    """What a run left that a comparison needs."""
+
+    task: str
+    variant: str
+    seed: int
+    report: RunReport
+    records: list[EpochRecord]
+    predictions: StoredPredictions | None
+    """None for a run of before they were stored."""
+
+    @property
+    def parameters(self) -> int:
+        return self.report["parameters"]["total"]
+
+    @property
+    def test(self) -> Any:
+        """`metrics.Classification` of the best checkpoint."""
+        return self.report["test"]["classification"]
+
+    @property
+    def seconds(self) -> float:
+        """Training, without compilation and validation."""
+        return sum(map(training_seconds, self.records))
+
+
+def training_seconds(record: EpochRecord) -> float:
+    """Of an epoch: its steps times their median, which compilation and a busy machine touch least."""
+    return len(record["step_losses"]) * record["step_ms"] / 1e3
+
+
+def best_within(records: Iterable[EpochRecord], seconds: float, name: str = "accuracy") -> float:
+    """The best validation score that a run had reached after so many seconds of training; 0 before the first
+    epoch was over."""
+    best, spent = 0.0, 0.0
+    for record in records:
+        spent += training_seconds(record)
+        if spent > seconds * (1 + 1e-9):
+            break
+        best = max(best, record["validation"]["classification"][name])  # type: ignore[literal-required]
+    return best
+
+
+def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
+    """The finished runs under a folder, by task, variant and seed, and the paths of the others.
+
+    Raises DataError where there is none, or for a run of another task or seed than its place says.
+    """
+    found, unfinished = [], []
+    for path in sorted(root.glob("*/*/seed*")):
+        place = str(path.relative_to(root))
+        if not (path / "report.json").is_file():
+            unfinished.append(place)
+            continue
+        found.append(_read(path))
+    if not found:
+        raise DataError(
+            f"{root}: holds no finished run (TASK/VARIANT/seedN with a report.json); make some with the "
+            "commands that `python -m experiments.variants` prints"
+        )
+    return sorted(found, key=lambda run: (run.task, run.variant, run.seed)), unfinished
+
+
+def _read(path: Path) -> FinishedRun:
+    task, variant = path.parts[-3:-1]
+    report: RunReport = json.loads((path / "report.json").read_text())
+    is_of = (report["data"]["task"], f"seed{report['config']['seed']}")
+    if is_of != (task, path.name):
+        raise DataError(
+            f"{path}: is a run of task {is_of[0]} and {is_of[1]}; move it to the folder that says so"
+        )
+    records = read_records(path / "metrics.jsonl")
+    if not records:
+        raise DataError(f"{path}: has no metrics.jsonl, so nothing tells what it cost; copy the whole run")
+    predictions = read_predictions(path) if (path / FILE).is_file() else None
+    return FinishedRun(task, variant, report["config"]["seed"], report, records, predictions)

@@ -1,0 +1,147 @@
+"""What is quoted of the long runs, in one file.
+
+    python -m experiments.learn_summary --runs runs/pays \\
+        --baselines experiments/results/learn/baselines.json --json experiments/results/learn/summary.json
+
+`tasks`: task → model ("gvp", "partoken", "forest") → means over seeds of the best checkpoint by validation,
+with every seed's numbers. Accuracy and macro-F1 are of the test proteins, with 95% intervals over these
+proteins (Wilson's; the mean of the seeds' bootstrap intervals). How clusters and codes are used is measured
+on validation (`*_share`, `coverage`).
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.finished_runs import FinishedRun, read_runs
+from experiments.flags import Flags, output, run_script
+from experiments.variants import TASKS, VARIANTS
+from partoken_jax.progress import say
+from partoken_jax.tables import markdown_table
+from partoken_jax.training.metrics import macro_f1_interval, wilson
+
+USE = ("codes_used_share", "perplexity_share", "coverage", "clusters_per_protein")
+
+
+def use_of_clusters(run: FinishedRun) -> dict[str, float | None]:
+    """How a run uses its clusters and codes on validation; null for GVP. The shares are of the codebook's
+    size, also where the report is older than they are."""
+    clusters: Any = run.report["validation"]["clustering"]
+    if clusters is None:
+        return dict.fromkeys(USE)
+    size = run.report["config"]["model"]["codebook"]["size"]
+    older = {
+        "codes_used_share": clusters["codes_used"] / size,
+        "perplexity_share": clusters["perplexity"] / size,
+    }
+    return {name: {**older, **clusters}[name] for name in USE}
+
+
+def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
+    """One model on one task: its runs with different seeds."""
+    n = runs[0].test["proteins"]
+    per_seed: list[dict[str, Any]] = [
+        {
+            "seed": run.seed,
+            "accuracy": run.test["accuracy"],
+            "macro_f1": run.test["macro_f1"],
+            "macro_f1_interval": macro_f1_interval(run.test),
+            "best_epoch": run.report["best_epoch"],
+            "epochs": len(run.records),
+            "seconds": run.seconds,
+            **use_of_clusters(run),
+        }
+        for run in runs
+    ]
+    accuracy = float(np.mean([row["accuracy"] for row in per_seed]))
+    intervals = np.array([row["macro_f1_interval"] for row in per_seed])
+    return {
+        "variant": runs[0].variant,
+        "accuracy": accuracy,
+        "accuracy_interval": wilson(round(accuracy * n), n),
+        "macro_f1": float(np.mean([row["macro_f1"] for row in per_seed])),
+        "macro_f1_interval": intervals.mean(axis=0).tolist(),
+        "n": n,
+        "seeds": len(runs),
+        **{name: _mean([row[name] for row in per_seed]) for name in USE},
+        "parameters": runs[0].parameters,
+        "seconds": float(np.mean([row["seconds"] for row in per_seed])),
+        "per_seed": per_seed,
+    }
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def of_forest(row: dict[str, Any]) -> dict[str, Any]:
+    """The forest's row of `experiments.baselines`, in the same fields."""
+    same = ("accuracy", "accuracy_interval", "macro_f1", "macro_f1_interval", "n", "seeds", "per_seed")
+    return {
+        "variant": f"forest, {row['features']}",
+        **{name: row[name] for name in same},
+        **dict.fromkeys(USE),
+    }
+
+
+def summary(
+    runs: list[FinishedRun], baselines: list[dict[str, Any]], variants: dict[str, str]
+) -> dict[str, Any]:
+    """Task → model → its numbers. `variants` says which variant stands for a model; what was not run is not
+    there. The forest is the one on the backbone alone, with the identity split."""
+    tasks: dict[str, Any] = {}
+    for task in TASKS:
+        models = {}
+        for model, variant in variants.items():
+            mine = [run for run in runs if (run.task, run.variant) == (task, variant)]
+            if mine:
+                models[model] = of_runs(mine)
+        for row in baselines:
+            if (row["task"], row["split_scheme"], row["features"]) == (task, "identity", "backbone"):
+                models["forest"] = of_forest(row)
+        if models:
+            tasks[task] = models
+    return tasks
+
+
+def table(tasks: dict[str, Any]) -> str:
+    """The same as a Markdown table."""
+    rows: list[tuple[object, ...]] = []
+    for task, models in tasks.items():
+        for model, mine in models.items():
+            shares = ["" if mine[name] is None else f"{mine[name]:.1%}" for name in USE[:3]]
+            scores = [
+                f"{mine[name]:.3f} ({mine[f'{name}_interval'][0]:.3f} to {mine[f'{name}_interval'][1]:.3f})"
+                for name in ("accuracy", "macro_f1")
+            ]
+            rows.append((task, model, mine["n"], mine["seeds"], *scores, *shares))
+    header = ("task", "model", "n", "seeds", "accuracy", "macro-F1", "codes used", "perplexity", "coverage")
+    return markdown_table(header, rows)
+
+
+def main() -> None:
+    flags = Flags(description=__doc__.splitlines()[0])
+    flags.add_argument("--runs", type=Path, required=True, help="Folder of runs: TASK/VARIANT/seedN.")
+    flags.add_argument("--baselines", type=Path, required=True, help="JSON of experiments.baselines.")
+    flags.add_argument("--json", type=output, required=True, help="Where the results go.")
+    flags.add_argument("--gvp", choices=VARIANTS, default="gvp-recommended", help="The variant called gvp.")
+    flags.add_argument(
+        "--partoken", choices=VARIANTS, default="partoken-recommended", help="The variant called partoken."
+    )
+    args = flags.parse_args()
+    runs, unfinished = read_runs(args.runs)
+    for place in unfinished:
+        say(f"{args.runs / place}: not finished, left out")
+    variants = {"gvp": args.gvp, "partoken": args.partoken}
+    tasks = summary(runs, json.loads(args.baselines.read_text())["rows"], variants)
+    command = " ".join(["python -m experiments.learn_summary", *sys.argv[1:]])
+    args.json.write_text(json.dumps({"command": command, "tasks": tasks}, indent=1) + "\n")
+    say(table(tasks))
+
+
+if __name__ == "__main__":
+    run_script(main)

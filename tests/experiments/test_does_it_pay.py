@@ -1,0 +1,159 @@
+"""Runs whose truth is known: what is paired with what, what a budget leaves, and which way the words fall."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import does_it_pay, learn_summary
+from experiments.does_it_pay import analyse
+from experiments.does_it_pay_report import answer, verdict
+from experiments.finished_runs import best_within, read_runs
+from partoken_jax.proteins import DataError
+from tests.experiments.made_runs import answers, labels, make_run
+
+COUNT = 600
+CONTROLS = ("gvp-wide", "partoken-whole", "partoken-random")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """ParToken is right where GVP is and on 60 proteins more, in all three seeds; on the other task both are
+    right on other proteins, equally many. ParToken takes twice as long."""
+    root = tmp_path_factory.mktemp("runs")
+    for seed in range(3):
+        gvp = answers(COUNT, 300 + seed, seed)
+        wrong = np.flatnonzero(gvp != labels(COUNT))[:60]
+        better = gvp.copy()
+        better[wrong] = labels(COUNT)[wrong]
+        make_run(root, "cath-class", "gvp", seed, gvp, parameters=900)
+        options = {"step_ms": 200.0, "codes": (10 + seed, 4.0), "validation": (0.3, 0.4, 0.9)}
+        make_run(root, "cath-class", "partoken-published", seed, better, **options)
+        for task_seed, variant in ((10, "gvp"), (20, "partoken-published")):
+            make_run(root, "ec-class", variant, seed, answers(COUNT, 300, task_seed + seed))
+    (root / "ec-class" / "gvp" / "seed7").mkdir()
+    return root
+
+
+@pytest.fixture(scope="module")
+def tasks(root):
+    return analyse(read_runs(root)[0])
+
+
+def test_differences_are_paired_over_seeds_and_proteins(tasks):
+    (found,) = tasks["cath-class"]["contrasts"]
+    assert found["seeds"] == [0, 1, 2] and found["accuracy"]["per_seed"] == pytest.approx([0.1] * 3)
+    assert found["disagreeing"] == pytest.approx(0.1) and found["accuracy"]["told"]
+    # Between that of seeds with other proteins each and of seeds with the same ones; unpaired it is 0.029.
+    one = np.sqrt((0.1 - 0.01) / COUNT)
+    assert 0.9 * one / 3**0.5 < found["accuracy"]["protein_error"] < 1.1 * one
+    assert (found["seconds_ratio"], found["parameters_ratio"]) == pytest.approx((2, 1000 / 900))
+    (other,) = tasks["ec-class"]["contrasts"]
+    assert other["accuracy"]["per_seed"] == [0, 0, 0] and not other["accuracy"]["told"]
+    assert tasks["cath-class"]["power"]["smallest_difference"] > found["smallest_difference"] > 0
+
+
+def test_a_budget_ends_where_the_cheapest_variant_does(root, tasks):
+    """GVP takes 3 s and ParToken 6: in 3 s it does one epoch of its three."""
+    found = tasks["cath-class"]
+    assert found["budget_seconds"] == pytest.approx(3)
+    within = {name: v["validation_accuracy_within_budget"] for name, v in found["variants"].items()}
+    assert within == {"gvp": 0.5, "partoken-published": 0.3}
+    records = next(run for run in read_runs(root)[0] if run.variant == "partoken-published").records
+    assert [best_within(records, s) for s in (1.9, 2.0, 5.9, 6.0)] == [0, 0.3, 0.4, 0.9]
+
+
+def test_without_predictions_there_are_seeds_alone(tmp_path):
+    for seed, right in enumerate((310, 330, 320)):
+        make_run(tmp_path, "ec-class", "gvp", seed, answers(COUNT, 300), stored=seed != 1)
+        make_run(tmp_path, "ec-class", "partoken-published", seed, answers(COUNT, right))
+    (found,) = analyse(read_runs(tmp_path)[0])["ec-class"]["contrasts"]
+    half = 4.3027 * np.std([10, 30, 20], ddof=1) / COUNT / 3**0.5
+    assert found["accuracy"]["interval"] == pytest.approx([20 / COUNT - half, 20 / COUNT + half], rel=1e-4)
+    assert found["disagreeing"] is None and found["accuracy"]["protein_error"] is None
+
+
+def test_the_words_follow_from_the_numbers(tasks):
+    words = verdict(tasks)
+    assert words.startswith(
+        "On cath-class the representation pays in accuracy. On ec-class the representation does"
+    )
+    low, high = tasks["cath-class"]["contrasts"][0]["accuracy"]["interval"]
+    assert f"that of GVP: 0.100 more (95% interval {low:+.3f} to {high:+.3f})" in words
+    assert "2.00 times the training time" in words
+    low, high = tasks["ec-class"]["contrasts"][0]["accuracy"]["interval"]
+    assert f"GVP: no difference within ±{max(-low, high):.3f} (+0.000)" in words
+    assert "nothing is decided" in verdict({})
+
+
+@pytest.mark.parametrize(
+    ("told", "mean", "control", "words"),
+    [
+        (True, 0.1, (True, 0.1), "pays in accuracy"),
+        (True, 0.1, (False, 0.1), "not shown to be so because of its clusters"),
+        (True, 0.1, (True, -0.1), "not shown to be so because of its clusters"),
+        (True, -0.1, (True, 0.1), "costs accuracy"),
+        (False, 0.1, (True, 0.1), "does not pay"),
+    ],
+)
+@pytest.mark.parametrize("name", CONTROLS)
+def test_a_control_decides_what_a_gain_is_due_to(told, mean, control, words, name):
+    found = {("partoken-published", "gvp"): {"told": told, "mean": mean}}
+    found |= {("partoken-published", c): {"told": True, "mean": 0.1} for c in CONTROLS}
+    found[("partoken-published", name)] = {"told": control[0], "mean": control[1]}
+    assert words in answer(found)
+
+
+def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, capsys):
+    baselines, out = tmp_path / "baselines.json", tmp_path / "pays.json"
+    row = {
+        "task": "ec-class", "split_scheme": "identity", "features": "backbone", "n": COUNT, "accuracy": 0.45,
+        "accuracy_interval": [0.4, 0.5], "macro_f1": 0.27, "macro_f1_interval": [0.2, 0.3], "seeds": 1,
+        "per_seed": [{"accuracy": 0.45, "macro_f1": 0.27}],
+    }  # fmt: skip
+    others = ({**row, "split_scheme": "superfamily"}, {**row, "features": "backbone and composition"})
+    baselines.write_text(json.dumps({"rows": [*others, row]}))
+    given = ["--runs", str(root), "--baselines", str(baselines)]
+    monkeypatch.setattr(sys, "argv", ["does_it_pay", *given, "--json", str(out)])
+    does_it_pay.main()
+    said = capsys.readouterr().out
+    assert "seed7: not finished, left out" in said
+    results, text = json.loads(out.read_text()), out.with_suffix(".md").read_text()
+    assert results["verdict"] in text and results["verdict"] in said and "random forest" in text
+    assert text.index("is told in 4 of 5 such experiments") < text.index("| ")  # the power before the numbers
+    assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
+
+    summary = tmp_path / "summary.json"
+    chosen = ["--gvp", "gvp", "--partoken", "partoken-published", "--json", str(summary)]
+    monkeypatch.setattr(sys, "argv", ["learn_summary", *given, *chosen])
+    learn_summary.main()
+    tasks = json.loads(summary.read_text())["tasks"]
+    assert {task: list(models) for task, models in tasks.items()} == {
+        "ec-class": ["gvp", "partoken", "forest"],
+        "cath-class": ["gvp", "partoken"],
+    }
+    mine = tasks["cath-class"]["partoken"]
+    assert (mine["n"], mine["seeds"], mine["accuracy"]) == (COUNT, 3, pytest.approx(361 / COUNT))
+    # 10, 11 and 12 of 20 codes.
+    assert (mine["codes_used_share"], mine["perplexity_share"], mine["coverage"]) == pytest.approx(
+        (0.55, 0.2, 0.4)
+    )
+    assert tasks["cath-class"]["gvp"]["codes_used_share"] is None
+    assert tasks["ec-class"]["forest"]["accuracy"] == 0.45
+
+
+def test_what_cannot_be_compared_is_refused_in_a_sentence(root, tmp_path):
+    with pytest.raises(DataError, match="holds no finished run"):
+        read_runs(tmp_path)
+    path = make_run(tmp_path / "a", "ec-class", "gvp", 0, answers(COUNT, 300))
+    path.rename(path.with_name("seed1"))
+    with pytest.raises(DataError, match="is a run of task ec-class and seed0; move it"):
+        read_runs(tmp_path / "a")
+    make_run(tmp_path / "b", "ec-class", "mine", 0, answers(COUNT, 300))
+    with pytest.raises(DataError, match="unknown variants mine; known are gvp, "):
+        analyse(read_runs(tmp_path / "b")[0])
+    make_run(tmp_path / "c", "ec-class", "gvp", 0, answers(30, 15))
+    make_run(tmp_path / "c", "ec-class", "gvp", 1, answers(60, 15))
+    with pytest.raises(DataError, match="runs have 30 and 60 test proteins"):
+        analyse(read_runs(tmp_path / "c")[0])
