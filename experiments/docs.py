@@ -107,23 +107,31 @@ def measured() -> str:
 
 
 def gpu() -> str:
-    """What is known about a GPU."""
-    devices = [result["environment"]["device"] for result in all_results("timing").values()]
-    if any(not device.endswith("(cpu)") for device in devices):
-        raise SystemExit("error: a GPU was timed; write what it showed into `gpu` of experiments/docs.py")
+    """What was measured on a GPU, and what explains the published ratio."""
+    result = read("gpu", "h100_batch64.json")
+    environment = result["environment"]
+    steps = {
+        row["model"]: row["median_ms"] for row in result["measurements"] if row["pass"] == "train_step"
+    }
+    ratio = result["ratios"]["partoken_over_gvp.train_step"]
     times = step_medians()
     authors, theirs = times["partoken"]["original"], times["gvp"]["torch_vectorised"]
     ratios = [authors[size] / theirs[size] for size in authors]
     extra = 1 / PARTOKEN_RATE - 1 / GVP_RATE
+    device = environment["device"].removesuffix(" (gpu)")
     return _wrapped(
-        f"**On a GPU the question is open** until a GPU's result is committed. The published ratio of "
-        f"{PUBLISHED_GAP:.1f} between ParToken and GVP was measured on a GPU at batch 64, and is another "
-        f"experiment than ours: on this CPU the authors' own ParToken takes only {min(ratios):.1f} to "
-        f"{max(ratios):.1f} times as long as the PyTorch GVP. What explains the difference is the price of "
-        f"reading the device from the host. The published partitioner does that {HOST_READS:,} times in one "
-        f"forward pass at batch 64. The published step takes {extra:.2f} s more than GVP's, which over "
-        f"{SCALAR_READS:,} scalar reads is {1e6 * extra / SCALAR_READS:.0f} µs each: about what it takes to "
-        "synchronise with a GPU. On a CPU a read costs almost nothing. Our step reads nothing."
+        f"**On a GPU our ParToken takes {ratio['median']:.2f} times as long as our GVP** "
+        f"({_range(ratio['quartiles'])}, {ratio['pairs']} pairs of training steps on 64 real chains, taking "
+        f"turns): {steps['partoken']:.0f} against {steps['gvp']:.0f} ms on an {device}, in "
+        f"{environment['precision']}, with jax {environment['jax']} (`{environment['command']}`). The "
+        f"published ratio at that batch size, also on a GPU, is {PUBLISHED_GAP:.1f}. On our CPU the authors' "
+        f"own ParToken takes only {min(ratios):.1f} to {max(ratios):.1f} times as long as the PyTorch GVP. "
+        "What explains the difference is the price of reading the device from the host. The published "
+        f"partitioner does that {HOST_READS:,} times in one forward pass at batch 64. The published step "
+        f"takes {extra:.2f} s more than GVP's, which over {SCALAR_READS:,} scalar reads is "
+        f"{1e6 * extra / SCALAR_READS:.0f} µs each: about what it takes to synchronise with a GPU. On a CPU "
+        "a read costs almost nothing. Our step reads nothing. The authors' code itself we have not run on a "
+        "GPU."
     )
 
 
