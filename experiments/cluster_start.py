@@ -31,7 +31,7 @@ RESULT = Path(__file__).parent / "results" / "learn" / "cluster_start.json"
 Start = Literal["random", "data"]
 STARTS: tuple[Start, ...] = get_args(Start)
 UNTRAINED = TrainConfig(
-    data=DataConfig(task="cath-architecture", batch_size=16, max_shapes=1, max_train=32, max_eval=16)
+    data=DataConfig(task="cath-architecture", batch_size=12, max_shapes=1, max_train=48, max_eval=24)
 )
 TRAINED = TrainConfig(
     model=ModelConfig(node_hidden=(32, 8), edge_hidden=(16, 1), num_layers=2),

@@ -28,8 +28,9 @@ from partoken_jax.training.step import TrainState
 
 PROTEINS = 128
 """As many batches are read as hold about so many proteins: their mean cluster size is then known to 2%."""
-SPREAD = 1.0
-"""Standard deviation over the candidates of a seed that the score starts with, in units of τ."""
+SPREAD = 2.0
+"""Standard deviation over the candidates of a seed that the score starts with, in units of τ: enough that as
+many join (p > 0.5) as Σp counts, and little enough that p(1 - p), the gradient of most, is far from 0."""
 LARGEST_SHARE = 0.75
 """Of the candidates. Where few neighbours make the expected size exceed it, clusters start at this share, for
 a threshold that lets all join tells no residue from another."""

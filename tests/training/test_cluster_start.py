@@ -10,6 +10,7 @@ from partoken_jax.config import PartitionerConfig, StageConfig, TrainConfig
 from partoken_jax.nn.partitioner.start import ClusterSums, Start
 from partoken_jax.training import loop
 from partoken_jax.training.cluster_start import (
+    SPREAD,
     bisected,
     calibrated,
     start_clusters,
@@ -87,7 +88,7 @@ def test_scale_and_bias_are_found(expected, reached):
     start = calibrated(measured, Start(np.zeros(1), np.float32(1), np.float32(0)), 0.5)
     found = measured(start)
     assert found.soft_size / 50 == pytest.approx(reached, abs=0.05)
-    assert (found.variance / 50) ** 0.5 == pytest.approx(0.5, rel=1e-3)
+    assert (found.variance / 50) ** 0.5 == pytest.approx(SPREAD * 0.5, rel=1e-3)
 
 
 def test_residues_that_are_all_alike_keep_their_scale():

@@ -6,7 +6,7 @@ the differences. So one number, the last bias of the threshold, decides for all 
 changes the values of three parameters, and neither their number nor any formula:
 
     W_k  loses what it makes of the mean residue (`blind_to`),
-    W_k, W_q  grow together until the scores of the candidates of a seed differ by about τ,
+    W_k, W_q  grow together until the scores of the candidates of a seed spread by a few τ,
     the threshold's last bias  is set so that clusters have their expected size.
 
 Legend: N residues, G graphs, D channels, S rounds, d width of the score.
