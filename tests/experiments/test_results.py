@@ -78,6 +78,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert not any(run["differences"] for run in result["runs"])
     elif file.name == "saving_cost.json":
         assert {len(seconds) for seconds in result["seconds_per_step"].values()} == {int(given["rounds"])}
+    elif file.name == "codebooks.json":
+        assert {len(rows) for rows in result["variants"].values()} == {result["seeds"]}
+        assert result["seeds"] == int(given.get("seeds", 3))
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:
