@@ -5,13 +5,15 @@
 The clusters of training and validation proteins are computed once, by the best checkpoint of a run of
 ParToken. Every codebook then learns on these features alone, as in stage 1 with an encoder that stands still:
 k-means (or a grid), moving averages over batches of proteins, re-seeding after each epoch. What is said of it
-is of validation. The accuracies are those of small classifiers on the mean cluster of a protein, or on how
-often it has each token: they say what codes keep, not what a model trained with them reaches.
+is of validation. Accuracies by a probe are those of small classifiers on the mean cluster of a protein, or on
+how often it has each token: they say what codes keep, not what a model trained with them reaches.
 
-The rotated gradient is not among the variants: nothing here has a gradient.
+Then it learns again while the clusters move (`experiments.moving_clusters`), because that is what empties a
+codebook.
 """
 
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable
@@ -26,6 +28,7 @@ import optax
 from flax import nnx
 
 from experiments.flags import Flags, count, output, run_script
+from experiments.moving_clusters import new_book, train_moving
 from partoken_jax.config import CodebookConfig, ConfigError, to_dict
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.nn.codebook import VQCodebook
@@ -43,6 +46,7 @@ from partoken_jax.training.step import make_eval_step
 
 BATCH, EPOCHS, MOST_SAMPLES = 64, 8, 20_000
 PROBE_STEPS, PROBE_HIDDEN = 300, 64
+SHARES = ("codes_used_share", "perplexity_share", "quantisation_error")
 Book = VQCodebook | ResidualCodebook
 
 
@@ -53,25 +57,30 @@ class Variant(NamedTuple):
     reseed: bool = True
 
 
-_whitened = partial(CodebookConfig, size=128, dimension=8)
+_small = partial(CodebookConfig, size=128, decay=0.9)
+_whitened = partial(_small, dimension=4)
 VARIANTS = {
-    "published: 512 codes, all channels": Variant(CodebookConfig(), reseed=False),
+    "published: 512": Variant(CodebookConfig(), reseed=False),
     "512, re-seeded": Variant(CodebookConfig()),
     "128": Variant(CodebookConfig(size=128), reseed=False),
     "128, re-seeded": Variant(CodebookConfig(size=128)),
-    "128, re-seeded, cosine": Variant(CodebookConfig(size=128, metric="cosine")),
-    "128, re-seeded, whitened 4": Variant(_whitened(dimension=4)),
-    "128, whitened 8": Variant(_whitened(), reseed=False),
-    "128, re-seeded, whitened 8": Variant(_whitened()),
-    "128, re-seeded, whitened 16": Variant(_whitened(dimension=16)),
-    "128, re-seeded, whitened 8, cosine": Variant(_whitened(metric="cosine")),
-    "512, re-seeded, whitened 8": Variant(_whitened(size=512)),
-    "residual 2 × 128, re-seeded": Variant(CodebookConfig(size=128, quantiser="residual", levels=2)),
-    "residual 2 × 128, re-seeded, whitened 8": Variant(_whitened(quantiser="residual", levels=2)),
-    "FSQ 5 × 5 × 5 = 125": Variant(CodebookConfig(size=125, dimension=3, quantiser="fsq", levels=5)),
-    "FSQ 3 × 3 × 3 × 3 = 81": Variant(CodebookConfig(size=81, dimension=4, quantiser="fsq", levels=3)),
-    "FSQ 2^7 = 128": Variant(CodebookConfig(size=128, dimension=7, quantiser="fsq", levels=2)),
+    "128, re-seeded, decay 0.9": Variant(_small()),
+    "the same, cosine": Variant(_small(metric="cosine")),
+    "the same, whitened 4": Variant(_whitened()),
+    "the same, whitened 8": Variant(_whitened(dimension=8)),
+    "the same, whitened 8, cosine": Variant(_whitened(dimension=8, metric="cosine")),
+    "whitened 4, not re-seeded": Variant(_whitened(), reseed=False),
+    "residual 2 × 128": Variant(_small(quantiser="residual", levels=2)),
+    "residual 2 × 128, whitened 4": Variant(_whitened(quantiser="residual", levels=2)),
+    "FSQ 5 × 5 × 5": Variant(_small(size=125, dimension=3, quantiser="fsq", levels=5)),
+    "FSQ 3 × 3 × 3 × 3": Variant(_whitened(size=81, quantiser="fsq", levels=3)),
+    "classifier reads 128 codes": Variant(_small(classify_quantised=True)),
+    "the same, rotated gradient": Variant(_small(classify_quantised=True, gradient="rotation")),
+    "classifier reads residual 2 × 128": Variant(
+        _small(quantiser="residual", levels=2, classify_quantised=True)
+    ),
 }
+"""All after "128, re-seeded, decay 0.9" have its decay, and are re-seeded unless they say so."""
 
 
 class Clusters(NamedTuple):
@@ -133,9 +142,7 @@ def clusters_of(run_dir: Path, limit: int) -> tuple[dict[Split, Clusters], dict[
 
 def learned(variant: Variant, clusters: Clusters, seed: int) -> Book:
     """The codebook that the clusters of training make."""
-    width, config = clusters.features.shape[-1], variant.config
-    made = ResidualCodebook if config.quantiser == "residual" else VQCodebook
-    book: Book = made(width, config, rngs=nnx.Rngs(seed))
+    book: Book = new_book(clusters.features.shape[-1], variant.config, seed)
     rng = np.random.default_rng(seed)
     samples = clusters.features[clusters.mask]
     samples = samples[rng.permutation(len(samples))[:MOST_SAMPLES]]
@@ -153,6 +160,7 @@ def learned(variant: Variant, clusters: Clusters, seed: int) -> Book:
     return nnx.merge(graphdef, state)
 
 
+@functools.cache
 def _epoch(graphdef: nnx.GraphDef) -> Callable[[Any, Any, Any], Any]:
     """Moves the averages by every batch once: z [n, b, S, D], mask [n, b, S]."""
 
@@ -256,9 +264,26 @@ def measured(variant: Variant, clusters: dict[Split, Clusters], seed: int) -> di
         {split: mean_cluster(found) for split, (found, _, _) in as_codes.items()}, labels, seed
     )
     return {
-        **{name: used[name] for name in ("codes_used_share", "perplexity_share", "quantisation_error")},  # type: ignore[literal-required]
+        **{name: used[name] for name in SHARES},  # type: ignore[literal-required]
         **{f"accuracy_{name}": accuracy for name, accuracy in accuracies.items()},
         "accuracy_tokens": probe(tokens["train"], tokens["val"], labels, seed, 0),
+        **{f"moving_{name}": value for name, value in _moving(variant, clusters, seed).items()},
+    }
+
+
+def _moving(variant: Variant, clusters: dict[Split, Clusters], seed: int) -> dict[str, float]:
+    """The same of a codebook whose clusters moved, and the accuracy of the classifier that moved them."""
+    train, val = clusters["train"], clusters["val"]
+    classes = int(max(train.labels.max(), val.labels.max())) + 1
+    model = train_moving(
+        train.features, train.mask, train.labels, classes, variant.config, reseed=variant.reseed, seed=seed
+    )
+    logits, z, out, _ = model(jnp.asarray(val.features), jnp.asarray(val.mask), False)
+    size, codes, errors = variant.config.size, np.asarray(out.codes), np.asarray(out.squared_errors)
+    used = clustering(val.sizes, codes, 1, num_codes=size, features=np.asarray(z), squared_errors=errors)
+    return {
+        **{name: used[name] for name in SHARES},  # type: ignore[literal-required]
+        "accuracy": float(np.mean(np.asarray(logits).argmax(axis=-1) == val.labels)),
     }
 
 
@@ -310,20 +335,27 @@ def table(result: dict[str, Any]) -> str:
     """The comparison as a Markdown table under two sentences."""
     n, dimension = result["proteins"]["val"], result["effective_dimension"]["val"]
     low, high = wilson(n // 2, n)
-    rows: list[tuple[object, ...]] = [
-        ("clusters as they are", "", "", "", _mean(result["raw"], "linear"), _mean(result["raw"], "mlp"), "")
-    ]
+    raw = [_mean(result["raw"], name) for name in ("linear", "mlp")]
+    rows: list[tuple[object, ...]] = [("clusters as they are", "", "", "", *raw, "", "", "", "")]
+    shares = SHARES[:2]
     for name, found in result["variants"].items():
-        shares = (_mean(found, key, percent=True) for key in ("codes_used_share", "perplexity_share"))
+        frozen, moving = (
+            [_mean(found, f"{m}{key}", percent=True) for key in shares] for m in ("", "moving_")
+        )
         keys = ("quantisation_error", "accuracy_linear", "accuracy_mlp", "accuracy_tokens")
-        rows.append((name, *shares, *(_mean(found, key) for key in keys)))
-    header = ("codebook", "codes used", "perplexity", "variance lost", "linear", "MLP", "tokens alone")
+        probes = [_mean(found, key) for key in keys]
+        rows.append((name, *frozen, *probes, *moving, _mean(found, "moving_accuracy")))
+    header = (
+        *("codebook", "codes used", "perplexity", "variance lost", "linear", "MLP", "tokens alone"),
+        *("moving: codes used", "perplexity", "accuracy"),
+    )
     return "\n".join(
         [
             f"`{result['command']}`: {result['run']['task']}, validation of {n} proteins with "
             f"{result['clusters']['val']} clusters, whose features have an effective dimension of "
             f"{dimension:.1f}; mean ± standard deviation over {result['seeds']} seeds. Codes used and "
-            "perplexity are shares of the codebook's size. Always the most frequent class: accuracy "
+            "perplexity are shares of the codebook's size; the last three columns are of a codebook whose "
+            "clusters moved. Always the most frequent class: accuracy "
             f"{result['majority_share']:.3f}; an accuracy near 0.5 has a 95% interval of "
             f"±{(high - low) / 2:.3f}.",
             "",

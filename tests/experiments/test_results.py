@@ -77,6 +77,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "cluster_start.json":
         assert len(result["untrained"]) == int(given.get("seeds", 10))
         assert result["coverage_over_seeds"]["data"]["furthest"] < 0.2
+    elif file.name == "codebooks.json":
+        assert {len(rows) for rows in result["variants"].values()} == {result["seeds"]}
+        assert result["seeds"] == int(given.get("seeds", 3))
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:
