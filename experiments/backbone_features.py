@@ -27,8 +27,7 @@ def backbone_features(protein: Protein) -> np.ndarray:
     atoms = protein.backbone[protein.complete].astype(np.float64)
     number = np.flatnonzero(protein.complete)  # places in the chain, so that gaps stay gaps
     ca = atoms[:, 1]
-    offset = ca[:, None] - ca[None]
-    distance = np.sqrt(np.sum(offset * offset, axis=-1))
+    distance = distances(ca)
     helix, strand = matches(distance, number, HELIX), matches(distance, number, STRAND)
     parts = (
         _shape(ca, distance),
@@ -46,6 +45,15 @@ def composition(protein: Protein) -> np.ndarray:
     types = protein.residue_types
     counts = np.bincount(types, minlength=len(RESIDUE_TYPES) + 1)[:-1]
     return (counts / max(counts.sum(), 1)).astype(np.float32)
+
+
+def distances(points: np.ndarray) -> np.ndarray:
+    """[n, n]: between points [n, 3]."""
+    centred = points - points.mean(0)
+    square = np.sum(centred * centred, axis=1)
+    found = np.sqrt(np.maximum(square[:, None] + square - 2 * centred @ centred.T, 0))
+    np.fill_diagonal(found, 0)  # what rounding leaves there is no distance
+    return found
 
 
 def radius_of_gyration(ca: np.ndarray) -> float:

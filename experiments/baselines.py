@@ -8,9 +8,13 @@ seeds of the forest; a table is written beside the JSON. It learns from the trai
 is chosen by test scores. Needs scikit-learn (`pip install -e '.[baselines]'`).
 """
 
+import itertools
 import json
+import platform
 import sys
 import time
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import numpy as np
 from experiments.backbone_features import backbone_features, composition
 from experiments.flags import Flags, count, output, run_script
 from partoken_jax.config import ConfigError
+from partoken_jax.files import write_whole
 from partoken_jax.progress import progress, say
 from partoken_jax.proteins import ProteinDataset, load_splits
 from partoken_jax.tables import markdown_table
@@ -32,7 +37,7 @@ from partoken_jax.training.metrics import (
 
 TASKS = ("ec-class", "cath-class", "cath-architecture")
 SCHEMES = ("identity", "superfamily")
-TREES = 500
+TREES = 200
 SPLITS = ("train", "test")
 
 
@@ -106,34 +111,19 @@ def row(task: str, scheme: str, with_composition: bool, found: list[Classificati
     }
 
 
-def measure(
-    path: Path | None,
-    tasks: tuple[str, ...],
-    schemes: tuple[str, ...],
-    seeds: int,
-    trees: int,
-    quiet: bool = False,
-) -> list[dict[str, Any]]:
-    """The rows of the results. Raises ConfigError without scikit-learn, DataError for wrong data."""
-    forest(0)  # what is missing is said before an hour of features
-    rows, features = [], Features()
-    for task in tasks:
-        for scheme in schemes:
-            datasets = load_splits(path, task=task, split_scheme=scheme, splits=SPLITS)
-            for with_composition in (False, True):
-                x = {
-                    split: features.of(dataset, with_composition=with_composition, quiet=quiet)
-                    for split, dataset in datasets.items()
-                }
-                found = [scores(datasets, x, seed, trees) for seed in range(seeds)]
-                rows.append(row(task, scheme, with_composition, found))
-                last = rows[-1]
-                say(
-                    f"{task}, {scheme}, {last['features']}: accuracy {last['accuracy']:.3f}, "
-                    f"macro-F1 {last['macro_f1']:.3f} (n = {last['n']})",
-                    quiet=quiet,
-                )
-    return rows
+def measure(path: Path | None, seeds: int, trees: int, *, quiet: bool = False) -> Iterator[dict[str, Any]]:
+    """The rows of the results, as they come. Raises ConfigError without scikit-learn, DataError for wrong
+    data."""
+    forest(0)  # what is missing is said before all the features are made
+    features = Features()
+    for with_composition, scheme, task in itertools.product((False, True), SCHEMES, TASKS):
+        datasets = load_splits(path, task=task, split_scheme=scheme, splits=SPLITS)
+        x = {
+            split: features.of(dataset, with_composition=with_composition, quiet=quiet)
+            for split, dataset in datasets.items()
+        }
+        found = [scores(datasets, x, seed, trees) for seed in range(seeds)]
+        yield row(task, scheme, with_composition, found)
 
 
 def report(results: dict[str, Any]) -> str:
@@ -188,6 +178,11 @@ def report(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def environment() -> dict[str, str]:
+    """Versions of what computes."""
+    return {"python": platform.python_version(), **{p: version(p) for p in ("numpy", "scikit-learn")}}
+
+
 def _with_interval(number: float, interval: tuple[float, float]) -> str:
     return f"{number:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
@@ -202,25 +197,25 @@ def main() -> None:
     flags.add_argument("--trees", type=count, default=TREES, help="Trees of a forest.")
     args = flags.parse_args()
     start = time.perf_counter()
-    rows = measure(args.data, TASKS, SCHEMES, args.seeds, args.trees)
-
-    import sklearn
-
-    results = {
-        "schema": "partoken.baselines/1",
-        "command": " ".join(["python -m experiments.baselines", *sys.argv[1:]]),
-        "environment": {
-            "python": sys.version.split()[0],
-            "numpy": np.__version__,
-            "scikit-learn": sklearn.__version__,
-        },
-        "trees": args.trees,
-        "seconds": time.perf_counter() - start,
-        "rows": rows,
-    }
-    args.json.write_text(json.dumps(results, indent=1) + "\n")
-    args.json.with_suffix(".md").write_text(report(results))
-    say(f"{results['seconds']:.0f} s in all; see {args.json} and {args.json.with_suffix('.md')}")
+    rows: list[dict[str, Any]] = []
+    for found in measure(args.data, args.seeds, args.trees):
+        rows.append(found)
+        say(
+            f"{found['task']}, {found['split_scheme']}, {found['features']}: "
+            f"accuracy {found['accuracy']:.3f}, macro-F1 {found['macro_f1']:.3f} (n = {found['n']})"
+        )
+        results = {
+            "schema": "partoken.baselines/1",
+            "command": " ".join(["python -m experiments.baselines", *sys.argv[1:]]),
+            "environment": environment(),
+            "trees": args.trees,
+            "seconds": time.perf_counter() - start,
+            "rows": rows,
+        }
+        # After every row: a run that is stopped has done something.
+        write_whole(args.json, json.dumps(results, indent=1) + "\n")
+        write_whole(args.json.with_suffix(".md"), report(results))
+    say(f"{time.perf_counter() - start:.0f} s in all; see {args.json} and {args.json.with_suffix('.md')}")
 
 
 if __name__ == "__main__":
