@@ -1,6 +1,11 @@
 """ParToken in JAX: proteins → clusters of residues → discrete tokens → a class.
 
-The public names, nothing else. A model and its batch in four lines::
+The public names, nothing else. A trained model, and what it says of proteins::
+
+    model = load_model()
+    model.predict(load_dataset(task="cath-architecture", split="test").proteins[:8])
+
+A new model and its batch in four lines::
 
     proteins = load_dataset(task="cath-class", split="val")
     tables = neighbour_tables(proteins.proteins[:8], 30)
@@ -34,7 +39,10 @@ if TYPE_CHECKING:
         build_model,
         parameter_table,
     )
+    from partoken_jax.presets import preset
+    from partoken_jax.pretrained import load_model
     from partoken_jax.proteins import DataError, Protein, ProteinDataset, load_dataset
+    from partoken_jax.training.trained import Prediction, TrainedModel
 
 __version__ = "0.1.0"
 
@@ -51,18 +59,22 @@ __all__ = [
     "ParToken",
     "ParTokenOutput",
     "PartitionerConfig",
+    "Prediction",
     "Protein",
     "ProteinDataset",
     "StageConfig",
     "TemperatureConfig",
     "TrainConfig",
+    "TrainedModel",
     "build_model",
     "featurise",
     "load_dataset",
+    "load_model",
     "neighbour_tables",
     "pack",
     "parameter_table",
     "plan_batches",
+    "preset",
 ]
 
 _ROOMS = {
@@ -75,7 +87,10 @@ _ROOMS = {
         "build_model",
         "parameter_table",
     ),
+    "presets": ("preset",),
+    "pretrained": ("load_model",),
     "proteins": ("DataError", "Protein", "ProteinDataset", "load_dataset"),
+    "training.trained": ("Prediction", "TrainedModel"),
 }
 """Where a name is, if not in config."""
 

@@ -23,6 +23,7 @@ ROOMS = (
         "model_config",
         "config",
         "timing_config",
+        "presets",
         "tables",
         "progress",
         "proteins",
@@ -33,6 +34,7 @@ ROOMS = (
         "training",
         "timing",
         "convert",
+        "pretrained",
     ),
     "cli",
 )
