@@ -18,6 +18,8 @@ A name is loaded when it is first used, so that importing this package does not 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from partoken_jax.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from partoken_jax.config import (
         CodebookConfig,
@@ -43,8 +45,6 @@ if TYPE_CHECKING:
     from partoken_jax.pretrained import load_model
     from partoken_jax.proteins import DataError, Protein, ProteinDataset, load_dataset
     from partoken_jax.training.trained import Prediction, TrainedModel
-
-__version__ = "0.1.0"
 
 __all__ = [
     "BatchLoader",

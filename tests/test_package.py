@@ -18,6 +18,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from itself and from those before it; config is shared.
 ROOMS = (
     *(
+        "version",
         "files",
         "settings",
         "model_config",

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-import partoken_jax
 from partoken_jax.config import ConfigError, TrainConfig, from_dict, to_dict
 from partoken_jax.convert.files import metadata_json, read_safetensors, write_safetensors
 from partoken_jax.convert.names import dotted, filled
+from partoken_jax.version import __version__
 
 if TYPE_CHECKING:
     from partoken_jax.training.trained import TrainedModel
@@ -55,7 +55,7 @@ def write_model(path: str | Path, model: "TrainedModel") -> None:
     _check_suffix(path)
     meta = ModelMeta(
         schema=SCHEMA,
-        version=partoken_jax.__version__,
+        version=__version__,
         config=to_dict(model.config),
         class_names=list(model.class_names),
         temperature=model.temperature,
@@ -82,7 +82,7 @@ def read_model(path: str | Path) -> "TrainedModel":
         config = from_dict(TrainConfig, meta["config"])
     except ConfigError as error:
         raise ModelError(
-            f"{path}: its settings are not those of this version of partoken_jax, {partoken_jax.__version__} "
+            f"{path}: its settings are not those of this version of partoken_jax, {__version__} "
             f"(the file is from {meta['version']}): {error}; use that version"
         ) from None
 
@@ -130,7 +130,7 @@ def _checked(path: Path, meta: Any) -> ModelMeta:
         )
     if schema != SCHEMA:
         raise ModelError(
-            f"{path}: is written as {schema}, but this version of partoken_jax, {partoken_jax.__version__}, "
+            f"{path}: is written as {schema}, but this version of partoken_jax, {__version__}, "
             f"reads {SCHEMA}; use the version that wrote it"
         )
     missing = [name for name in ModelMeta.__annotations__ if name not in meta]
