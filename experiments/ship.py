@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from experiments import docs
 from experiments.flags import Flags, run_script
 from experiments.model_card import MODELS, logits_and_labels, measure
@@ -45,6 +47,13 @@ def ship(
     if not re.fullmatch("[a-z][a-z0-9-]*", name):
         raise ConfigError(f"name is {name!r}, but must be lower-case letters, digits and dashes")
     trained = trained_run(run_dir)
+    if (
+        size := sum(array.nbytes for array in jax.tree.leaves((trained.params, trained.codebook)))
+    ) > MAX_BYTES:
+        raise ConfigError(
+            f"{run_dir}: its model takes {size:,} bytes, but the package takes {MAX_BYTES:,} at most; train "
+            "a narrower one"
+        )
     validation, test = (evaluate_model(trained, split=split, data=data) for split in ("val", "test"))
     model = dataclasses.replace(
         trained,
@@ -55,17 +64,11 @@ def ship(
     )
     path = box / f"{name}.safetensors"
     write_model(path, model)
-    if (size := path.stat().st_size) > MAX_BYTES:
-        path.unlink()
-        raise ConfigError(
-            f"{run_dir}: its model takes {size:,} bytes, but the package takes {MAX_BYTES:,} at most; train "
-            "a narrower one"
-        )
     result = {
         "schema": "partoken.model_card/1",
         "command": f"python -m experiments.ship {Path(run_dir).name} --name {name}",
         "environment": environment(),
-        "bytes": size,
+        "bytes": path.stat().st_size,
         **measure(model, validation, test, data if data is not None else trained.config.data.path),
     }
     results.mkdir(parents=True, exist_ok=True)

@@ -3,9 +3,9 @@
 Legend: L residues of a protein, S clusters, C classes.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,9 +110,10 @@ class TrainedModel:
             pack_flat(flat, group, num_nodes=_padded(int(flat.length[group].sum())), batch_size=SLOTS)
             for group in places
         )
+        step = make_predict_step(self.graphdef, bypass_codebook=self.bypass_codebook)
         found: dict[int, Prediction] = {}
         for group, batch in zip(places, prefetch(batches), strict=True):
-            out = self._forward(self.params, self.codebook, batch, np.float32(self.temperature))
+            out = step(self.params, self.codebook, batch, np.float32(self.temperature))
             out = jax.device_get(out)
             for slot, place in enumerate(group.tolist()):
                 found[place] = self._prediction(proteins[place], out, slot)
@@ -136,10 +137,6 @@ class TrainedModel:
             importances=out.importances[slot],
         )
 
-    @cached_property
-    def _forward(self) -> Callable[..., "_Batch"]:
-        return make_predict_step(self.graphdef, bypass_codebook=self.bypass_codebook)
-
 
 class _Batch(NamedTuple):
     """Arrays of `Prediction` for the B proteins and N residues of a batch."""
@@ -158,8 +155,10 @@ class _Batch(NamedTuple):
     """[B, S]"""
 
 
+@functools.lru_cache(maxsize=16)
 def make_predict_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> Callable[..., _Batch]:
-    """`(params, codebook, graph, temperature) -> _Batch`, compiled once per shape of `graph`."""
+    """`(params, codebook, graph, temperature) -> _Batch`, compiled once per shape of `graph`; one for all
+    models of the same settings."""
 
     def predict_step(params: nnx.State, codebook: nnx.State, graph: PackedGraph, temperature: Any) -> _Batch:
         model = nnx.merge(graphdef, params, codebook, copy=True)

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -11,7 +12,7 @@ from partoken_jax.config import DataConfig, TrainConfig, save_yaml, to_dict
 from partoken_jax.proteins import load_dataset
 from partoken_jax.training.checkpoints import CheckpointMeta, save_imported
 from partoken_jax.training.epochs import nothing_yet
-from partoken_jax.training.step import initial_state
+from partoken_jax.training.step import TrainState, abstract_state, run_keys
 from tests.helpers import NEIGHBOURS, crop, tiny, without_atoms
 
 DATA = DataConfig(
@@ -19,15 +20,21 @@ DATA = DataConfig(
 )
 
 
-def make_run(run_dir, **model):
-    """Writes the directory of a run; its weights are larger than initial ones, so that clusters differ."""
-    config = TrainConfig(run_dir=str(run_dir), model=tiny(num_classes=4, **model), data=DATA)
-    _, state = initial_state(config)
-    params = jax.tree.map(lambda x: 2 * x, state.params)
-    codes = np.random.default_rng(0).normal(size=(8, 16))
-    codebook = jax.tree.map(
-        lambda x: np.asarray(codes[:, : x.shape[-1]] if x.ndim == 2 else x, x.dtype), state.codebook
-    )
+def random_state(config):
+    """(graphdef, state) with random weights, so large that decisions differ, and no program compiled."""
+    rng = np.random.default_rng(0)
+    graphdef, shapes = abstract_state(config)
+    params = jax.tree.map(lambda x: 0.5 * rng.normal(size=x.shape).astype(x.dtype), shapes.params)
+    codebook = jax.tree.map(lambda x: rng.random(x.shape).astype(x.dtype), shapes.codebook)
+    moments = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes.moments)
+    key = run_keys(0).step
+    return graphdef, TrainState(params, codebook, moments, key, jnp.int32(0), jnp.bool_(False))
+
+
+def make_run(run_dir):
+    """Writes the directory of a run."""
+    config = TrainConfig(run_dir=str(run_dir), model=tiny(num_classes=4), data=DATA)
+    _, state = random_state(config)
     meta = CheckpointMeta(
         config=to_dict(config),
         class_names=list(load_dataset(task="cath-class", split="val").class_names),
@@ -37,13 +44,13 @@ def make_run(run_dir, **model):
         stage=1,
         bypass_codebook=False,
         temperature=0.5,
-        num_parameters=sum(variable.size for _, variable in nnx.to_flat_state(params)),
+        num_parameters=sum(variable.size for _, variable in nnx.to_flat_state(state.params)),
         validation={},
         best=None,
     )
     run_dir.mkdir()
     save_yaml(config, run_dir / "config.yaml")
-    save_imported(run_dir, state._replace(params=params, codebook=codebook), meta)
+    save_imported(run_dir, state, meta)
     return run_dir
 
 

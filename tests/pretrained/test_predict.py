@@ -16,7 +16,7 @@ from partoken_jax.training.calibration import softmax
 from partoken_jax.training.evaluate import evaluate, evaluate_model
 from partoken_jax.training.step import compilations
 from tests.helpers import NEIGHBOURS, assert_close
-from tests.pretrained.conftest import make_run
+from tests.pretrained.conftest import random_state
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +60,12 @@ def test_a_protein_gets_the_same_answer_in_any_company(model, proteins, monkeypa
         assert_alike(after, before)
     for protein, before in zip(proteins, together, strict=True):
         assert_alike(model.predict([protein])[0], before)
+    step = trained.make_predict_step(model.graphdef, bypass_codebook=False)
+    known = compilations(step)
     monkeypatch.setattr(trained, "RESIDUES", 40)  # several batches
     for before, after in zip(together, model.predict(proteins), strict=True):
         assert_alike(after, before)
-    assert compilations(model._forward) == 2  # of 64 and of 128 residues
+    assert compilations(step) == known
 
 
 def test_padding_wastes_a_third_at_most():
@@ -85,8 +87,13 @@ def test_an_output_that_is_no_number_is_an_error(model, proteins):
         broken.predict(proteins[1:2])
 
 
-def test_the_baseline_has_no_clusters(tmp_path, proteins):
-    (said,) = load_model(make_run(tmp_path / "gvp", kind="gvp")).predict(proteins[1:2])
+def test_the_baseline_has_no_clusters(model, proteins):
+    config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, kind="gvp"))
+    graphdef, state = random_state(config)
+    baseline = dataclasses.replace(
+        model, config=config, graphdef=graphdef, params=state.params, codebook=state.codebook
+    )
+    (said,) = baseline.predict(proteins[1:2])
     assert (said.clusters == -1).all() and said.seeds.size == said.codes.size == said.importances.size == 0
     assert said.probabilities.sum() == pytest.approx(1)
 
