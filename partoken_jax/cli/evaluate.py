@@ -10,8 +10,6 @@ from tyro.conf import Positional, arg
 
 from partoken_jax.cli.files import check_input
 from partoken_jax.config import ConfigError
-from partoken_jax.pretrained import load_model
-from partoken_jax.proteins.dataset import EMBEDDED
 from partoken_jax.settings import shown
 from partoken_jax.training.run_directory import check_checkpoint
 
@@ -100,7 +98,11 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | 
 
 def _evaluate_model(source: str, split: Split, data: Path | None) -> None:
     check_input(data)
-    model = load_model(source)
+
+    from partoken_jax.pretrained import load_model
+    from partoken_jax.proteins.dataset import EMBEDDED
+
+    model = load_model(source)  # which imports JAX once it has been found
 
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.evaluate import evaluate_model
