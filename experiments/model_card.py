@@ -38,7 +38,10 @@ MODELS = ROOT / "experiments" / "results" / "models"
 """What was measured of the models in the package: NAME.json."""
 EXAMPLES = 4
 """Proteins of the package whose logits are kept, so that a test can tell whether they are still the same."""
-ELSEWHERE = ("run_dir", "overwrite", "resume", "checkpoint", "devices", "init_from", "data.path", "data.task")
+ELSEWHERE = (
+    *("run_dir", "overwrite", "resume", "checkpoint", "devices", "init_from"),
+    *("data.path", "data.task", "model.num_classes"),
+)
 """Settings that say nothing about how the model was trained, or that the card names in another place."""
 NAMES = {"gvp": "GVP baseline", "partoken": "ParToken"}
 LABELS = {
@@ -134,9 +137,9 @@ def card(name: str, result: dict[str, Any]) -> str:
         f"# {name}",
         "",
         f"{NAMES[result['kind']]} for the task {task}: {len(test['classes'])} classes, "
-        f"{result['parameters']:,} parameters, {result['bytes'] / 1e6:.1f} MB in the package. Of the test "
-        f"proteins it tells {accuracy_with_interval(test)} right, with a 95% interval; always answering the "
-        f"most frequent class, {test['majority_share']:.3f}.",
+        f"{result['parameters']:,} parameters, {result['bytes'] / 1e6:.1f} MB in the package. Accuracy on "
+        f"its test proteins: {accuracy_with_interval(test)}, with a 95% interval; always answering the most "
+        f"frequent class, {test['majority_share']:.3f}.",
         "",
         "```python",
         "import partoken_jax as pt",

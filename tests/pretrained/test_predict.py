@@ -14,6 +14,7 @@ from partoken_jax.proteins import DataError, load_dataset
 from partoken_jax.training import trained
 from partoken_jax.training.calibration import softmax
 from partoken_jax.training.evaluate import evaluate, evaluate_model
+from partoken_jax.training.objective import split_model
 from partoken_jax.training.step import compilations
 from tests.helpers import NEIGHBOURS, assert_close
 from tests.pretrained.conftest import random_state
@@ -36,9 +37,12 @@ def assert_alike(got, want):
 def test_predictions_are_what_the_network_computes(model, proteins):
     """Against a call of the module with a batch packed by hand."""
     graph = featurise(pack(proteins, neighbour_tables(proteins, NEIGHBOURS)))
-    out = nnx.jit(lambda network, graph: network(graph, temperature=0.5))(model.model, graph)
+    call, network = nnx.jit(lambda network, graph: network(graph, temperature=0.5)), model.model
+    out = call(network, graph)
+    network.codebook.embeddings[...] = out.cluster_features[out.cluster_mask][:8]  # codes that are in use
+    out = call(network, graph)
     first = np.cumsum(graph.n_node) - graph.n_node
-    calibrated = dataclasses.replace(model, calibration=2.5)
+    calibrated = dataclasses.replace(model, calibration=2.5, codebook=split_model(network)[2])
     for slot, said in enumerate(calibrated.predict(proteins)):
         length = len(proteins[slot])
         assert said.name == proteins[slot].name
@@ -52,6 +56,7 @@ def test_predictions_are_what_the_network_computes(model, proteins):
         assert_close(said.importances, out.importances[slot], 1e-5)
     everything = np.concatenate([said.clusters for said in calibrated.predict(proteins)])
     assert len(set(everything)) == 4  # three clusters, and residues in none
+    assert len({*out.codes.ravel().tolist()} - {-1}) == 8
 
 
 def test_a_protein_gets_the_same_answer_in_any_company(model, proteins, monkeypatch):
