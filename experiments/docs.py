@@ -20,6 +20,8 @@ from experiments.compare import report as comparison
 from experiments.compare.report import MODELS, PASSES, ratio_to_fast
 from experiments.flags import Flags, run_script
 from experiments.formulas import formula_index
+from experiments.model_card import cards, overview
+from experiments.presets import presets
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing import markdown as timing_report
 from partoken_jax.timing.report import components_table
@@ -110,9 +112,7 @@ def gpu() -> str:
     """What was measured on a GPU, and what explains the published ratio."""
     result = read("gpu", "h100_batch64.json")
     environment = result["environment"]
-    steps = {
-        row["model"]: row["median_ms"] for row in result["measurements"] if row["pass"] == "train_step"
-    }
+    steps = {row["model"]: row["median_ms"] for row in result["measurements"] if row["pass"] == "train_step"}
     ratio = result["ratios"]["partoken_over_gvp.train_step"]
     times = step_medians()
     authors, theirs = times["partoken"]["original"], times["gvp"]["torch_vectorised"]
@@ -315,7 +315,8 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "saving_cost": lambda: saving_cost.table(read("saving_cost.json")),
     },
     "docs/guide/time.md": {"start_up": lambda: start_up.table(read("start_up.json"))},
-    "docs/guide/train.md": {"precision": precisions},
+    "docs/guide/train.md": {"precision": precisions, "presets": presets},
+    "docs/guide/models.md": {"models": overview},
 }
 
 
@@ -348,7 +349,7 @@ def texts() -> dict[Path, str]:
         records = read_records(RESULTS / "ec" / kind / "metrics.jsonl")
         report: Any = read("ec", kind, "report.json")
         found[RESULTS / "ec" / kind / "report.md"] = report_markdown(report, records)
-    return found
+    return found | cards()
 
 
 def pictures() -> dict[Path, tuple[Callable[[Any, Path], None], Any]]:

@@ -1,6 +1,11 @@
 """ParToken in JAX: proteins → clusters of residues → discrete tokens → a class.
 
-The public names, nothing else. A model and its batch in four lines::
+The public names, nothing else. A trained model, and what it says of proteins::
+
+    model = load_model()
+    model.predict(load_dataset(task="cath-architecture", split="test").proteins[:8])
+
+A new model and its batch in four lines::
 
     proteins = load_dataset(task="cath-class", split="val")
     tables = neighbour_tables(proteins.proteins[:8], 30)
@@ -12,6 +17,8 @@ A name is loaded when it is first used, so that importing this package does not 
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from partoken_jax.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from partoken_jax.config import (
@@ -37,9 +44,10 @@ if TYPE_CHECKING:
         build_model,
         parameter_table,
     )
+    from partoken_jax.presets import preset
+    from partoken_jax.pretrained import load_model
     from partoken_jax.proteins import DataError, Protein, ProteinDataset, load_dataset
-
-__version__ = "0.1.0"
+    from partoken_jax.training.trained import Prediction, TrainedModel
 
 __all__ = [
     "BatchLoader",
@@ -54,6 +62,7 @@ __all__ = [
     "ParToken",
     "ParTokenOutput",
     "PartitionerConfig",
+    "Prediction",
     "PretrainingConfig",
     "Protein",
     "ProteinDataset",
@@ -62,13 +71,16 @@ __all__ = [
     "StageConfig",
     "TemperatureConfig",
     "TrainConfig",
+    "TrainedModel",
     "build_model",
     "featurise",
     "load_dataset",
+    "load_model",
     "neighbour_tables",
     "pack",
     "parameter_table",
     "plan_batches",
+    "preset",
 ]
 
 _ROOMS = {
@@ -83,7 +95,10 @@ _ROOMS = {
         "build_model",
         "parameter_table",
     ),
+    "presets": ("preset",),
+    "pretrained": ("load_model",),
     "proteins": ("DataError", "Protein", "ProteinDataset", "load_dataset"),
+    "training.trained": ("Prediction", "TrainedModel"),
 }
 """Where a name is, if not in config."""
 

@@ -121,23 +121,26 @@ def to_dict(config: Any) -> dict[str, Any]:
     return TypeAdapter(type(config)).dump_python(config, mode="json")
 
 
-def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """The inverse of `to_dict`; missing settings keep the value they have in `cls()`.
+def from_dict(cls: type[T], values: Mapping[str, Any], base: T | None = None) -> T:
+    """The inverse of `to_dict`; missing settings keep the value they have in `base`, or else in `cls()`.
 
     Raises ConfigError that names every setting which does not exist or has a value that is not allowed.
     """
-    merged = _merged(to_dict(cls()), values)
+    merged = _merged(to_dict(cls() if base is None else base), values)
     try:
         return TypeAdapter(cls).validate_python(merged)
     except ValidationError as error:
         raise ConfigError(_sentence(error, cls, merged, "")) from None
 
 
-def load_yaml(cls: type[T], path: str | Path) -> T:
-    """Reads a config file. Raises ConfigError that names the file and the setting."""
+def load_yaml(cls: type[T], path: str | Path, base: T | None = None) -> T:
+    """Reads a config file; settings that it does not name are those of `base`, or else of `cls()`.
+
+    Raises ConfigError that names the file and the setting.
+    """
     values = read_yaml(path)
     try:
-        return from_dict(cls, values)
+        return from_dict(cls, values, base)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
 

@@ -26,6 +26,7 @@ def built(tmp_path_factory):
     checkout = folder / "checkout"
     unwanted = shutil.ignore_patterns(".*", "runs", "results", "build", "dist", "*.egg-info", "*.npz")
     shutil.copytree(ROOT, checkout, ignore=unwanted)
+    (checkout / "partoken_jax" / "pretrained" / "one.safetensors").touch()
     wheels = [folder / "wheel", folder / "editable"]
     for wheel in wheels:
         wheel.mkdir()
@@ -42,6 +43,12 @@ def test_a_wheel_holds_the_library_and_nothing_else(built):
     assert packages == {"partoken_jax"}
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "partoken_jax").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
+
+
+def test_a_wheel_holds_the_trained_models(built):
+    names = {path.name for path in (ROOT / "partoken_jax" / "pretrained").glob("*.safetensors")}
+    held = {Path(name).name for name in zipfile.ZipFile(built[1]).namelist() if name.endswith(".safetensors")}
+    assert held == {*names, "one.safetensors"}
 
 
 def test_an_editable_installation_finds_experiments_and_tests_from_everywhere(built, tmp_path):

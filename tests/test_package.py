@@ -18,11 +18,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # A room may import from itself and from those before it; config is shared.
 ROOMS = (
     *(
+        "version",
         "files",
         "settings",
         "model_config",
         "config",
         "timing_config",
+        "presets",
         "tables",
         "progress",
         "proteins",
@@ -34,6 +36,7 @@ ROOMS = (
         "training",
         "timing",
         "convert",
+        "pretrained",
     ),
     "cli",
 )

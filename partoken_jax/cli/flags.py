@@ -21,6 +21,7 @@ from tyro.constructors import (
 )
 
 from partoken_jax.config import ConfigError, ModelConfig, TrainConfig
+from partoken_jax.presets import PRESETS, preset
 from partoken_jax.settings import from_dict, help_texts, is_settings, load_yaml, shown
 from partoken_jax.timing_config import TimingConfig
 
@@ -86,14 +87,19 @@ def whole_number(name: str, value: Any) -> Any:
 
 
 def stored_settings(args: list[str]) -> TrainConfig:
-    """What flags are measured against: those in --config, else of the run to resume, else the published."""
+    """What flags are measured against: those in --config, over those of --preset; else those of the run to
+    resume; else the published ones."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", type=Path)
+    first.add_argument("--preset")
     first.add_argument("--run-dir", "--run_dir", type=Path, default=Path(TrainConfig().run_dir))
     first.add_argument("--resume", action="store_true")
     known, _ = first.parse_known_args(args)
+    base = preset(known.preset) if known.preset in PRESETS else None  # tyro says what is wrong with others
     if known.config is not None:
-        return load_yaml(TrainConfig, known.config)
+        return load_yaml(TrainConfig, known.config, base)
+    if base is not None:
+        return base
     stored = known.run_dir / "config.yaml"
     return load_yaml(TrainConfig, stored) if known.resume and stored.is_file() else TrainConfig()
 

@@ -16,6 +16,7 @@ from partoken_jax.cli.files import check_input
 from partoken_jax.cli.flags import checked, stored_settings
 from partoken_jax.cli.stopping import EXIT_CODE
 from partoken_jax.config import ConfigError, TrainConfig
+from partoken_jax.presets import Preset
 from partoken_jax.training.run_directory import (
     check_checkpoint,
     check_run_dir,
@@ -38,6 +39,14 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
                 metavar="FILE",
             ),
         ] = None,
+        preset: Annotated[
+            Preset,
+            arg(
+                help="Settings to begin with, which --config and flags override: those of the paper "
+                '("published"), which are the defaults; what we found better ("recommended"); or a narrow '
+                'model that a laptop trains in minutes ("small"). docs/guide/train.md says what they change.',
+            ),
+        ] = "published",
         coordinator: Annotated[
             str | None,
             arg(

@@ -1,7 +1,7 @@
 """Files of weights: PyTorch (.pt, .pth), Lightning (.ckpt), safetensors and npz.
 
-Only .pt, .pth and .ckpt need torch, and only .safetensors the package of that name; both are imported
-where they are used. Reading runs no code that a file carries, unless the caller says that it may.
+Only .pt, .pth and .ckpt need torch, which like safetensors is imported where it is used. Reading runs no code
+that a file carries, unless the caller says that it may.
 """
 
 import json
@@ -10,7 +10,7 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,14 +71,46 @@ def read_weights(path: str | Path, *, trust_pickle: bool = False) -> Weights:
     """
     path = Path(path)
     check_suffix(path)
-    if reason := unreadable(path):
-        raise ConvertError(f"{path}: {reason}; give a file of weights")
-    _check_size(path, path.stat().st_size)
+    if path.suffix == ".safetensors":
+        arrays, metadata = read_safetensors(path)
+        return Weights(arrays, _checked(path, metadata_json(path, metadata, "hyper_parameters")))
+    _check_readable(path)
     if path.suffix == ".npz":
         return Weights(_read_npz(path), {})
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
     return _read_torch(path, trust_pickle)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The arrays of a safetensors file, and its metadata.
+
+    Raises ConvertError for a file that cannot be read or is damaged.
+    """
+    from safetensors import safe_open
+
+    _check_readable(path)
+    try:
+        with safe_open(path, "numpy") as file:
+            arrays = {
+                # NumPy has no bfloat16; float32 holds every value of it
+                name: _widened(path, name)
+                if file.get_slice(name).get_dtype() == "BF16"
+                else file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118
+            }
+            return arrays, file.metadata() or {}
+    except Exception as error:
+        raise _damaged(path, "a safetensors file", error) from None
+
+
+def metadata_json(path: Path, metadata: Mapping[str, str], name: str) -> Any:
+    """A value of a safetensors file's metadata, read as JSON; an empty dictionary where there is none.
+
+    Raises ConvertError for one that is no JSON.
+    """
+    try:
+        return json.loads(metadata.get(name, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "a safetensors file", error) from None
 
 
 def write_weights(path: str | Path, weights: Weights, *, epoch: int = 0) -> None:
@@ -93,9 +125,22 @@ def write_weights(path: str | Path, weights: Weights, *, epoch: int = 0) -> None
     """
     path = Path(path)
     check_suffix(path)
+    _write_whole(path, lambda part: _write(part, weights, epoch))
+
+
+def write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
+    """Writes arrays and metadata; the same ones give the same bytes.
+
+    A file that is there already is replaced once the new one is whole. Raises ConvertError for a file that
+    cannot be written.
+    """
+    _write_whole(path, lambda part: _save(part, arrays, metadata))
+
+
+def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        _write(part, weights, epoch)
+        write(part)
         part.replace(path)
     except ConvertError:
         raise
@@ -111,11 +156,8 @@ def _write(path: Path, weights: Weights, epoch: int) -> None:
     if path.suffix == ".npz":
         np.savez(path, **weights.arrays)  # type: ignore[arg-type]
     elif path.suffix == ".safetensors":
-        _safetensors(path)
-        from safetensors.numpy import save_file
-
         metadata = {"hyper_parameters": json.dumps(weights.hyper_parameters)}
-        save_file(weights.arrays, path, metadata=metadata)
+        _save(path, weights.arrays, metadata)
     else:
         torch = _torch(path)
         state = {key: torch.from_numpy(array) for key, array in weights.arrays.items()}
@@ -130,10 +172,23 @@ def _write(path: Path, weights: Weights, epoch: int) -> None:
         torch.save(state, path)
 
 
+def _save(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
+    from safetensors.numpy import save_file
+
+    # It writes the buffers as they lie in memory.
+    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata)
+
+
 def check_suffix(path: Path) -> None:
     """Raises ConvertError for a file that is of no kind known here."""
     if path.suffix not in SUFFIXES:
         raise ConvertError(f"{path}: a file of weights ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+def _check_readable(path: Path) -> None:
+    if reason := unreadable(path):
+        raise ConvertError(f"{path}: {reason}; give a file of weights")
+    _check_size(path, path.stat().st_size)
 
 
 def _check_size(path: Path, size: int) -> None:
@@ -152,24 +207,6 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: archive.read(name) for name in archive.names}
     except DataError as error:
         raise ConvertError(str(error)) from None
-
-
-def _read_safetensors(path: Path) -> Weights:
-    safe_open = _safetensors(path).safe_open
-    try:
-        with safe_open(path, "numpy") as file:
-            arrays = {
-                # NumPy has no bfloat16; float32 holds every value of it
-                name: _widened(path, name)
-                if file.get_slice(name).get_dtype() == "BF16"
-                else file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118
-            }
-            metadata = file.metadata() or {}
-        hyper = json.loads(metadata.get("hyper_parameters", "{}"))
-    except Exception as error:
-        raise _damaged(path, "a safetensors file", error) from None
-    return Weights(arrays, _checked(path, hyper))
 
 
 def _widened(path: Path, name: str) -> np.ndarray:
@@ -296,16 +333,6 @@ def _torch(path: Path) -> Any:
             f"{path}: PyTorch {torch.__version__} cannot read files safely; `pip install 'torch>=2.6'`"
         )
     return torch
-
-
-def _safetensors(path: Path) -> Any:
-    try:
-        import safetensors
-    except ModuleNotFoundError:
-        raise ConvertError(
-            f"{path}: .safetensors files need a package; `pip install safetensors`, or use .npz"
-        ) from None
-    return safetensors
 
 
 def _damaged(path: Path, kind: str, error: Exception) -> ConvertError:

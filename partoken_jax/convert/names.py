@@ -130,6 +130,19 @@ def set_arrays(module: "nnx.Module", arrays: Mapping[str, np.ndarray]) -> None:
     nnx.update(module, state)
 
 
+def filled(part: "nnx.State", arrays: Mapping[str, np.ndarray]) -> "nnx.State":
+    """Parameters or buffers with the values of arrays by dotted path, in the types they have; those of `part`
+    may be shapes alone (`jax.eval_shape`). Raises KeyError for one that is not there."""
+    from flax import nnx
+
+    return nnx.from_flat_state(
+        [
+            (path, variable.replace(np.asarray(arrays[dotted(path)], variable.dtype)))
+            for path, variable in nnx.to_flat_state(part)
+        ]
+    )
+
+
 def dotted(path: tuple) -> str:
     """('encoder', 'layers', 0) → 'encoder.layers.0'"""
     return ".".join(map(str, path))

@@ -14,7 +14,15 @@ import numpy as np
 
 from partoken_jax.config import ConfigError, DataConfig, TrainConfig, save_yaml, to_dict
 from partoken_jax.convert.files import ConvertError, Weights, check_suffix, read_weights, write_weights
-from partoken_jax.convert.names import EPOCH, OURS_ALONE, dotted, from_state_dict, our_path, to_state_dict
+from partoken_jax.convert.names import (
+    EPOCH,
+    OURS_ALONE,
+    dotted,
+    filled,
+    from_state_dict,
+    our_path,
+    to_state_dict,
+)
 from partoken_jax.convert.original import ENCODER_NAMES, RESIDUE_EMBEDDING, state_dict_shapes
 from partoken_jax.convert.settings import (
     combine,
@@ -333,24 +341,13 @@ def _state(config: TrainConfig, used: Arrays) -> "TrainState":
 
     from partoken_jax.training.step import TrainState, abstract_state, run_keys
 
-    ours = from_state_dict(used)
-
-    def values(name: str, variable: nnx.Variable) -> np.ndarray:
-        if name in OURS_ALONE:
-            return np.zeros(variable.shape, variable.dtype)
-        return np.asarray(ours[name], variable.dtype)
-
-    def filled(part: nnx.State) -> nnx.State:
-        flat = nnx.to_flat_state(part)
-        return nnx.from_flat_state(
-            [(path, variable.replace(values(dotted(path), variable))) for path, variable in flat]
-        )
-
     # Without `initial_state`, which compiles a program to make weights that nobody needs.
     _, shapes = abstract_state(config)
+    buffers = {dotted(path): np.zeros(v.shape) for path, v in nnx.to_flat_state(shapes.codebook)}
+    ours = {name: buffers[name] for name in OURS_ALONE if name in buffers} | from_state_dict(used)
     return TrainState(
-        params=filled(shapes.params),
-        codebook=filled(shapes.codebook),
+        params=filled(shapes.params, ours),
+        codebook=filled(shapes.codebook, ours),
         moments=jax.tree.map(lambda zero: np.zeros(zero.shape, zero.dtype), shapes.moments),
         key=run_keys(config.seed).step,
         step=jnp.int32(0),

@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint on a split, with nothing but its run directory."""
+"""Evaluates a trained model on a split: a checkpoint, with nothing but its run directory, or any other."""
 
 import dataclasses
 import json
@@ -10,13 +10,15 @@ import numpy as np
 
 from partoken_jax.files import write_whole
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
-from partoken_jax.proteins import DataError
-from partoken_jax.training.checkpoints import Which, restore
+from partoken_jax.proteins import DataError, ProteinDataset
+from partoken_jax.training.calibration import negative_log_likelihood
+from partoken_jax.training.checkpoints import Which
 from partoken_jax.training.data import Split, limited, load_data, require_labels
 from partoken_jax.training.devices import data_mesh, num_shards, put_batch, replicate
 from partoken_jax.training.epochs import Evaluation, Predictions, check_finite, predict, score
 from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.step import make_eval_step
+from partoken_jax.training.trained import TrainedModel, trained_run
 
 
 class ProteinPrediction(TypedDict):
@@ -45,6 +47,7 @@ class EvaluationReport(TypedDict):
     """RUN_DIR/evaluation_<split>.json"""
 
     run_dir: str
+    """Directory of the run, or file of the model."""
     checkpoint: str
     epoch: int
     data: str
@@ -67,18 +70,23 @@ def evaluate(
     Raises CheckpointError without such a checkpoint, DataError for data that do not fit or have no labels,
     TrainingError where the model's output is not finite.
     """
-    restored = restore(run_dir, checkpoint)
-    config = restored.config
+    return evaluate_model(trained_run(run_dir, checkpoint), split=split, checkpoint=checkpoint, data=data)
+
+
+def evaluate_model(
+    model: TrainedModel, *, split: Split = "test", checkpoint: Which = "best", data: str | None = None
+) -> EvaluationReport:
+    """`evaluate` for a model that has been read; `checkpoint` says which one of its run it is.
+
+    The data may have fewer classes than the model, as a file with few proteins has: labels go by the names of
+    the classes. Raises DataError and TrainingError as `evaluate`.
+    """
+    config = model.config
     if data is not None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data))
     dataset, cropped = limited(load_data(config.data, (split,))[split], config.data, config.seed)
     require_labels(dataset)
-    class_names = tuple(restored.meta["class_names"])
-    if dataset.class_names != class_names:
-        raise DataError(
-            f"{dataset.source} has the classes {list(dataset.class_names)}, but {run_dir} was trained on "
-            f"{list(class_names)}; give data of the same task"
-        )
+    class_numbers = _class_numbers(model, dataset)
     mesh = data_mesh(None)
     plan = plan_batches(
         test=dataset.lengths,
@@ -91,20 +99,22 @@ def evaluate(
     )
     tables = neighbour_tables(dataset, config.data.neighbours)
     predictions = predict(
-        make_eval_step(restored.graphdef, bypass_codebook=restored.meta["bypass_codebook"], mesh=mesh),
-        *replicate((restored.state.params, restored.state.codebook), mesh),
+        make_eval_step(model.graphdef, bypass_codebook=model.bypass_codebook, mesh=mesh),
+        *replicate((model.params, model.codebook), mesh),
         prefetch(BatchLoader(dataset, tables, plan).evaluation(), put=put_batch(mesh)),
-        restored.meta["temperature"],
+        model.temperature,
     )
     check_finite(predictions, dataset)
+    if dataset.class_names != model.class_names:
+        predictions = _relabelled(predictions, class_numbers)
     return EvaluationReport(
-        run_dir=str(run_dir),
+        run_dir=model.source,
         checkpoint=checkpoint,
-        epoch=restored.meta["epoch"],
+        epoch=model.epoch,
         data=Path(dataset.source).name,
         split=split,
         cropped=cropped,
-        scores=score(predictions, class_names),
+        scores=score(predictions, model.class_names),
         predictions=_of_proteins(dataset.names, predictions),
     )
 
@@ -128,6 +138,24 @@ def _of_proteins(
         )
         for name, label, logits in zip(names, predictions.labels, predictions.logits, strict=True)
     ]
+
+
+def _class_numbers(model: TrainedModel, dataset: ProteinDataset) -> np.ndarray:
+    """int [classes of the data]: the number that each of them has in the model."""
+    if not set(dataset.class_names) <= set(model.class_names):
+        raise DataError(
+            f"{dataset.source} has the classes {list(dataset.class_names)}, but {model.source} was trained "
+            f"on {list(model.class_names)}; give data of the same task"
+        )
+    return np.array([model.class_names.index(name) for name in dataset.class_names])
+
+
+def _relabelled(predictions: Predictions, class_numbers: np.ndarray) -> Predictions:
+    """With labels that count the classes as the model does."""
+    labels = np.where(predictions.labels >= 0, class_numbers[predictions.labels], -1)
+    return predictions._replace(
+        labels=labels, cross_entropy=negative_log_likelihood(predictions.logits, labels)
+    )
 
 
 def write_evaluation(report: EvaluationReport) -> Path:

@@ -11,7 +11,6 @@ from typing import TypedDict
 import jax
 import numpy as np
 
-import partoken_jax
 from partoken_jax.files import write_whole
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.curves import plot_curves
@@ -26,6 +25,7 @@ from partoken_jax.training.metrics import (
 )
 from partoken_jax.training.records import EpochRecord
 from partoken_jax.training.recovery import Recovery
+from partoken_jax.version import __version__
 
 
 class DataReport(TypedDict):
@@ -80,7 +80,7 @@ def environment() -> dict[str, str]:
     packages = {name: version(name) for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
     device = jax.devices()[0]
     return {
-        "partoken_jax": partoken_jax.__version__,
+        "partoken_jax": __version__,
         "python": platform.python_version(),
         **packages,
         "device": f"{device.device_kind} ({device.platform})",

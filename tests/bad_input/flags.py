@@ -38,6 +38,35 @@ CASES = [
     Case("one value for two", ("train", "--model.node-hidden", "1"), ("--model.node-hidden", "expected 2")),
     Case("a value for a switch", ("train", "--model.codebook.no-enabled", "maybe"), ("maybe",)),
     Case("evaluate without a run", ("evaluate",), ("RUN_DIR", "partoken evaluate --help")),
+    Case(
+        "evaluate a run and a model",
+        ("evaluate", "run", "--model", "a"),
+        ("RUN_DIR or --model", "one of them"),
+    ),
+    Case(
+        "a model that does not exist",
+        ("evaluate", "--model", "cath-arkitecture"),
+        ("cath-arkitecture", "no model in the package of that name", "check the path"),
+    ),
+    Case(
+        "a checkpoint of a model",
+        ("evaluate", "--model", "a", "--checkpoint", "last"),
+        ("--checkpoint last", "leave it out"),
+    ),
+    Case(
+        "a model that is a run without checkpoint",
+        ("evaluate", "--model", "run"),
+        ("run holds no 'best' checkpoint", "directory of a run"),
+        _run,
+    ),
+    Case(
+        "a model that is another file",
+        ("evaluate", "--model", "run/notes.txt"),
+        ("notes.txt", "ends in .safetensors"),
+        _run,
+    ),
+    Case("an unknown preset", ("train", "--preset", "tiny"), ("'tiny'", "'published'", "'small'")),
+    Case("a preset without name", ("train", "--preset"), ("--preset", "expected one argument")),
     Case("convert without a target", ("convert", "a.npz"), ("TARGET", "partoken convert --help")),
     Case("time without a file", ("time", "--json"), ("--json", "expected 1 value")),
     _train("--model", "cnn", "'cnn'", "'gvp', 'partoken'"),
@@ -229,6 +258,7 @@ SCRIPTS = {
     "parity": ("--vectors", "nothing"),
     "precision": ("--steps", str(2**40)),
     "start_up": ("--json", "no/a.json"),
+    "ship": ("--name", "a", "nothing"),
     "train": ("--seed", "-1"),
 }
 CASES += [

@@ -246,6 +246,26 @@ if importlib.util.find_spec("safetensors") is not None:
             _safetensors({"a": TENSOR}, b"\0" * 4),
             "not the weights of ParToken",
         ),
+        Case(
+            "weights: no model of ours",
+            ("evaluate", "--model", "w.safetensors"),
+            ("no model of partoken_jax", "`partoken convert`"),
+            _safetensors({"a": TENSOR}, b"\0" * 4),
+        ),
+        Case(
+            "weights: a model of another time",
+            ("evaluate", "--model", "w.safetensors"),
+            ("partoken.model/9", "use the version that wrote it"),
+            _safetensors(
+                {"__metadata__": {"partoken": '{"schema": "partoken.model/9"}'}, "a": TENSOR}, b"\0" * 4
+            ),
+        ),
+        Case(
+            "weights: a model cut off",
+            ("evaluate", "--model", "w.safetensors"),
+            ("w.safetensors: cannot be read", "complete"),
+            _safetensors({"a": TENSOR}, b"\0" * 3),
+        ),
         _of("safetensors", "features of their own", _other_features, "model.node_in is (7, 3)", "(6, 3)"),
         _of(
             "safetensors",

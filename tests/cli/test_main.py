@@ -112,7 +112,10 @@ def test_proteins_too_long_are_refused_by_name(capsys, tmp_path):
             ["train", "--model", "cnn"],
             "'cnn' for argument '--model/--model.kind'; expected one of ('gvp',",
         ),
-        (["evaluate"], "Missing from partoken evaluate: RUN_DIR; see `partoken evaluate --help`"),
+        (
+            ["evaluate"],
+            "Missing from partoken evaluate: RUN_DIR or --model, one of them; see `partoken evaluate --help`",
+        ),
         (["dance"], "options: dance; there are train, evaluate,"),
         ([], "Expected one of {train, evaluate"),
     ],

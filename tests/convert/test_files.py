@@ -48,13 +48,13 @@ def test_a_file_is_lost_to_no_failed_write(tmp_path, monkeypatch):
 
 
 def test_what_a_missing_package_is_needed_for_is_said(tmp_path, monkeypatch):
-    for name, suffix in (("torch", ".pt"), ("torch", ".ckpt"), ("safetensors", ".safetensors")):
+    for suffix in (".pt", ".ckpt"):
         path = tmp_path / f"w{suffix}"
         path.write_bytes(b"")
         with monkeypatch.context() as patch, pytest.raises(ConvertError) as error:
-            patch.setitem(sys.modules, name, None)
+            patch.setitem(sys.modules, "torch", None)
             read_weights(path)
-        assert str(path) in str(error.value) and f"pip install {name}" in str(error.value)
+        assert str(path) in str(error.value) and "pip install torch" in str(error.value)
 
 
 def test_bfloat16_of_safetensors_widens_exactly(tmp_path):

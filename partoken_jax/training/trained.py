@@ -1,0 +1,217 @@
+"""A trained model with all that using it needs, wherever it comes from: a run, or a file of a model.
+
+Legend: L residues of a protein, S clusters, C classes.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from partoken_jax.config import TrainConfig
+from partoken_jax.graphs import neighbour_tables
+from partoken_jax.graphs.batching import evaluation_batches
+from partoken_jax.graphs.packing import ROUND_TO, flatten, pack_flat
+from partoken_jax.graphs.segments import first_node
+from partoken_jax.graphs.types import PackedGraph
+from partoken_jax.models import ParTokenOutput
+from partoken_jax.proteins import DataError, Protein, ProteinDataset
+from partoken_jax.training.calibration import softmax
+from partoken_jax.training.checkpoints import Which, restore
+from partoken_jax.training.objective import Model, forward
+from partoken_jax.training.prefetch import prefetch
+from partoken_jax.training.summary import read_summary
+
+SLOTS = 16
+"""Proteins of a batch of `TrainedModel.predict`, at most."""
+RESIDUES = 16_384
+"""Residues of such a batch, at most, unless one protein has more."""
+
+
+class Prediction(NamedTuple):
+    """What a model says of one protein."""
+
+    name: str
+    """Of the protein."""
+    label: str
+    """Name of the most probable class."""
+    probabilities: np.ndarray
+    """float32 [C]: softmax(logits / calibration), in the order of the model's class names."""
+    logits: np.ndarray
+    """float32 [C]"""
+    clusters: np.ndarray
+    """int32 [L]: cluster 0 … S-1 of each residue, -1 where it is in none."""
+    seeds: np.ndarray
+    """int32 [S]: the residue, from 0, that each cluster grew from; -1 where there is no such cluster. S is 0
+    for the GVP baseline, which has no clusters."""
+    codes: np.ndarray
+    """int32 [S]: token of each cluster; -1 where there is none, or the codebook is not in use."""
+    importances: np.ndarray
+    """float32 [S]: attention weight of each cluster; they sum to 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedModel:
+    """Weights, their settings, and what they were trained for. `load_model` makes one."""
+
+    source: str
+    """Directory or file that it comes from."""
+    config: TrainConfig
+    """Of its training."""
+    class_names: tuple[str, ...]
+    """Names of the C classes."""
+    graphdef: nnx.GraphDef
+    params: nnx.State
+    codebook: nnx.State
+    temperature: float
+    """Of the partitioner; the last of its training."""
+    bypass_codebook: bool
+    """Whether the codebook was not in use yet, so that there are no tokens."""
+    epoch: int
+    """Epochs it was trained for."""
+    fingerprint: str
+    """Checksum of the data it was trained on; empty where they are not known."""
+    calibration: float = 1.0
+    """What logits are divided by before they become probabilities; 1 where it was not fitted."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """What is known of its training: the summary of the run; empty where there is none."""
+
+    @property
+    def task(self) -> str:
+        """The question that it answers, such as "cath-architecture"."""
+        return self.config.data.task
+
+    @property
+    def model(self) -> Model:
+        """A module of its own, to be called with a featurised batch (`partoken_jax.models`)."""
+        return nnx.merge(self.graphdef, self.params, self.codebook, copy=True)
+
+    def predict(self, proteins: ProteinDataset | Sequence[Protein]) -> list[Prediction]:
+        """What the model says of each protein, in their order; the labels they carry are not read.
+
+        Nothing is random, and a protein gets the same answer in any order and company, up to the rounding
+        of float32. Batches are padded to few sizes, so that later calls seldom compile again.
+
+        Raises DataError, naming the protein, for one whose coordinates give no finite numbers, and for a
+        model that was only pretrained.
+        """
+        if self.config.model.kind == "residues":
+            raise DataError(
+                f"{self.source}: this model was pretrained and classifies nothing yet; train one that starts "
+                "from it, with --init-from"
+            )
+        if isinstance(proteins, Protein):
+            raise DataError(f"{proteins.name}: predict takes a list of proteins; give it as [protein]")
+        if len(proteins) == 0:
+            return []
+        flat = flatten(proteins, neighbour_tables(proteins, self.config.data.neighbours))
+        places = evaluation_batches(flat.length, SLOTS, max(RESIDUES, int(flat.length.max())))
+        batches = (
+            pack_flat(flat, group, num_nodes=_padded(int(flat.length[group].sum())), batch_size=SLOTS)
+            for group in places
+        )
+        step = make_predict_step(self.graphdef, bypass_codebook=self.bypass_codebook)
+        found: dict[int, Prediction] = {}
+        for group, batch in zip(places, prefetch(batches), strict=True):
+            out = step(self.params, self.codebook, batch, np.float32(self.temperature))
+            out = jax.device_get(out)
+            for slot, place in enumerate(group.tolist()):
+                found[place] = self._prediction(proteins[place], out, slot)
+        return [found[place] for place in range(len(proteins))]
+
+    def _prediction(self, protein: Protein, out: "_Batch", slot: int) -> Prediction:
+        logits, first = out.logits[slot], int(out.first[slot])
+        if not np.isfinite(logits).all():
+            raise DataError(
+                f"{protein.name}: the model's output is not finite; its weights or the protein's coordinates "
+                "are beyond all bounds, so leave the protein out"
+            )
+        return Prediction(
+            name=protein.name,
+            label=self.class_names[int(logits.argmax())],
+            probabilities=softmax(logits / self.calibration).astype(np.float32),
+            logits=logits,
+            clusters=out.clusters[first : first + len(protein)],
+            seeds=out.seeds[slot],
+            codes=out.codes[slot],
+            importances=out.importances[slot],
+        )
+
+
+class _Batch(NamedTuple):
+    """Arrays of `Prediction` for the B proteins and N residues of a batch."""
+
+    logits: Any
+    """[B, C]"""
+    first: Any
+    """int32 [B]: place of the first residue of each protein."""
+    clusters: Any
+    """int32 [N]"""
+    seeds: Any
+    """int32 [B, S]"""
+    codes: Any
+    """int32 [B, S]"""
+    importances: Any
+    """[B, S]"""
+
+
+@functools.lru_cache(maxsize=16)
+def make_predict_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> Callable[..., _Batch]:
+    """`(params, codebook, graph, temperature) -> _Batch`, compiled once per shape of `graph`; one for all
+    models of the same settings."""
+
+    def predict_step(params: nnx.State, codebook: nnx.State, graph: PackedGraph, temperature: Any) -> _Batch:
+        model = nnx.merge(graphdef, params, codebook, copy=True)
+        out = forward(model, graph, temperature=temperature, bypass_codebook=bypass_codebook)
+        first = first_node(graph)[:-1]
+        if not isinstance(out, ParTokenOutput):
+            none = jnp.zeros((out.logits.shape[0], 0), jnp.int32)
+            clusters = jnp.full(graph.nodes.mask.shape, -1, jnp.int32)
+            return _Batch(out.logits, first, clusters, none, none, none.astype(jnp.float32))
+        return _Batch(out.logits, first, out.cluster_of_residue, out.seeds, out.codes, out.importances)
+
+    return jax.jit(predict_step)
+
+
+def trained_run(run_dir: str | Path, checkpoint: Which = "best") -> TrainedModel:
+    """The model of a run as one of its checkpoints has it.
+
+    Raises CheckpointError without such a checkpoint.
+    """
+    restored = restore(run_dir, checkpoint)
+    return TrainedModel(
+        source=str(run_dir),
+        config=restored.config,
+        class_names=tuple(restored.meta["class_names"]),
+        graphdef=restored.graphdef,
+        params=restored.state.params,
+        codebook=restored.state.codebook,
+        temperature=restored.meta["temperature"],
+        bypass_codebook=restored.meta["bypass_codebook"],
+        epoch=restored.meta["epoch"],
+        fingerprint=restored.meta["fingerprint"],
+        training=_summary(run_dir),
+    )
+
+
+def _summary(run_dir: str | Path) -> Mapping[str, Any]:
+    try:
+        return read_summary(run_dir)
+    except (OSError, ValueError):  # of weights that were converted there is none
+        return {}
+
+
+def _padded(total: int) -> int:
+    """More than `total`: 64, 128, 192, 256, 384, 512, 768 ..., so few sizes that batches meet them again, of
+    which from 192 on at least two thirds are filled."""
+    size = ROUND_TO
+    while size <= total:
+        size *= 2
+    smaller = size // 4 * 3
+    return smaller if smaller > total and smaller % ROUND_TO == 0 else size
