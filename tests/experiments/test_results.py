@@ -51,6 +51,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
             "repeats": int(given.get("repeats", 10)),
             "gap": "no-gap" not in given,
         }
+    elif file.parts[0] == "gpu":
+        assert "(gpu)" in result["environment"]["device"] and not result["quick"]
+        assert {row["batch_size"] for row in result["measurements"]} == {int(file.stem.split("batch")[1])}
     elif file.parts[0] == "comparison":
         sizes = {row["batch_size"] for row in result["measurements"]}
         runs = {
