@@ -114,8 +114,8 @@ def read_model(path: str | Path) -> "TrainedModel":
 
 
 def model_arrays(path: str | Path) -> dict[str, np.ndarray] | None:
-    """The arrays of a file that `write_model` made, by our names, for `training.loop.train`; None for a file of
-    another kind.
+    """The arrays of a file that `write_model` made, by our names, for `training.loop.train`; None for another
+    kind of file.
 
     Raises ConvertError for a .safetensors file that cannot be read or is damaged.
     """
