@@ -112,8 +112,11 @@ def _train(
     weights = None
     if source is not None and not Path(source).is_dir():
         from partoken_jax.convert import read_initial_weights
+        from partoken_jax.pretrained import model_arrays
 
-        weights = read_initial_weights(source)
+        weights = model_arrays(source)
+        if weights is None:
+            weights = read_initial_weights(source)
     use_compilation_cache()
     run = partial(train, config, quiet=quiet, stop=stop, datasets=datasets, weights=weights, command=command)
     if together is None:

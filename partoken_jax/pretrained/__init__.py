@@ -9,7 +9,16 @@
 `python -m experiments.ship` puts the model of a run in here, and writes its card (docs/models).
 """
 
-from partoken_jax.pretrained.files import ModelError, read_model, write_model
+from partoken_jax.pretrained.files import ModelError, model_arrays, read_model, write_model
 from partoken_jax.pretrained.load import DEFAULT, find_model, load_model, model_names
 
-__all__ = ["DEFAULT", "ModelError", "find_model", "load_model", "model_names", "read_model", "write_model"]
+__all__ = [
+    "DEFAULT",
+    "ModelError",
+    "find_model",
+    "load_model",
+    "model_arrays",
+    "model_names",
+    "read_model",
+    "write_model",
+]

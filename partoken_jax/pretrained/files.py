@@ -113,6 +113,18 @@ def read_model(path: str | Path) -> "TrainedModel":
     )
 
 
+def model_arrays(path: str | Path) -> dict[str, np.ndarray] | None:
+    """The arrays of a file that `write_model` made, by our names, for `training.loop.train`; None for another
+    kind of file.
+
+    Raises ConvertError for a .safetensors file that cannot be read or is damaged.
+    """
+    if Path(path).suffix != ".safetensors":
+        return None
+    arrays, metadata = read_safetensors(Path(path))
+    return arrays if KEY in metadata else None
+
+
 def _check_suffix(path: Path) -> None:
     if path.suffix != ".safetensors":
         raise ModelError(

@@ -9,10 +9,13 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from partoken_jax.convert import ConvertError
-from partoken_jax.pretrained import ModelError, load_model, write_model
+from partoken_jax.pretrained import ModelError, load_model, model_arrays, write_model
 from partoken_jax.pretrained.files import KEY
+from partoken_jax.training.initial_weights import initial_weights
+from partoken_jax.training.objective import named_arrays
 from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.trained import TrainedModel
+from tests.pretrained.conftest import random_state
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +60,18 @@ def test_a_file_holds_the_codebook_and_float32(file):
         assert {"codebook.embeddings", "codebook.counts", "partitioner.threshold.layers.0.kernel"} <= names
         types = {name: opened.get_slice(name).get_dtype() for name in names}
     assert types.pop("codebook.uses") == "I32" and set(types.values()) == {"F32"}
+
+
+def test_training_can_start_from_a_file(model, file, tmp_path):
+    config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, num_classes=7))
+    _, fresh = random_state(config)
+    started, said = initial_weights(str(file), fresh, model_arrays(file))
+    assert "classifier.layers.2.kernel" in said[1] and "encoder" not in said[1]
+    ours, theirs = (named_arrays(part.params, part.codebook) for part in (started, model))
+    for name in ours.keys() - {"classifier.layers.2.kernel", "classifier.layers.2.bias", "codebook.uses"}:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+    save_file({"W_v.0.scalar_norm.weight": np.zeros(6, np.float32)}, tmp_path / "theirs.safetensors")
+    assert model_arrays(tmp_path / "theirs.safetensors") is None and model_arrays("w.pt") is None
 
 
 def test_what_is_no_model_is_refused(file, run_dir, tmp_path):
