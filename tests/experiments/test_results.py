@@ -83,6 +83,15 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "codebooks.json":
         assert {len(rows) for rows in result["variants"].values()} == {result["seeds"]}
         assert result["seeds"] == int(given.get("seeds", 3))
+    elif file.name == "baselines.json":
+        assert result["trees"] == int(given.get("trees", 200))
+        seeds = int(given.get("seeds", 3))
+        assert all(row["seeds"] == len(row["per_seed"]) == seeds for row in result["rows"])
+        assert ("data" in given) == any(row["n"] > 700 for row in result["rows"])
+    elif file.name == "does_it_pay.json":
+        assert result["tasks"] and result["verdict"]
+    elif file == Path("learn/summary.json"):
+        assert result["tasks"].keys() <= {"ec-class", "cath-architecture", "cath-class"}
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:
