@@ -1,8 +1,8 @@
 """Does ParToken's representation justify its cost? The published timing analysis ends on this question.
 
-    python -m experiments.does_it_pay --runs runs/pays --json experiments/results/learn/does_it_pay.json
+    python -m experiments.does_it_pay --runs runs/learn --json experiments/results/learn/does_it_pay.json
 
-reads the runs that `experiments.variants` makes and writes, beside the JSON, the tables and the verdict
+reads the runs that `experiments.learn` makes and writes, beside the JSON, the tables and the verdict
 (.md) and a figure (.png). Scores are compared over the same seeds and the same test proteins, after equally
 many epochs, and after as much training time as the cheapest variant took. The words of the verdict follow
 from the intervals, whichever way they fall.
@@ -18,18 +18,20 @@ import numpy as np
 from experiments.does_it_pay_report import draw, report, verdict
 from experiments.finished_runs import FinishedRun, best_within, read_runs
 from experiments.flags import Flags, output, run_script
+from experiments.learn import COMPARED
 from experiments.paired import Difference, difference, disagreement, protein_errors, smallest_difference
-from experiments.variants import VARIANTS
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError
 from partoken_jax.training.metrics import wilson
 
 CONTRASTS = (
-    ("partoken-published", "gvp"),
-    ("partoken-published", "gvp-wide"),
-    ("partoken-published", "partoken-whole"),
-    ("partoken-published", "partoken-random"),
     ("partoken-recommended", "gvp-recommended"),
+    ("partoken-recommended", "partoken-whole"),
+    ("partoken-recommended", "partoken-random"),
+    ("partoken-scratch", "gvp-wide"),
+    ("partoken-types", "gvp-types"),
+    ("partoken-published", "gvp-published"),
+    ("partoken-recommended", "partoken-scratch"),
     ("partoken-recommended", "partoken-published"),
 )
 """What is compared: the first minus the second."""
@@ -41,9 +43,9 @@ standard deviation of the difference in accuracy between seeds."""
 def analyse(runs: list[FinishedRun]) -> dict[str, Any]:
     """Task → its power, variants, contrasts and the budget of equal compute. Raises DataError for variants
     that are not known, or runs of a task with different test proteins."""
-    unknown = sorted({run.variant for run in runs} - VARIANTS.keys())
+    unknown = sorted({run.variant for run in runs} - COMPARED.keys())
     if unknown:
-        raise DataError(f"unknown variants {', '.join(unknown)}; known are {', '.join(VARIANTS)}")
+        raise DataError(f"unknown variants {', '.join(unknown)}; known are {', '.join(COMPARED)}")
     return {task: _task([run for run in runs if run.task == task]) for task in _in_order(runs)}
 
 
@@ -58,7 +60,7 @@ def _task(runs: list[FinishedRun]) -> dict[str, Any]:
             f"{runs[0].task}: runs have {' and '.join(map(str, sizes))} test proteins; compare runs of the "
             "same data alone"
         )
-    by_variant = {name: [run for run in runs if run.variant == name] for name in VARIANTS}
+    by_variant = {name: [run for run in runs if run.variant == name] for name in COMPARED}
     by_variant = {name: mine for name, mine in by_variant.items() if mine}
     budget = min(float(np.mean([run.seconds for run in mine])) for mine in by_variant.values())
     seeds = max(len(mine) for mine in by_variant.values())

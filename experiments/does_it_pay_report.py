@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.variants import NAMES
+from experiments.learn import COMPARED
 from partoken_jax.tables import markdown_table
 
-MAIN = ("partoken-published", "gvp")
+MAIN = ("partoken-recommended", "gvp-recommended")
 """The question itself; the other contrasts say what the answer is due to."""
 AGAINST = {
     MAIN: "GVP",
-    (MAIN[0], "gvp-wide"): "GVP with as many parameters",
     (MAIN[0], "partoken-whole"): "the same model without partition",
     (MAIN[0], "partoken-random"): "the same model with random clusters",
-    ("partoken-recommended", "gvp-recommended"): "GVP, both with the recommended recipe",
+    ("partoken-scratch", "gvp-wide"): "GVP with as many parameters, both without pretraining",
+    ("partoken-published", "gvp-published"): "GVP, both as published",
 }
 
 
@@ -73,7 +73,7 @@ def variants_table(found: dict[str, Any], forest: dict[str, Any] | None) -> str:
         accuracies = [row["accuracy"] for row in mine["per_seed"]]
         rows.append(
             (
-                NAMES[name],
+                COMPARED[name],
                 f"{mine['parameters']:,}",
                 f"{mine['seconds']:,.0f} s",
                 ", ".join(map(str, mine["epochs"])),
@@ -98,7 +98,7 @@ def contrasts_table(found: dict[str, Any]) -> str:
         smallest = mine["smallest_difference"]
         rows.append(
             (
-                f"{NAMES[mine['first']]} − {NAMES[mine['second']]}",
+                f"{COMPARED[mine['first']]} − {COMPARED[mine['second']]}",
                 len(mine["seeds"]),
                 signed(mine["accuracy"]),
                 signed(mine["macro_f1"]),
@@ -136,7 +136,7 @@ def verdict(tasks: dict[str, Any]) -> str:
             if pair in by_pair
         ]
         sentences.append(
-            f"On {task} ({found['n']} test proteins, {_seeds(main)}) ParToken as published takes "
+            f"On {task} ({found['n']} test proteins, {_seeds(main)}) ParToken takes "
             f"{main['seconds_ratio']:.2f} times the training time of GVP. Its accuracy against that of "
             f"{'; '.join(parts)}. In the {found['budget_seconds']:,.0f} s of the cheapest variant its best "
             f"validation accuracy is, against that of GVP, "
@@ -144,8 +144,8 @@ def verdict(tasks: dict[str, Any]) -> str:
         )
     if not answers:
         return (
-            "There are no runs yet of both GVP and ParToken as published with the same seed, so nothing is "
-            "decided."
+            "There are no runs yet of both GVP and ParToken with the recommended recipe and the same seed, "
+            "so nothing is decided."
         )
     summary = [f"On {', '.join(names)} {words}." for words, names in answers.items()]
     return " ".join([*summary, *sentences])
@@ -197,7 +197,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
     tasks = results["tasks"]
     figure, panels = plt.subplots(len(tasks), 2, figsize=(10, 3.4 * len(tasks)), squeeze=False, sharey="row")
     for row, (task, found) in zip(panels, tasks.items(), strict=True):
-        for number, name in enumerate(NAMES):
+        for number, name in enumerate(COMPARED):
             if name not in found["variants"]:
                 continue
             mine, colour = found["variants"][name], f"C{number}"
@@ -205,7 +205,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
             error = [[mine["accuracy"] - low], [high - mine["accuracy"]]]
             for axes, place in zip(row, (mine["seconds"], mine["parameters"] / 1e3), strict=True):
                 axes.errorbar(
-                    [place], [mine["accuracy"]], error, fmt="o", color=colour, capsize=3, label=NAMES[name]
+                    [place], [mine["accuracy"]], error, fmt="o", color=colour, capsize=3, label=COMPARED[name]
                 )
             times = [seed["seconds"] for seed in mine["per_seed"]]
             row[0].plot(times, [seed["accuracy"] for seed in mine["per_seed"]], ".", color=colour, alpha=0.5)

@@ -1,4 +1,4 @@
-"""The runs of a comparison, read from ROOT/TASK/VARIANT/seedN (`experiments.variants` makes them)."""
+"""The runs of a comparison, read from ROOT/TASK/VARIANT/seedN (`experiments.learn` makes them)."""
 
 import json
 from collections.abc import Iterable
@@ -9,6 +9,9 @@ from partoken_jax.proteins import DataError
 from partoken_jax.training.predictions import FILE, StoredPredictions, read_predictions
 from partoken_jax.training.records import EpochRecord, read_records
 from partoken_jax.training.report import RunReport
+
+TASKS = ("ec-class", "cath-architecture", "cath-class")
+"""Those that are quoted."""
 
 
 class FinishedRun(NamedTuple):
@@ -55,12 +58,12 @@ def best_within(records: Iterable[EpochRecord], seconds: float, name: str = "acc
 
 
 def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
-    """The finished runs under a folder, by task, variant and seed, and the paths of the others.
+    """The finished runs of `TASKS` under a folder, by task, variant and seed, and the paths of the others.
 
     Raises DataError where there is none, or for a run of another task or seed than its place says.
     """
     found, unfinished = [], []
-    for path in sorted(root.glob("*/*/seed*")):
+    for path in sorted(path for task in TASKS for path in root.glob(f"{task}/*/seed*") if path.is_dir()):
         place = str(path.relative_to(root))
         if not (path / "report.json").is_file():
             unfinished.append(place)
@@ -69,7 +72,7 @@ def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
     if not found:
         raise DataError(
             f"{root}: holds no finished run (TASK/VARIANT/seedN with a report.json); make some with the "
-            "commands that `python -m experiments.variants` prints"
+            "command `python -m experiments.learn`"
         )
     return sorted(found, key=lambda run: (run.task, run.variant, run.seed)), unfinished
 

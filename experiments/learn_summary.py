@@ -1,6 +1,6 @@
 """What is quoted of the long runs, in one file.
 
-    python -m experiments.learn_summary --runs runs/pays \\
+    python -m experiments.learn_summary --runs runs/learn \\
         --baselines experiments/results/learn/baselines.json --json experiments/results/learn/summary.json
 
 `tasks`: task → model ("gvp", "partoken", "forest") → means over seeds of the best checkpoint by validation,
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.finished_runs import FinishedRun, read_runs
+from experiments.finished_runs import TASKS, FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
-from experiments.variants import TASKS, VARIANTS
+from experiments.learn import COMPARED
 from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.metrics import macro_f1_interval, wilson
@@ -128,9 +128,9 @@ def main() -> None:
     flags.add_argument("--runs", type=Path, required=True, help="Folder of runs: TASK/VARIANT/seedN.")
     flags.add_argument("--baselines", type=Path, required=True, help="JSON of experiments.baselines.")
     flags.add_argument("--json", type=output, required=True, help="Where the results go.")
-    flags.add_argument("--gvp", choices=VARIANTS, default="gvp-recommended", help="The variant called gvp.")
+    flags.add_argument("--gvp", choices=COMPARED, default="gvp-recommended", help="The variant called gvp.")
     flags.add_argument(
-        "--partoken", choices=VARIANTS, default="partoken-recommended", help="The variant called partoken."
+        "--partoken", choices=COMPARED, default="partoken-recommended", help="The variant called partoken."
     )
     args = flags.parse_args()
     runs, unfinished = read_runs(args.runs)

@@ -14,7 +14,7 @@ from partoken_jax.proteins import DataError
 from tests.experiments.made_runs import answers, labels, make_run
 
 COUNT = 600
-CONTROLS = ("gvp-wide", "partoken-whole", "partoken-random")
+CONTROLS = ("partoken-whole", "partoken-random")
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def root(tmp_path_factory):
         wrong = np.flatnonzero(gvp != labels(COUNT))[:60]
         better = gvp.copy()
         better[wrong] = labels(COUNT)[wrong]
-        make_run(root, "cath-class", "gvp", seed, gvp, parameters=900)
+        make_run(root, "cath-class", "gvp-recommended", seed, gvp, parameters=900)
         options = {"step_ms": 200.0, "codes": (10 + seed, 4.0), "validation": (0.3, 0.4, 0.9)}
-        make_run(root, "cath-class", "partoken-published", seed, better, **options)
-        for task_seed, variant in ((10, "gvp"), (20, "partoken-published")):
+        make_run(root, "cath-class", "partoken-recommended", seed, better, **options)
+        for task_seed, variant in ((10, "gvp-recommended"), (20, "partoken-recommended")):
             make_run(root, "ec-class", variant, seed, answers(COUNT, 300, task_seed + seed))
-    (root / "ec-class" / "gvp" / "seed7").mkdir()
+    (root / "ec-class" / "gvp-recommended" / "seed7").mkdir()
     return root
 
 
@@ -59,15 +59,15 @@ def test_a_budget_ends_where_the_cheapest_variant_does(root, tasks):
     found = tasks["cath-class"]
     assert found["budget_seconds"] == pytest.approx(3)
     within = {name: v["validation_accuracy_within_budget"] for name, v in found["variants"].items()}
-    assert within == {"gvp": 0.5, "partoken-published": 0.3}
-    records = next(run for run in read_runs(root)[0] if run.variant == "partoken-published").records
+    assert within == {"gvp-recommended": 0.5, "partoken-recommended": 0.3}
+    records = next(run for run in read_runs(root)[0] if run.variant == "partoken-recommended").records
     assert [best_within(records, s) for s in (1.9, 2.0, 5.9, 6.0)] == [0, 0.3, 0.4, 0.9]
 
 
 def test_without_predictions_there_are_seeds_alone(tmp_path):
     for seed, right in enumerate((310, 330, 320)):
-        make_run(tmp_path, "ec-class", "gvp", seed, answers(COUNT, 300), stored=seed != 1)
-        make_run(tmp_path, "ec-class", "partoken-published", seed, answers(COUNT, right))
+        make_run(tmp_path, "ec-class", "gvp-recommended", seed, answers(COUNT, 300), stored=seed != 1)
+        make_run(tmp_path, "ec-class", "partoken-recommended", seed, answers(COUNT, right))
     (found,) = analyse(read_runs(tmp_path)[0])["ec-class"]["contrasts"]
     half = 4.3027 * np.std([10, 30, 20], ddof=1) / COUNT / 3**0.5
     assert found["accuracy"]["interval"] == pytest.approx([20 / COUNT - half, 20 / COUNT + half], rel=1e-4)
@@ -99,9 +99,9 @@ def test_the_words_follow_from_the_numbers(tasks):
 )
 @pytest.mark.parametrize("name", CONTROLS)
 def test_a_control_decides_what_a_gain_is_due_to(told, mean, control, words, name):
-    found = {("partoken-published", "gvp"): {"told": told, "mean": mean}}
-    found |= {("partoken-published", c): {"told": True, "mean": 0.1} for c in CONTROLS}
-    found[("partoken-published", name)] = {"told": control[0], "mean": control[1]}
+    found = {("partoken-recommended", "gvp-recommended"): {"told": told, "mean": mean}}
+    found |= {("partoken-recommended", c): {"told": True, "mean": 0.1} for c in CONTROLS}
+    found[("partoken-recommended", name)] = {"told": control[0], "mean": control[1]}
     assert words in answer(found)
 
 
@@ -125,7 +125,7 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
 
     summary = tmp_path / "summary.json"
-    chosen = ["--gvp", "gvp", "--partoken", "partoken-published", "--json", str(summary)]
+    chosen = ["--gvp", "gvp-recommended", "--partoken", "partoken-recommended", "--json", str(summary)]
     monkeypatch.setattr(sys, "argv", ["learn_summary", *given, *chosen])
     learn_summary.main()
     tasks = json.loads(summary.read_text())["tasks"]
@@ -146,14 +146,14 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
 def test_what_cannot_be_compared_is_refused_in_a_sentence(root, tmp_path):
     with pytest.raises(DataError, match="holds no finished run"):
         read_runs(tmp_path)
-    path = make_run(tmp_path / "a", "ec-class", "gvp", 0, answers(COUNT, 300))
+    path = make_run(tmp_path / "a", "ec-class", "gvp-recommended", 0, answers(COUNT, 300))
     path.rename(path.with_name("seed1"))
     with pytest.raises(DataError, match="is a run of task ec-class and seed0; move it"):
         read_runs(tmp_path / "a")
     make_run(tmp_path / "b", "ec-class", "mine", 0, answers(COUNT, 300))
-    with pytest.raises(DataError, match="unknown variants mine; known are gvp, "):
+    with pytest.raises(DataError, match="unknown variants mine; known are gvp-published, "):
         analyse(read_runs(tmp_path / "b")[0])
-    make_run(tmp_path / "c", "ec-class", "gvp", 0, answers(30, 15))
-    make_run(tmp_path / "c", "ec-class", "gvp", 1, answers(60, 15))
+    make_run(tmp_path / "c", "ec-class", "gvp-recommended", 0, answers(30, 15))
+    make_run(tmp_path / "c", "ec-class", "gvp-recommended", 1, answers(60, 15))
     with pytest.raises(DataError, match="runs have 30 and 60 test proteins"):
         analyse(read_runs(tmp_path / "c")[0])

@@ -1,0 +1,68 @@
+"""The training runs that are quoted: what their settings are, and in which order they start."""
+
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from experiments import learn
+from partoken_jax.config import to_dict
+from partoken_jax.models import build_model, parameter_table
+
+ROOT = Path("runs")
+
+
+def config(recipe: str, task: str = "cath-class", seed: int = 1):
+    return learn.job(ROOT, task, recipe, seed, learn.EVERYWHERE).config
+
+
+def parameters(model) -> int:
+    abstract = nnx.eval_shape(lambda: build_model(model, rngs=nnx.Rngs(0)))
+    return dict(parameter_table(abstract))["total"]
+
+
+@pytest.mark.parametrize("task", learn.TASKS)
+@pytest.mark.parametrize("recipe", learn.RECIPES)
+def test_every_recipe_fits_every_task(recipe, task):
+    made = config(recipe, task)
+    assert made.run_dir == f"runs/{task}/{recipe}/seed1" and made.seed == 1
+    epochs = made.stage0.epochs + made.stage1.epochs
+    assert made.temperature.at(epochs - 1) == pytest.approx(made.temperature.final)
+
+
+def test_the_wide_baseline_has_the_parameters_of_partoken():
+    wide, partoken, gvp = (
+        parameters(config(recipe).model) for recipe in ("gvp-wide", "partoken-scratch", "gvp-scratch")
+    )
+    assert abs(wide / partoken - 1) < 0.002 < 1 - gvp / partoken
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "different"),
+    [
+        ("gvp-recommended", "partoken-recommended", {"kind"}),
+        ("partoken-recommended", "partoken-whole", {"partitioner"}),
+        ("partoken-recommended", "partoken-random", {"partitioner"}),
+        ("gvp-types", "partoken-types", {"kind"}),
+        ("gvp-published", "partoken-published", {"kind"}),
+    ],
+)
+def test_what_is_compared_differs_in_what_it_is_called(first, second, different):
+    one, other = to_dict(config(first)), to_dict(config(second))
+    assert {name for name in one if one[name] != other[name]} == {"run_dir", "model"}
+    assert {name for name in one["model"] if one["model"][name] != other["model"][name]} == different
+
+
+def test_a_run_waits_for_the_one_that_it_starts_from(tmp_path):
+    jobs = learn.all_jobs(tmp_path, ["cath-class"], ["gvp-recommended", "gvp-scratch"], seeds=2)
+    assert [job.name for job in jobs[:2]] == ["pretraining/backbone", "cath-class/gvp-recommended/seed0"]
+    # Pretraining is under way: what starts from it waits, what does not can start.
+    found = learn.startable(jobs[1:], [jobs[0]])
+    assert found is not None and found.name == "cath-class/gvp-scratch/seed0"
+    # Of one family, one at a time: the second seed then finds the programs of the first.
+    assert learn.startable([job for job in jobs if job.family == found.family], [found]) is None
+    done = tmp_path / "pretraining" / "backbone"
+    done.mkdir(parents=True)
+    (done / "report.json").touch()
+    started = learn.startable(jobs[1:], [])
+    assert started is not None and started.name == "cath-class/gvp-recommended/seed0"
