@@ -1,0 +1,168 @@
+"""What was measured of training steps, as tables and sentences for the documents."""
+
+import textwrap
+from typing import Any
+
+from experiments import figures
+from experiments.compare.report import MODELS, PASSES, ratio_to_fast
+from experiments.result_files import all_results, read
+from partoken_jax.tables import markdown_table
+from partoken_jax.timing.report import components_table
+
+PUBLISHED_GAP = 4.0
+"""ParToken / GVP at batch 64 on a GPU, as published (docs/REFERENCE.md, section 7)."""
+GVP_RATE, PARTOKEN_RATE = 3.46, 0.88
+"""The published batches per second behind it."""
+HOST_READS, SCALAR_READS = 48_816, 48_392
+"""Of the published partitioner in one forward pass at batch 64 (docs/REFERENCE.md, fault 14)."""
+REPRESENTATIVE = 16
+"""Proteins per step of the runs whose tables the documents show."""
+
+
+def step_medians() -> dict[str, dict[str, dict[str, float]]]:
+    """Milliseconds per training step against PyTorch: model → variant → proteins per step."""
+    return figures.medians(list(all_results("comparison").values()))
+
+
+def measured() -> str:
+    """The table of the first screen: the authors' code and ours on this machine."""
+    times = step_medians()
+    lines = {
+        "PyTorch GVP": times["gvp"]["torch_vectorised"],
+        "ParToken, the authors' code": times["partoken"]["original"],
+        "our GVP": times["gvp"]["jax_fast"],
+        "our ParToken": times["partoken"]["jax_fast"],
+    }
+    sizes = sorted(lines["our ParToken"], key=int)
+    rows: list[tuple[object, ...]] = []
+    for name, line in lines.items():
+        rows.append((name, *(f"{line[size]:,.0f} ms" for size in sizes)))
+        if "ParToken" in name:
+            below = lines["our GVP" if name.startswith("our") else "PyTorch GVP"]
+            rows.append(("— over the GVP above", *(f"{line[size] / below[size]:.2f}" for size in sizes)))
+    ratios = {
+        str(row["batch_size"]): ratio
+        for result in all_results("comparison").values()
+        for row in result["measurements"]
+        if row["variant"] == "original" and row["pass"] == "train_step"
+        if (ratio := ratio_to_fast(result, row))
+    }
+    cells = (f"**{ratios[s]['median']:.2f}** ({_range(ratios[s]['quartiles'])})" for s in sizes)
+    rows.append(("**our ParToken / the authors' ParToken**", *cells))
+    environment = next(iter(all_results("comparison").values()))["environment"]
+    pairs = [ratio["pairs"] for ratio in ratios.values()]
+    ours = [
+        result["ratios"]["partoken_over_gvp.train_step"]["median"]
+        for result in all_results("timing").values()
+        if result["measurements"][0]["residues"]
+    ]
+    caption = (
+        f"Proteins × residues per step; medians on a {environment['torch_device'].upper()} with "
+        f"{environment['cores']} shared cores, jax {environment['jax']} and torch "
+        f"{environment['torch'].split('+')[0]} (`{environment['command'].split(' --json')[0]}`). Every "
+        "program took turns with our model, run by run, but not with the other programs: the last line is "
+        f"the median, with quartiles, of {min(pairs)} to {max(pairs)} such pairs, while the other ratios "
+        "are quotients of medians. Where our two models took turns with each other, ParToken took "
+        f"{min(ours):.2f} to {max(ours):.2f} times as long as GVP (docs/TIMING.md)."
+    )
+    table = markdown_table(("training step", *(f"{size} × 300" for size in sizes)), rows)
+    return f"{table}\n\n{wrapped(caption)}"
+
+
+def gpu() -> str:
+    """What was measured on a GPU, and what explains the published ratio."""
+    result = read("gpu", "h100_batch64.json")
+    environment = result["environment"]
+    steps = {row["model"]: row["median_ms"] for row in result["measurements"] if row["pass"] == "train_step"}
+    ratio = result["ratios"]["partoken_over_gvp.train_step"]
+    times = step_medians()
+    authors, theirs = times["partoken"]["original"], times["gvp"]["torch_vectorised"]
+    ratios = [authors[size] / theirs[size] for size in authors]
+    extra = 1 / PARTOKEN_RATE - 1 / GVP_RATE
+    device = environment["device"].removesuffix(" (gpu)")
+    return wrapped(
+        f"**On a GPU our ParToken takes {ratio['median']:.2f} times as long as our GVP** "
+        f"({_range(ratio['quartiles'])}, {ratio['pairs']} pairs of training steps on 64 real chains, taking "
+        f"turns): {steps['partoken']:.0f} against {steps['gvp']:.0f} ms on an {device}, in "
+        f"{environment['precision']}, with jax {environment['jax']} (`{environment['command']}`). The "
+        f"published ratio at that batch size, also on a GPU, is {PUBLISHED_GAP:.1f}; that is another "
+        f"experiment, with another program on another card. On our CPU the authors' "
+        f"own ParToken takes only {min(ratios):.1f} to {max(ratios):.1f} times as long as the PyTorch GVP. "
+        "What explains the difference is the price of reading the device from the host. The published "
+        f"partitioner does that {HOST_READS:,} times in one forward pass at batch 64. The published step "
+        f"takes {extra:.2f} s more than GVP's, which over {SCALAR_READS:,} scalar reads is "
+        f"{1e6 * extra / SCALAR_READS:.0f} µs each: about what it takes to synchronise with a GPU. On a CPU "
+        "a read costs almost nothing. Our step reads nothing. The authors' code itself we have not run on a "
+        "GPU."
+    )
+
+
+def wrapped(text: str) -> str:
+    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
+
+
+def ratios() -> str:
+    """ParToken over GVP, what more clusters and hops cost, and the fast form over the plain one."""
+    rows: list[tuple[object, ...]] = []
+
+    def add(what: str, ratio: dict[str, Any], run: str) -> None:
+        rows.append((what, f"{ratio['median']:.2f}", _range(ratio["quartiles"]), ratio["pairs"], f"`{run}`"))
+
+    for name, result in all_results("timing").items():
+        first, swept = result["measurements"][0], result.get("sweeps", {})
+        if first["residues"]:
+            proteins = f"{first['batch_size']} proteins of {first['residues']} residues"
+        else:
+            proteins = f"{first['batch_size']} real chains"
+        if name.startswith("batch") and name != "batches":  # the others repeat these with fewer runs
+            add(f"ParToken / GVP, {proteins}", result["ratios"]["partoken_over_gvp.train_step"], name)
+        for point in ("25 clusters, 1 hop", "5 clusters, 3 hops"):
+            found = swept.get("clusters", {}).get("ratios", {})
+            if ratio := found.get(f"ParToken, {point} / ParToken, 5 clusters, 1 hop"):
+                add(f"ParToken, {point} / 5 clusters, 1 hop, {proteins}", ratio, name)
+        for pair, ratio in swept.get("plain", {}).get("ratios", {}).items():
+            add(f"{pair}, {proteins}", ratio, name)
+    return markdown_table(
+        ("training steps, taking turns", "ratio", "quartiles", "pairs", "run"), rows, "lrrrl"
+    )
+
+
+def representative() -> str:
+    """Measurements and components of the representative timing run."""
+    name = f"batch{REPRESENTATIVE}"
+    result = read("timing", f"{name}.json")
+    data, environment = result["data"], result["environment"]
+    steps = [row for row in result["measurements"] if row["pass"] in ("forward", "train_step")]
+    rows = [
+        (
+            MODELS[row["model"]],
+            PASSES[row["pass"]],
+            f"{row['median_ms']:.0f} ms",
+            f"{row['quartiles_ms'][0]:.0f} to {row['quartiles_ms'][1]:.0f}",
+            f"{row['proteins_per_s']:.1f}",
+            f"{row['compile_s']:.1f} s",
+            f"{row['temp_bytes'] / 1e6:.0f} MB",
+        )
+        for row in steps
+    ]
+    header = ("model", "pass", "median", "quartiles", "proteins/s", "compile", "peak memory")
+    roof = result["roofline"]["partoken"]
+    return "\n".join(
+        [
+            f"{environment['device']}, jax {environment['jax']}, {environment['precision']}; batches of "
+            f"{steps[0]['batch_size']} real chains with {data['residues']:,} residues in all.",
+            "",
+            markdown_table(header, rows, "llrrrrr"),
+            "",
+            "ParToken's training step, by component, as far as one takes 1% of it:",
+            "",
+            components_table(result, "partoken", least=0.01),
+            "",
+            f"The step takes {roof['step_over_bound']:.1f} times as long as the least that its arithmetic "
+            f"and its memory traffic need at the ceilings that were measured on the same machine.",
+        ]
+    )
+
+
+def _range(quartiles: list[float]) -> str:
+    return "{:.2f}–{:.2f}".format(*quartiles)
