@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from experiments.flags import Flags, count, run_script
 from partoken_jax.config import RESIDUE_TASK, TrainConfig, from_dict, save_yaml
 from partoken_jax.model_config import Precision
+from partoken_jax.presets import changes
 from partoken_jax.progress import say
 
 CHAINS = Path(__file__).parent / "data" / "pdb_chains.npz"
@@ -64,21 +65,7 @@ TASKS: dict[str, tuple[Settings, ...]] = {
     "screening": ({"data": {"task": "cath-architecture"}}, _epochs(4, 4), SMALL),
 }
 
-RECOMMENDED: Settings = {
-    "model": {
-        "pooling": "mean",
-        "norm_pooled": True,
-        "partitioner": {"start": "data"},
-        "codebook": {"size": 128, "decay": 0.9},
-    },
-    "one_schedule": True,
-    "stage0": {"learning_rate": 5e-4},
-    "weight_decay": 0.05,
-    "label_smoothing": 0.1,
-    "class_balance": 0.3,
-    "reseed_dead_codes": True,
-    "clip_norm": 5.0,
-}
+RECOMMENDED = changes("recommended")
 PUBLISHED: Settings = {}
 """What is published, in fewer epochs."""
 FAST: Settings = {"stage0": {"learning_rate": 1e-3}}
@@ -165,7 +152,7 @@ def pretraining_job(root: Path, name: str, everywhere: Settings) -> Job:
 
 def job(root: Path, task: str, recipe: str, seed: int, everywhere: Settings) -> Job:
     """The run of a recipe on a task."""
-    kind, changes, start = RECIPES[recipe]
+    kind, parts, start = RECIPES[recipe]
     name = f"{task}/{recipe}/seed{seed}"
     own = {
         "run_dir": str(root / name),
@@ -173,7 +160,7 @@ def job(root: Path, task: str, recipe: str, seed: int, everywhere: Settings) -> 
         "init_from": None if start is None else str(root / "pretraining" / start),
         "model": {"kind": kind},
     }
-    settings = merged(everywhere, own, *TASKS[task], *changes)
+    settings = merged(everywhere, own, *parts, *TASKS[task])
     return Job(name, from_dict(TrainConfig, settings), f"{task}/{recipe}")
 
 
