@@ -1,5 +1,6 @@
 """`partoken train`: a whole run."""
 
+import dataclasses
 import os
 import shlex
 import sys
@@ -90,10 +91,13 @@ def _train(
     quiet: bool,
     command: str,
 ) -> None:
+    from partoken_jax.pretrained import find_model, model_names
     from partoken_jax.training.data import checked_data
 
     # Before JAX is imported, which takes long.
     going_on = config.resume and has_checkpoint(config.run_dir)
+    if config.init_from in model_names():
+        config = dataclasses.replace(config, init_from=str(find_model(config.init_from)))
     source = None if going_on else config.init_from
     check_input(source)
     if source is not None and Path(source).is_dir():

@@ -211,6 +211,11 @@ def _check_known(where: Path, config: TrainConfig) -> None:
             f"{where}: is a pretrained model of residue types, which the original does not have; train "
             "another one from it with --init-from and convert that"
         )
+    for name, only in (("norm_pooled", False), ("output_activation", "relu")):
+        if (value := getattr(config.model, name)) != only:
+            raise ConvertError(
+                f"{where}: model.{name} is {value!r}, which the original does not have; it can be {only!r}"
+            )
     if config.model.kind == "partoken" and config.model.pooling == "attention":
         raise ConvertError(
             f"{where}: model.pooling is 'attention', which the original's ParToken does not have, and so its "
@@ -221,7 +226,6 @@ def _check_known(where: Path, config: TrainConfig) -> None:
             f"{where}: model.partitioner.kind is {config.model.partitioner.kind!r}, which the original does "
             "not have; it can be 'learned'"
         )
-
     codebook = config.model.codebook
     if config.model.kind == "partoken" and (codebook.dimension is not None or codebook.quantiser != "vq"):
         raise ConvertError(

@@ -300,10 +300,9 @@ def test_a_model_that_the_original_lacks_is_refused(tmp_path):
     source, settings = file_of(tmp_path, arrays), {"model.pooling": "attention"}
     with pytest.raises(ConvertError, match="the original's ParToken does not have"):
         import_weights(source, tmp_path / "run", settings=settings)
-    with pytest.raises(
-        ConvertError, match=r"partitioner\.kind is 'random', which the original does not have"
-    ):
-        import_weights(source, tmp_path / "run", settings={"model.partitioner.kind": "random"})
+    for name, value in (("partitioner.kind", "random"), ("norm_pooled", True), ("output_activation", "silu")):
+        with pytest.raises(ConvertError, match=rf"{name} is {value!r}, which the original does not have"):
+            import_weights(source, tmp_path / "run", settings={f"model.{name}": value})
     import_weights(source, tmp_path / "run")
     state, meta = restore(tmp_path / "run").state, restore(tmp_path / "run").meta
     config = dataclasses.replace(TrainConfig(), model=tiny(pooling="attention"))

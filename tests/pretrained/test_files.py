@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from partoken_jax.cli import main
 from partoken_jax.convert import ConvertError
 from partoken_jax.pretrained import ModelError, load_model, model_arrays, write_model
 from partoken_jax.pretrained.files import KEY
@@ -102,3 +103,15 @@ def test_what_is_no_model_is_refused(file, run_dir, tmp_path):
 
 def larger_codebook(meta):
     meta["config"]["model"]["codebook"]["size"] = 9
+
+
+def test_training_starts_from_a_model_of_the_package_by_its_name(file, monkeypatch, tmp_path):
+    monkeypatch.setattr("partoken_jax.pretrained.load.BOX", file.parent)
+    given = {}
+    monkeypatch.setattr(
+        "partoken_jax.training.loop.train", lambda config, **options: given.update(options, config=config)
+    )
+    short = ["--data.task", "cath-class", "--data.max-train", "8", "--data.max-eval", "4"]
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--init-from", "mine", *short]) == 0
+    assert given["config"].init_from == str(file)
+    np.testing.assert_array_equal(given["weights"]["codebook.sums"], model_arrays(file)["codebook.sums"])
