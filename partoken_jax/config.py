@@ -196,7 +196,7 @@ class TrainConfig:
     class_balance: Annotated[NonNegative, AtMost(1)] = 0.0
     """How much rare classes count in the cross entropy of training: a class with n of the labels weighs
     n ** -class_balance. With 0, as published, all proteins count alike; with 1, all classes do. Raise it when
-    rare classes matter, as they do in macro-F1."""
+    rare classes matter, as they do in macro-F1. Pretraining does not use it."""
     clip_norm: Positive | None = None
     """Largest global norm of the gradients; larger gradients are scaled down to it. Without it, as published,
     they are used as they are. Set it when single steps throw training back, to a few times the usual norm:
