@@ -211,6 +211,12 @@ def _check_known(where: Path, config: TrainConfig) -> None:
             f"{where}: is a pretrained model of residue types, which the original does not have; train "
             "another one from it with --init-from and convert that"
         )
+    if config.model.norm_pooled or config.model.output_activation != "relu":
+        raise ConvertError(
+            f"{where}: model.norm_pooled is {config.model.norm_pooled} and model.output_activation "
+            f"{config.model.output_activation!r}, but the original normalises no pooled vector and ends its "
+            "encoder with relu; it can only take models with norm_pooled false and output_activation 'relu'"
+        )
     if config.model.kind == "partoken" and config.model.pooling == "attention":
         raise ConvertError(
             f"{where}: model.pooling is 'attention', which the original's ParToken does not have, and so its "

@@ -304,6 +304,9 @@ def test_a_model_that_the_original_lacks_is_refused(tmp_path):
         ConvertError, match=r"partitioner\.kind is 'random', which the original does not have"
     ):
         import_weights(source, tmp_path / "run", settings={"model.partitioner.kind": "random"})
+    for settings in {"model.norm_pooled": True}, {"model.output_activation": "silu"}:
+        with pytest.raises(ConvertError, match="norm_pooled false and output_activation 'relu'"):
+            import_weights(source, tmp_path / "run", settings=settings)
     import_weights(source, tmp_path / "run")
     state, meta = restore(tmp_path / "run").state, restore(tmp_path / "run").meta
     config = dataclasses.replace(TrainConfig(), model=tiny(pooling="attention"))
