@@ -209,9 +209,9 @@ class TrainConfig:
     """Number of devices that share every batch; without it, all there are. The result is the same for any
     number. Lower it to leave devices to others."""
     init_from: FilePath | None = None
-    """Start from the weights of this run (a directory) or file of weights of the PyTorch original instead of
-    random ones. A classifier of another number of classes starts anew; of a pretrained model ("residues")
-    the encoder is taken. Set it to fine-tune a model."""
+    """Start from the weights of this run (a directory), file of a model, or file of weights of the PyTorch
+    original instead of random ones. A classifier of another number of classes starts anew; of a pretrained
+    model ("residues") the encoder is taken. Set it to fine-tune a model."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     overwrite: Flag = False
     """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""
