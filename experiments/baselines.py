@@ -85,8 +85,8 @@ def scores(
 
 
 def row(task: str, scheme: str, with_composition: bool, found: list[Classification]) -> dict[str, Any]:
-    """One line of the results: means over seeds, the intervals of the first seed, which are those of the test
-    proteins, every seed's numbers, and the scores per class."""
+    """One line of the results: means over seeds, with intervals over the test proteins (of macro-F1 the mean
+    of the seeds' intervals), every seed's numbers, and the first seed's scores per class."""
     first = found[0]
     accuracies, macros = ([scores[name] for scores in found] for name in ("accuracy", "macro_f1"))  # type: ignore[literal-required]
     correct = round(float(np.mean(accuracies)) * first["proteins"])
@@ -98,7 +98,7 @@ def row(task: str, scheme: str, with_composition: bool, found: list[Classificati
         "accuracy": float(np.mean(accuracies)),
         "accuracy_interval": wilson(correct, first["proteins"]),
         "macro_f1": float(np.mean(macros)),
-        "macro_f1_interval": macro_f1_interval(first),
+        "macro_f1_interval": np.mean([macro_f1_interval(scores) for scores in found], axis=0).tolist(),
         "majority_share": first["majority_share"],
         "seeds": len(found),
         "per_seed": [{"accuracy": a, "macro_f1": m} for a, m in zip(accuracies, macros, strict=True)],
@@ -133,9 +133,9 @@ def report(results: dict[str, Any]) -> str:
         "",
         f"`{results['command']}`: {results['trees']} trees, classes weighted alike, scikit-learn "
         f"{results['environment']['scikit-learn']}; means over {results['rows'][0]['seeds']} seeds of the "
-        "forest. In brackets the 95% intervals over the n test proteins: Wilson's for the accuracy, the "
-        "bootstrap's for macro-F1. Most frequent: the accuracy of always answering the most frequent class "
-        "of the test split.",
+        "forest. In brackets the 95% intervals over the n test proteins: Wilson's for the accuracy, the mean "
+        "of the seeds' bootstrap intervals for macro-F1. Most frequent: the accuracy of always answering the "
+        "most frequent class of the test split.",
         "",
         markdown_table(
             ("task", "split", "features", "n", "accuracy", "macro-F1", "seeds from", "to", "most frequent"),

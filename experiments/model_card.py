@@ -245,18 +245,9 @@ def _bin_row(found: Bin) -> tuple[object, ...]:
 def _clusters(result: dict[str, Any]) -> list[str]:
     if result["test"]["clustering"] is None:
         return ["The baseline has neither."]
-    size = result["config"]["model"]["codebook"]["size"]
-    lines = []
-    for split in ("validation", "test"):
-        found = result[split]["clustering"]
-        use = (
-            f" ({found['codes_used'] / size:.0%} of the codebook's {size}; perplexity "
-            f"{found['perplexity'] / size:.0%} of it)"
-            if found["codes_used"]
-            else ""
-        )
-        lines.append(f"- {split}: {clustering_summary(found)}{use}")
-    return lines
+    return [
+        f"- {split}: {clustering_summary(result[split]['clustering'])}" for split in ("validation", "test")
+    ]
 
 
 def _limits(result: dict[str, Any]) -> list[str]:

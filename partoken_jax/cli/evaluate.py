@@ -99,9 +99,11 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | 
 def _evaluate_model(source: str, split: Split, data: Path | None) -> None:
     check_input(data)
 
-    from partoken_jax.pretrained import load_model
+    from partoken_jax.pretrained import find_model, load_model
     from partoken_jax.proteins.dataset import EMBEDDED
 
+    if find_model(source).is_dir():  # whose proteins may be others than those of the package
+        raise ConfigError(f"--model {source}: is the directory of a run; give it without --model")
     model = load_model(source)  # which imports JAX once it has been found
 
     from partoken_jax.training.compilation_cache import use_compilation_cache

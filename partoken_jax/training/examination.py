@@ -67,10 +67,11 @@ def examine(
     settings: StepSettings,
     *,
     bypass_codebook: bool,
+    label_smoothing: float = 0.0,
 ) -> list[Finding]:
     """Every part of the step that `make_train_step` makes from `state`, in order: parameters, codes,
     coordinates, features, the blocks of the model, the terms of the loss, gradients."""
-    look, names = _examiner(graphdef, bypass_codebook)
+    look, names = _examiner(graphdef, bypass_codebook, label_smoothing)
     computed, found = jax.device_get(look(state, graph, settings))
     params, codebook, graph, settings = jax.device_get((state.params, state.codebook, graph, settings))
     parts = [(f"parameters: {name}", _Part(arrays)) for name, arrays in _arrays(params)]
@@ -119,10 +120,12 @@ class _Backward(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def _examiner(
-    graphdef: nnx.GraphDef, bypass_codebook: bool
+    graphdef: nnx.GraphDef, bypass_codebook: bool, label_smoothing: float
 ) -> tuple[Callable[..., tuple[list[_Part], _Backward]], list[str]]:
     """The compiled examination, and the names of the parts it returns, which are there once it has run."""
-    gradient_step = make_gradient_step(graphdef, bypass_codebook=bypass_codebook)
+    gradient_step = make_gradient_step(
+        graphdef, bypass_codebook=bypass_codebook, label_smoothing=label_smoothing
+    )
     names: list[str] = []  # not arrays, so they cannot be returned by what jax traces
 
     def look(state: TrainState, graph: PackedGraph, settings: StepSettings) -> tuple[list[_Part], _Backward]:

@@ -23,8 +23,8 @@ def final_report(
     command: str | None,
     date: str,
 ) -> RunReport:
-    """Writes the predictions of the best checkpoint for the test proteins and the report of them, which it
-    returns. Of several processes the first writes."""
+    """Writes the predictions of the best checkpoint for the test proteins (not in pretraining) and the report
+    of them, which it returns. Of several processes the first writes."""
     records = read_records(run_dir / "metrics.jsonl")
     validation: Evaluation = best["validation"]  # type: ignore[assignment]
     train_set = data.datasets["train"]
@@ -56,6 +56,7 @@ def final_report(
         environment=environment(),
     )
     if is_first_process():
-        write_predictions(run_dir, predictions, data.datasets["test"], data.class_names)
+        if predictions.told is None:  # pretraining gives proteins no class
+            write_predictions(run_dir, predictions, data.datasets["test"], data.class_names)
         write_report(run_dir, report, records)
     return report

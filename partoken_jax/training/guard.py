@@ -79,7 +79,14 @@ def non_finite_step(
         )
         return
     offender = first_offender(
-        examine(graphdef, state, graph, taken.settings, bypass_codebook=bypass_codebook)
+        examine(
+            graphdef,
+            state,
+            graph,
+            taken.settings,
+            bypass_codebook=bypass_codebook,
+            label_smoothing=config.label_smoothing,
+        )
     )
     about = StepAbout(
         format=FORMAT,
@@ -149,7 +156,14 @@ def replay(path: str | Path) -> Replay:
         ) from None
     state = state._replace(key=jax.random.wrap_key_data(jnp.asarray(state.key)))
     bypass = about["bypass_codebook"]
-    findings = examine(graphdef, state, graph, settings, bypass_codebook=bypass)
+    findings = examine(
+        graphdef,
+        state,
+        graph,
+        settings,
+        bypass_codebook=bypass,
+        label_smoothing=config.label_smoothing,
+    )
     step = make_train_step(
         graphdef,
         bypass_codebook=bypass,

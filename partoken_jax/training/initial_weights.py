@@ -38,8 +38,9 @@ def initial_weights(
     if weights is None:
         if Path(source).is_file():
             raise ConfigError(
-                f"init_from is {source}, a file; read it with partoken_jax.convert.read_initial_weights and "
-                "pass it as `weights`, or convert it to a run with `partoken convert`"
+                f"init_from is {source}, a file; read it with partoken_jax.pretrained.model_arrays (a model) "
+                "or partoken_jax.convert.read_initial_weights (weights of the original) and pass it as "
+                "`weights`"
             )
         restored = restore(source, "best").state
         weights = named_arrays(restored.params, restored.codebook)

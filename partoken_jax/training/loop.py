@@ -116,8 +116,8 @@ def train(
       quiet: say nothing but warnings.
       stop: set it, from another thread or a signal, to stop the run after the step it is at.
       datasets: the whole splits that `config.data` stands for, where they have been read already.
-      weights: what `config.init_from` stands for where that is a file (`convert.read_initial_weights`):
-        arrays by the dotted names of our parameters.
+      weights: what `config.init_from` stands for where that is a file (`pretrained.model_arrays`,
+        `convert.read_initial_weights`): arrays by the dotted names of our parameters.
       command: the command line that this call stands for, for the reports.
 
     Raises CheckpointError (run directory taken, or nothing in it can be read), DataError, ConfigError,

@@ -35,8 +35,9 @@ def cross_entropy(
 
 def balanced_weights(counts: np.ndarray, balance: float) -> np.ndarray | None:
     """float32 [C]: n ** -balance for classes with n > 0 labels, scaled so that the mean weight of all labels
-    is 1; `counts` int [C]. A class without labels weighs 0. None where `balance` is 0: all count alike."""
-    if balance == 0:
+    is 1; `counts` int [C]. A class without labels weighs 0. None where all count alike: `balance` is 0, or
+    there are no labels, as in pretraining."""
+    if balance == 0 or not counts.any():
         return None
     weights = np.where(counts > 0, np.maximum(counts, 1).astype(float) ** -balance, 0.0)
     return (weights * counts.sum() / (weights @ counts)).astype(np.float32)

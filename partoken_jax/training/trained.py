@@ -96,7 +96,8 @@ class TrainedModel:
         """What the model says of each protein, in their order; the labels they carry are not read.
 
         Nothing is random, and a protein gets the same answer in any order and company, up to the rounding
-        of float32. Batches are padded to few sizes, so that later calls seldom compile again.
+        of float32; only random clusters (`PartitionerConfig.kind`) go by its place. Batches are padded to few
+        sizes, so that later calls seldom compile again.
 
         Raises DataError, naming the protein, for one whose coordinates give no finite numbers, and for a
         model that was only pretrained.

@@ -60,6 +60,12 @@ CASES = [
         _run,
     ),
     Case(
+        "a model that is a run",
+        ("evaluate", "--model", "run"),
+        ("run: is the directory of a run", "without --model"),
+        lambda folder: (folder / "run" / "checkpoints" / "best" / "1").mkdir(parents=True),
+    ),
+    Case(
         "a model that is another file",
         ("evaluate", "--model", "run/notes.txt"),
         ("notes.txt", "ends in .safetensors"),

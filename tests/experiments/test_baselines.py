@@ -18,6 +18,7 @@ from experiments.backbone_features import (
 )
 from partoken_jax.config import ConfigError
 from partoken_jax.proteins import load_dataset
+from partoken_jax.training.metrics import classification, macro_f1_interval
 from tests.helpers import crop, moved, random_rotation, without_atoms
 
 
@@ -92,6 +93,15 @@ def test_the_forest_learns_from_the_training_split(tmp_path, monkeypatch):
         assert row["per_seed"][0] != row["per_seed"][1]
     text = out.with_suffix(".md").read_text()
     assert f"{rows[0]['accuracy']:.3f}" in text and "## cath-class, identity, backbone, seed 0" in text
+
+
+def test_the_interval_of_a_mean_is_of_all_seeds():
+    truth = np.arange(60) % 3
+    good, bad = (np.where(np.arange(60) % step, truth, (truth + 1) % 3) for step in (10, 2))
+    found = [classification(truth, predicted, ("a", "b", "c")) for predicted in (good, bad)]
+    ends = np.array([macro_f1_interval(scores) for scores in found])
+    assert baselines.row("t", "identity", False, found)["macro_f1_interval"] == ends.mean(axis=0).tolist()
+    assert ends[0, 0] > ends[1, 1]  # an interval of one seed would not hold the mean
 
 
 def test_without_scikit_learn_one_sentence_says_so(monkeypatch):

@@ -54,6 +54,7 @@ def test_the_card_says_what_was_measured(shipped):
     assert re.search(r"\| `model\.node_hidden` +\| +\[100, 16\] \| +\[16, 4\] \|", text)
     for word in ("CC BY 4.0", "CC0 1.0", "Apache-2.0", "mainly alpha", "codes used", 'load_model("tiny")'):
         assert word in text, word
+    assert text.count("of the codebook") <= 2  # once for each split
     rows = re.findall(r"^\| 0\.\d to \d\.\d +\| +(\d+) \|", text, re.MULTILINE)
     assert sum(map(int, rows)) == scores["proteins"] == 8
 

@@ -18,6 +18,7 @@ COMPONENTS = (
     *("node encoder", "edge encoder", "conv layer 0", "conv layer 1", "output projection", "partitioner"),
     *("attention over clusters", "gated fusion", "classifier"),
 )
+SMOOTHING = 0.3
 
 
 class Setup:
@@ -29,7 +30,9 @@ class Setup:
         self.batches = list(data.loaders["train"].epoch(0))
         self.names = [protein.name for protein in data.datasets["train"].proteins]
         self.steps = {
-            kind: make_train_step(self.graphdef, bypass_codebook=False, non_finite=kind)
+            kind: make_train_step(
+                self.graphdef, bypass_codebook=False, label_smoothing=SMOOTHING, non_finite=kind
+            )
             for kind in ("stop", "skip")
         }
         self.state, self.metrics = self(state)
@@ -40,7 +43,14 @@ class Setup:
 
     def examine(self, state, graph=None, step_settings=None):
         graph = self.batches[0] if graph is None else graph
-        return examine(self.graphdef, state, graph, step_settings or settings(), bypass_codebook=False)
+        return examine(
+            self.graphdef,
+            state,
+            graph,
+            step_settings or settings(),
+            bypass_codebook=False,
+            label_smoothing=SMOOTHING,
+        )
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +186,12 @@ def test_the_guard_compiles_once_per_shape(run):
     run(run.state, batch=graph)
     run(run(run.state, batch=graph)[0], batch=1)
     assert compilations(run.steps["stop"]) == compilations(run.steps["skip"]) == 1
+
+
+def test_the_loss_that_is_examined_is_that_of_the_step(run):
+    _, metrics = run(run.state)
+    found = {finding.component: finding.largest for finding in run.examine(run.state)}
+    assert found["loss: cross_entropy"] == pytest.approx(float(metrics.losses.cross_entropy), rel=1e-5)
 
 
 def test_a_step_that_moves_is_a_step_of_optax(run):

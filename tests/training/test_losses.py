@@ -66,3 +66,4 @@ def test_balanced_weights_keep_the_scale_of_the_loss(balance):
 
 def test_without_balance_nothing_is_weighed():
     assert balanced_weights(np.array([90, 10]), 0.0) is None
+    assert balanced_weights(np.array([0, 0]), 0.3) is None  # pretraining has no labels

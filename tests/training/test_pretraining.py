@@ -221,6 +221,7 @@ def test_a_run_of_pretraining_says_how_well_types_are_told(pretrained):
     assert told / everything["residues"] == pytest.approx(everything["recovery"])
     text = (Path(config.run_dir) / "report.md").read_text()
     assert "14 train, 8 val, 8 test proteins" in text and "All of the types hidden" in text
+    assert not (Path(config.run_dir) / "predictions.npz").exists()  # no protein has a class
 
 
 @pytest.mark.slow

@@ -24,7 +24,7 @@ from partoken_jax.nn.partitioner.termination import enough_assigned
 from partoken_jax.nn.partitioner.trim import rank
 
 INFERENCE_SEED = 0
-"""Of the numbers that draw clusters in inference, so that a protein always has the same ones."""
+"""Of the numbers that draw clusters in inference: every evaluation of a data set has the same ones."""
 
 
 class RandomPartitioner(nnx.Module):
@@ -45,8 +45,9 @@ class RandomPartitioner(nnx.Module):
     ) -> Partition:
         """Draws the clusters of a batch: anew for every `key` (training), always the same ones without.
 
-        `uniform` draws the seeds where it is given. The draws belong to the key, the protein and the residue
-        (`nn/noise.py`). The temperature changes nothing.
+        `uniform` draws the seeds where it is given. The draws belong to the key, the number of the protein in
+        its data set and the residue (`nn/noise.py`): in another set a protein has other clusters. The
+        temperature changes nothing.
         """
         config, num_graphs, index = self.config, graph.n_node.shape[0], graph_index(graph)
         noise = residue_noise(jax.random.key(INFERENCE_SEED) if key is None else key, graph)
