@@ -39,13 +39,13 @@ def difference(per_seed: Sequence[float], protein_error: float | None = None) ->
 
     The variance of the mean is s²/S from the seeds plus `protein_error`² from the proteins. The first has
     S - 1 degrees of freedom and the second as many as one likes, together those of Welch and Satterthwaite.
-    Without the second this is Student's interval over seeds; of a single seed only the second is known. Where
-    nothing is known the interval has no ends (infinite).
+    Without the second this is Student's interval over seeds. Of a single seed the first is not known, so that
+    the interval has no ends (infinite): another seed may say the opposite.
     """
     values = np.asarray(per_seed, np.float64)
     mean, known = float(values.mean()), protein_error or 0.0
     of_seeds = float(values.var(ddof=1) / len(values)) if len(values) > 1 else 0.0
-    if len(values) == 1 and protein_error is None:
+    if len(values) == 1:
         half = math.inf
     else:
         half = quantile(of_seeds, known**2, len(values)) * math.sqrt(of_seeds + known**2)

@@ -188,8 +188,8 @@ class TrainConfig:
     goes on in stage 1 with the moments that it has. Without it, as published, each stage has its own. Switch
     it on when the start of stage 1 undoes what stage 0 has learned."""
     weight_decay: Annotated[NonNegative, AtMost(1)] = 0.0
-    """Share of the weights of linear layers that a step at learning rate 1 would take away (AdamW). Raise it,
-    to 0.01 or 0.05, when the model overfits."""
+    """Share of all weights but biases and the scales of norms that a step at learning rate 1 would take away
+    (AdamW). Raise it, to 0.01 or 0.05, when the model overfits."""
     label_smoothing: BelowOne = 0.0
     """Share of a label that is spread over all classes in the cross entropy of training. Raise it, to about
     0.1, when the model overfits or is too sure of itself."""

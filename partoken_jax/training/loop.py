@@ -301,7 +301,8 @@ def _begin_stage(run: Run, stage: int) -> None:
     state = run.state if goes_on else begin_stage(run.state, run.mesh)
     if run.epoch == 0 and starts_from_data(run.config):
         program = start_program(run.program.graphdef, run.mesh)
-        state, line = start_clusters(run.config, program, state, run.training_batches(), run.mesh)
+        batches = until(run.stop, run.training_batches())
+        state, line = start_clusters(run.config, program, state, batches, run.mesh)
         run.say(line)
     if stage == 1 and has_codebook(run.config):
         samples = _samples(run, run.program.evaluate[True], state)
