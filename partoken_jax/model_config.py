@@ -154,7 +154,7 @@ class PretrainingConfig:
 class ModelConfig:
     """The model, and how it is computed."""
 
-    kind: Kind | Literal["residues"] = "partoken"
+    kind: Literal["gvp", "partoken", "residues"] = "partoken"
     """Which model: ParToken ("partoken"), or its baseline, the GVP-GNN without clusters and codes ("gvp").
     Choose the baseline to see what clusters and codes contribute, and "residues" to pretrain the encoder of
     either: it tells the type of each residue from the backbone."""

@@ -177,7 +177,13 @@ def test_two_processes_are_killed_stopped_and_resumed_to_the_losses_of_one(parto
     for mine, one in zip(records, expected, strict=True):
         np.testing.assert_allclose(mine["step_losses"], one["step_losses"], rtol=1e-5, atol=1e-6)
         assert mine["codes_reseeded"] == one["codes_reseeded"]
-        assert mine["validation"]["clustering"] == one["validation"]["clustering"]
+        counted, alone = (record["validation"]["clustering"] for record in (mine, one))
+        rounded = {"effective_dimension", "quantisation_error"}  # of features that rounding moves
+        for name in rounded & alone.keys():
+            assert counted[name] == pytest.approx(alone[name], rel=1e-5)
+        assert {k: v for k, v in counted.items() if k not in rounded} == {
+            k: v for k, v in alone.items() if k not in rounded
+        }
     assert read_meta(run_dir, "last")["epoch"] == 5
     final = json.loads((run_dir / "report.json").read_text())
     assert final["test"]["classification"] == report["test"]["classification"]
