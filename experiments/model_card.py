@@ -193,6 +193,8 @@ def _training(result: dict[str, Any]) -> list[str]:
             f"{training['epochs']} epochs in {training['seconds'] / 3600:.1f} hours on "
             f"{training['environment']['device']}, jax {training['environment']['jax']}. "
         )
+    if result["ancestry"]:
+        took += f"Its weights started from {', which started from '.join(result['ancestry'])}. "
     validation = result["validation"]["classification"]
     return [
         f"{took}Validation accuracy of the chosen epoch: {accuracy_with_interval(validation)}. Settings that "

@@ -23,6 +23,7 @@ from partoken_jax.pretrained import write_model
 from partoken_jax.pretrained.load import BOX
 from partoken_jax.progress import say
 from partoken_jax.training.calibration import fit_temperature
+from partoken_jax.training.checkpoints import restore
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.evaluate import evaluate_model
 from partoken_jax.training.report import accuracy_with_interval, environment
@@ -69,11 +70,24 @@ def ship(
         "command": f"python -m experiments.ship {Path(run_dir).name} --name {name}",
         "environment": environment(),
         "bytes": path.stat().st_size,
+        "ancestry": ancestry(trained.config),
         **measure(model, validation, test, data if data is not None else trained.config.data.path),
     }
     results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def ancestry(config: TrainConfig) -> list[str]:
+    """The runs that a run's weights went through before it, the last one first."""
+    found: list[str] = []
+    source = config.init_from
+    while source is not None and Path(source).is_dir():
+        before = restore(source, "best")
+        model, task = before.config.model.kind, before.config.data.task
+        found.append(f"epoch {before.meta['epoch']} of a run of {model} on {task}, seed {before.config.seed}")
+        source = before.config.init_from
+    return found if source is None else [*found, Path(source).name]
 
 
 def without_places(config: TrainConfig, name: str) -> TrainConfig:
