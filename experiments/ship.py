@@ -63,11 +63,12 @@ def ship(
         calibration=fit_temperature(*logits_and_labels(validation)),
         training={key: value for key, value in trained.training.items() if key != "command"},
     )
+    shown = Path(run_dir).name if Path(run_dir).is_absolute() else run_dir
     path = box / f"{name}.safetensors"
     write_model(path, model)
     result = {
         "schema": "partoken.model_card/1",
-        "command": f"python -m experiments.ship {Path(run_dir).name} --name {name}",
+        "command": f"python -m experiments.ship {shown} --name {name}",
         "environment": environment(),
         "bytes": path.stat().st_size,
         "ancestry": ancestry(trained.config),

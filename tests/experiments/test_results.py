@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import timing_analysis
+from partoken_jax.pretrained.load import BOX
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "experiments" / "results"
@@ -51,6 +52,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
             "repeats": int(given.get("repeats", 10)),
             "gap": "no-gap" not in given,
         }
+    elif file.parts[0] == "models":
+        assert given["name"] == file.stem and result["schema"] == "partoken.model_card/1"
+        assert result["bytes"] == (BOX / f"{file.stem}.safetensors").stat().st_size
     elif file.parts[0] == "gpu":
         assert "(gpu)" in result["environment"]["device"] and not result["quick"]
         assert {row["batch_size"] for row in result["measurements"]} == {int(file.stem.split("batch")[1])}
