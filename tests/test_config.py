@@ -139,7 +139,7 @@ WRONG = [
     ("sead: 1", "there is no setting called 'sead', only run_dir, seed, model,"),
     ("{sead: 1, 2: 3}", "there is no setting called 'sead' or 2, only"),
     ("model: {partitioner: {rounds: 3}}", "model.partitioner has no setting called 'rounds', only max_"),
-    ("model: {kind: transformer}", "model.kind is 'transformer', but must be 'gvp', 'partoken' or 'residues'"),
+    ("model: {kind: transformer}", "model.kind is 'transformer', but must be 'gvp', 'partoken' or"),
     ("model: {dropout: 1.0}", "model.dropout is 1.0, but must be a number of at least 0 and less than 1"),
     ("model: {node_hidden: [100]}", "model.node_hidden is [100], but must be 2 whole numbers from 1 to"),
     ("model: {node_in: [9, 0]}", "model.node_in is [9, 0], but must be 2 whole numbers from 1 to 4,096"),
