@@ -10,16 +10,18 @@ or on Ctrl-C, every run under way saves its state and stops, and the same comman
 done are left alone.
 """
 
+import dataclasses
 import signal
 import subprocess
 import sys
 import time
 import typing
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.flags import Flags, count, run_script
-from partoken_jax.config import TrainConfig, from_dict, save_yaml
+from partoken_jax.config import ModelConfig, TrainConfig, from_dict, save_yaml
 from partoken_jax.model_config import Precision
 from partoken_jax.presets import changes
 from partoken_jax.progress import say
@@ -141,36 +143,32 @@ class Job(NamedTuple):
     """Runs of one family differ in their seed alone, so that the second finds the first one's programs."""
 
 
-def pretraining_job(root: Path, name: str, everywhere: Settings) -> Job:
+def pretraining_job(root: Path, name: str, precision: Precision) -> Job:
     """The run that pretrains an encoder."""
-    own = {"run_dir": str(root / "pretraining" / name)}
-    settings = merged(read_yaml(PRETRAIN), everywhere, own, *PRETRAINING[name])
-    return Job(f"pretraining/{name}", from_dict(TrainConfig, settings), f"pretraining/{name}")
+    parts = (read_yaml(PRETRAIN), EVERYWHERE, *PRETRAINING[name])
+    place = f"pretraining/{name}"
+    return Job(place, _config(root / place, precision, parts), place)
 
 
-def job(root: Path, task: str, recipe: str, seed: int, everywhere: Settings) -> Job:
+def job(root: Path, task: str, recipe: str, seed: int, precision: Precision) -> Job:
     """The run of a recipe on a task."""
     kind, parts, start = RECIPES[recipe]
     name = f"{task}/{recipe}/seed{seed}"
     own = {
-        "run_dir": str(root / name),
         "seed": seed,
         "init_from": None if start is None else str(root / "pretraining" / start),
         "model": {"kind": kind},
     }
-    settings = merged(everywhere, own, *parts, *TASKS[task])
-    return Job(name, from_dict(TrainConfig, settings), f"{task}/{recipe}")
+    config = _config(root / name, precision, (EVERYWHERE, own, *parts, *TASKS[task]))
+    return Job(name, config, f"{task}/{recipe}")
 
 
-def merged(*parts: Settings) -> Settings:
-    """Nested settings, of which later ones win."""
-    result: Settings = {}
+def _config(run_dir: Path, precision: Precision, parts: Iterable[Settings]) -> TrainConfig:
+    """The published settings under all parts, of which later ones win."""
+    config = TrainConfig(run_dir=str(run_dir), model=ModelConfig(precision=precision))
     for part in parts:
-        for name, value in part.items():
-            if isinstance(value, dict):
-                value = merged(result.get(name, {}), value)
-            result[name] = value
-    return result
+        config = from_dict(TrainConfig, part, config)
+    return dataclasses.replace(config, run_dir=str(run_dir))
 
 
 def is_done(run_dir: str) -> bool:
@@ -233,14 +231,17 @@ def start(job: Job) -> subprocess.Popen:
 
 
 def all_jobs(
-    root: Path, tasks: list[str], recipes: list[str], seeds: int, precision: str = "bfloat16"
+    root: Path,
+    tasks: Sequence[str],
+    recipes: Sequence[str],
+    seeds: int,
+    precision: Precision = "bfloat16",
 ) -> list[Job]:
     """Pretraining, then seed after seed of everything."""
-    everywhere = merged(EVERYWHERE, {"model": {"precision": precision}})
     starts = dict.fromkeys(RECIPES[recipe].start for recipe in recipes)
-    first = [pretraining_job(root, name, everywhere) for name in starts if name is not None]
+    first = [pretraining_job(root, name, precision) for name in starts if name is not None]
     rest = [(task, recipe, seed) for seed in range(seeds) for task in tasks for recipe in recipes]
-    return first + [job(root, *one, everywhere) for one in rest]
+    return first + [job(root, *one, precision) for one in rest]
 
 
 def main() -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from partoken_jax.config import TrainConfig, to_dict
-from partoken_jax.models import parameter_table
+from partoken_jax.parameters import parameter_table
 from partoken_jax.proteins import ProteinDataset, load_dataset
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.calibration import (
@@ -20,7 +21,6 @@ from partoken_jax.training.calibration import (
     expected_calibration_error,
     negative_log_likelihood,
     reliability,
-    softmax,
 )
 from partoken_jax.training.data import limited, load_data
 from partoken_jax.training.evaluate import EvaluationReport
@@ -106,7 +106,7 @@ def _calibration(report: EvaluationReport, temperature: float) -> dict[str, Any]
     logits, labels = logits_and_labels(report)
     found = {}
     for name, divisor in (("before", 1.0), ("after", temperature)):
-        bins = {n: reliability(softmax(logits / divisor), labels, n) for n in (10, 15)}
+        bins = {n: reliability(softmax(logits / divisor, axis=1), labels, n) for n in (10, 15)}
         found[name] = {
             "negative_log_likelihood": negative_log_likelihood(logits, labels, divisor),
             "ece_10": expected_calibration_error(bins[10]),

@@ -17,21 +17,15 @@ import optax
 from flax import nnx
 
 from partoken_jax.config import CodebookConfig, LossConfig
-from partoken_jax.nn.codebook import Codebook, VQCodebook
+from partoken_jax.nn.codebook import Codebook
 from partoken_jax.nn.linear import MLP, linear
 from partoken_jax.nn.presence import coverage_loss, log_absence
-from partoken_jax.nn.residual_codebook import ResidualCodebook
+from partoken_jax.nn.residual_codebook import build_codebook
 from partoken_jax.training.objective import split_model
 from partoken_jax.training.stages import begin_codebook, follow
 
 EPOCHS, BATCH, RATE = 8, 32, 1e-3
 """Of stage 1; in the last epoch the codes stand still. RATE is the highest learning rate."""
-
-
-def new_book(width: int, config: CodebookConfig, seed: int) -> VQCodebook | ResidualCodebook:
-    """A codebook that has seen no cluster."""
-    made = ResidualCodebook if config.quantiser == "residual" else VQCodebook
-    return made(width, config, rngs=nnx.Rngs(seed))
 
 
 class MovingClusters(nnx.Module):
@@ -44,7 +38,7 @@ class MovingClusters(nnx.Module):
         self.layer.kernel[...] = jnp.eye(width)
         if self.layer.bias is not None:
             self.layer.bias[...] = jnp.zeros(width)
-        self.book: Any = new_book(width, config, seed)
+        self.book: Any = build_codebook(width, config, rngs=nnx.Rngs(seed))
         self.classifier = MLP((width, 2 * width, classes), rngs=rngs)
 
     def clusters(self, features: jax.Array, mask: jax.Array) -> jax.Array:

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
         ResidueModel,
         ResidueOutput,
         build_model,
-        parameter_table,
     )
+    from partoken_jax.parameters import parameter_table
     from partoken_jax.presets import preset
     from partoken_jax.pretrained import load_model
     from partoken_jax.proteins import DataError, Protein, ProteinDataset, load_dataset
@@ -93,8 +93,8 @@ _ROOMS = {
         "ResidueModel",
         "ResidueOutput",
         "build_model",
-        "parameter_table",
     ),
+    "parameters": ("parameter_table",),
     "presets": ("preset",),
     "pretrained": ("load_model",),
     "proteins": ("DataError", "Protein", "ProteinDataset", "load_dataset"),

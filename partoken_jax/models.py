@@ -17,7 +17,7 @@ from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.segments import first_node, graph_index, segment_sum
 from partoken_jax.graphs.types import FeaturisedGraph, NodeFeatures, check_layout, edge_list
 from partoken_jax.nn.attention import ClusterAttention
-from partoken_jax.nn.codebook import VQCodebook, codebook_use
+from partoken_jax.nn.codebook import codebook_use
 from partoken_jax.nn.devices import Counts, shares, sum_over_devices
 from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.fusion import GatedFusion
@@ -26,10 +26,8 @@ from partoken_jax.nn.noise import Noise, protein_noise, residue_noise
 from partoken_jax.nn.partitioner import build_partitioner, seed_noise
 from partoken_jax.nn.pooling import Pool
 from partoken_jax.nn.presence import coverage_loss, log_absence, presence
-from partoken_jax.nn.residual_codebook import ResidualCodebook
+from partoken_jax.nn.residual_codebook import build_codebook
 from partoken_jax.nn.residue_types import NUM_TYPES, drawn_residues, types_to_tell, without_types
-from partoken_jax.parameters import by_component as by_component
-from partoken_jax.parameters import parameter_table as parameter_table
 
 T = TypeVar("T")
 
@@ -153,8 +151,7 @@ class ParToken(nnx.Module):
         self.encoder = _encoder(config, rngs)
         self.pool = Pool(config.pooling, width, norm=config.norm_pooled, rngs=rngs)
         self.partitioner = build_partitioner(width, config.partitioner, rngs=rngs)
-        book = ResidualCodebook if config.codebook.quantiser == "residual" else VQCodebook
-        self.codebook = book(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
+        self.codebook = build_codebook(width, config.codebook, rngs=rngs) if config.codebook.enabled else None
         self.attention = ClusterAttention(width, config.attention_heads, dropout=config.dropout, rngs=rngs)
         self.fusion = GatedFusion(width, dropout=config.dropout, rngs=rngs)
         self.classifier = MLP(

@@ -11,9 +11,10 @@ from flax import nnx
 
 from partoken_jax.config import ModelConfig
 from partoken_jax.graphs import featurise
-from partoken_jax.models import GVPClassifier, ParToken, build_model, parameter_table
+from partoken_jax.models import GVPClassifier, ParToken, build_model
 from partoken_jax.nn.codebook import Codebook
 from partoken_jax.nn.partitioner import seed_noise
+from partoken_jax.parameters import parameter_table
 from tests.helpers import (
     assert_close,
     batch,

@@ -33,7 +33,8 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
 def _params(models: list[ModelConfig]) -> None:
     from flax import nnx
 
-    from partoken_jax.models import build_model, parameter_table
+    from partoken_jax.models import build_model
+    from partoken_jax.parameters import parameter_table
 
     for config in models:
         rows = parameter_table(nnx.eval_shape(lambda config=config: build_model(config, rngs=nnx.Rngs(0))))

@@ -14,6 +14,11 @@ from partoken_jax.config import CodebookConfig
 from partoken_jax.nn.codebook import ClusterStatistics, Quantised, VQCodebook, replaced
 
 
+def build_codebook(width: int, config: CodebookConfig, *, rngs: nnx.Rngs) -> "VQCodebook | ResidualCodebook":
+    """The codebook that `config.quantiser` names; `width` is D of the cluster features."""
+    return (ResidualCodebook if config.quantiser == "residual" else VQCodebook)(width, config, rngs=rngs)
+
+
 class ResidualCodebook(nnx.Module):
     """`config.levels` codebooks, each with its own moving averages and space."""
 

@@ -13,7 +13,8 @@ from flax import nnx
 from tqdm import tqdm
 
 from partoken_jax.config import ModelConfig
-from partoken_jax.models import build_model, parameter_table
+from partoken_jax.models import build_model
+from partoken_jax.parameters import parameter_table
 from partoken_jax.timing.ablation import PARTS, ablation
 from partoken_jax.timing.batches import TimingData, timing_data
 from partoken_jax.timing.breakdown import break_down

@@ -3,10 +3,13 @@
 Legend: P proteins, C classes.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TypedDict
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
 
 
 class Bin(TypedDict):
@@ -21,12 +24,6 @@ class Bin(TypedDict):
     """Mean over them; 0 where there are none."""
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """float64 [..., C]: exp(z) / Σ exp(z) over the last axis."""
-    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True), dtype=np.float64)
-    return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
 def negative_log_likelihood(
     logits: np.ndarray,  # [P, C]
     labels: np.ndarray,  # int [P], -1 where there is no label
@@ -37,10 +34,7 @@ def negative_log_likelihood(
     Raises ValueError where there is none.
     """
     logits, labels = _labelled(logits, labels)
-    scaled = logits / temperature
-    largest = scaled.max(axis=1)
-    normaliser = largest + np.log(np.exp(scaled - largest[:, None]).sum(axis=1))
-    return float(np.mean(normaliser - scaled[np.arange(len(labels)), labels]))
+    return float(-np.mean(log_softmax(logits / temperature, axis=1)[np.arange(len(labels)), labels]))
 
 
 def fit_temperature(
@@ -51,20 +45,16 @@ def fit_temperature(
     """The T in `bounds` whose softmax(z / T) gives the labels the highest likelihood (temperature scaling,
     Guo et al. 2017, section 4.2); no prediction changes by it.
 
-    In 1/T the negative log-likelihood is convex, and its slope is the mean of Σ softmax(z/T) z - z_label,
-    which rises with 1/T: bisection finds where it is 0. Raises ValueError without a labelled protein.
+    Raises ValueError without a labelled protein.
     """
-    logits, labels = _labelled(logits, labels)
-    own = logits[np.arange(len(labels)), labels]
-
-    def slope(inverse: float) -> float:
-        return float(np.mean((softmax(inverse * logits) * logits).sum(axis=1) - own))
-
-    low, high = 1 / bounds[1], 1 / bounds[0]
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return 2 / (low + high)
+    low, high = (math.log(bound) for bound in bounds)  # of scale: its logarithm has no favourite end
+    found = minimize_scalar(
+        lambda log: negative_log_likelihood(logits, labels, math.exp(log)),
+        bounds=(low, high),
+        method="bounded",
+        options={"xatol": 1e-8},
+    )
+    return math.exp(found.x)
 
 
 def reliability(

@@ -87,23 +87,7 @@ def evaluate_model(
     dataset, cropped = limited(load_data(config.data, (split,))[split], config.data, config.seed)
     require_labels(dataset)
     class_numbers = _class_numbers(model, dataset)
-    mesh = data_mesh(None)
-    plan = plan_batches(
-        test=dataset.lengths,
-        epochs=0,
-        batch_size=config.data.batch_size,
-        max_shapes=config.data.max_shapes,
-        seed=config.seed,
-        residues_per_batch=config.data.residues_per_batch,
-        num_shards=num_shards(mesh),
-    )
-    tables = neighbour_tables(dataset, config.data.neighbours)
-    predictions = predict(
-        make_eval_step(model.graphdef, bypass_codebook=model.bypass_codebook, mesh=mesh),
-        *replicate((model.params, model.codebook), mesh),
-        prefetch(BatchLoader(dataset, tables, plan).evaluation(), put=put_batch(mesh)),
-        model.temperature,
-    )
+    predictions = predict_all(model, dataset)
     check_finite(predictions, dataset)
     if dataset.class_names != model.class_names:
         predictions = _relabelled(predictions, class_numbers)
@@ -116,6 +100,27 @@ def evaluate_model(
         cropped=cropped,
         scores=score(predictions, model.class_names),
         predictions=_of_proteins(dataset.names, predictions),
+    )
+
+
+def predict_all(model: TrainedModel, dataset: ProteinDataset) -> Predictions:
+    """What a model says of the proteins of a data set, in batches as its training had them."""
+    config, mesh = model.config, data_mesh(None)
+    plan = plan_batches(
+        test=dataset.lengths,
+        epochs=0,
+        batch_size=config.data.batch_size,
+        max_shapes=config.data.max_shapes,
+        seed=config.seed,
+        residues_per_batch=config.data.residues_per_batch,
+        num_shards=num_shards(mesh),
+    )
+    tables = neighbour_tables(dataset, config.data.neighbours)
+    return predict(
+        make_eval_step(model.graphdef, bypass_codebook=model.bypass_codebook, mesh=mesh),
+        *replicate((model.params, model.codebook), mesh),
+        prefetch(BatchLoader(dataset, tables, plan).evaluation(), put=put_batch(mesh)),
+        model.temperature,
     )
 
 

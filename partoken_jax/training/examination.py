@@ -19,7 +19,7 @@ from flax import nnx
 from partoken_jax.graphs.features import featurise
 from partoken_jax.graphs.segments import graph_index
 from partoken_jax.graphs.types import PackedGraph
-from partoken_jax.models import by_component
+from partoken_jax.parameters import by_component
 from partoken_jax.training.objective import LossTerms, Randomness, forward
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.step import TrainState, make_gradient_step

@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 
 from partoken_jax.config import TrainConfig, save_yaml
-from partoken_jax.models import parameter_table
+from partoken_jax.parameters import parameter_table
 from partoken_jax.progress import say
 from partoken_jax.proteins import ProteinDataset
 from partoken_jax.training.checkpoints import (

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
 from partoken_jax.files import write_whole
 from partoken_jax.proteins import DataError, ProteinDataset
@@ -37,13 +38,11 @@ def write_predictions(
     run_dir: Path, predictions: Predictions, dataset: ProteinDataset, class_names: tuple[str, ...]
 ) -> None:
     """Writes the file, whole or not at all. Raises OSError where it cannot be written."""
-    logits = predictions.logits.astype(np.float64)
-    exponent = np.exp(logits - logits.max(axis=1, keepdims=True))
     arrays = StoredPredictions(
         names=np.array(list(dataset.names), np.str_),
         labels=predictions.labels.astype(np.int32),
         predicted=predictions.logits.argmax(axis=1).astype(np.int32),
-        probabilities=(exponent / exponent.sum(axis=1, keepdims=True)).astype(np.float32),
+        probabilities=softmax(predictions.logits.astype(np.float64), axis=1).astype(np.float32),
         class_names=np.array(class_names, np.str_),
     )
     file = io.BytesIO()

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from scipy.special import softmax
 
 from partoken_jax.config import TrainConfig
 from partoken_jax.graphs import neighbour_tables
@@ -22,7 +23,6 @@ from partoken_jax.graphs.segments import first_node
 from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.models import ParTokenOutput
 from partoken_jax.proteins import DataError, Protein, ProteinDataset
-from partoken_jax.training.calibration import softmax
 from partoken_jax.training.checkpoints import Which, restore
 from partoken_jax.training.objective import Model, forward
 from partoken_jax.training.prefetch import prefetch

@@ -7,13 +7,14 @@ from flax import nnx
 
 from experiments import learn
 from partoken_jax.config import to_dict
-from partoken_jax.models import build_model, parameter_table
+from partoken_jax.models import build_model
+from partoken_jax.parameters import parameter_table
 
 ROOT = Path("runs")
 
 
 def config(recipe: str, task: str = "cath-class", seed: int = 1):
-    return learn.job(ROOT, task, recipe, seed, learn.EVERYWHERE).config
+    return learn.job(ROOT, task, recipe, seed, "float32").config
 
 
 def parameters(model) -> int:

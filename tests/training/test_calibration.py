@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from partoken_jax.training.calibration import (
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
     reliability,
-    softmax,
 )
 
 
@@ -38,7 +38,7 @@ def slow_error(probabilities, labels, num_bins):
 @pytest.mark.parametrize("num_bins", [1, 10, 15])
 def test_expected_calibration_error(num_bins):
     logits, labels = drawn(2.0)
-    probabilities = softmax(logits)
+    probabilities = softmax(logits, axis=1)
     bins = reliability(probabilities, labels, num_bins)
     assert sum(b["count"] for b in bins) == (labels >= 0).sum()
     assert expected_calibration_error(bins) == pytest.approx(slow_error(probabilities, labels, num_bins))
@@ -54,7 +54,7 @@ def test_a_confidence_on_the_edge_of_a_bin_belongs_to_the_lower_one():
 def test_likelihood():
     logits, labels = drawn(1.0, count=20)
     kept = labels >= 0
-    by_hand = -np.mean(np.log(softmax(logits / 1.7)[kept, labels[kept]]))
+    by_hand = -np.mean(np.log(softmax(logits / 1.7, axis=1)[kept, labels[kept]]))
     assert negative_log_likelihood(logits, labels, 1.7) == pytest.approx(by_hand)
     assert np.isfinite(negative_log_likelihood(1e4 * logits, labels))
 
@@ -70,9 +70,9 @@ def test_the_fitted_temperature_is_that_of_the_best_likelihood(temperature):
 
 
 def test_a_model_that_is_always_right_meets_the_bound():
-    logits = 4 * np.eye(3)
-    assert fit_temperature(logits, np.arange(3), (0.1, 10)) == pytest.approx(0.1)
-    assert fit_temperature(logits, np.roll(np.arange(3), 1), (0.1, 10)) == pytest.approx(10)
+    logits = np.eye(3)
+    assert fit_temperature(logits, np.arange(3), (0.1, 10)) == pytest.approx(0.1, rel=1e-5)
+    assert fit_temperature(logits, np.roll(np.arange(3), 1), (0.1, 10)) == pytest.approx(10, rel=1e-5)
 
 
 def test_without_labels_there_is_nothing_to_compare():

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from partoken_jax.models import by_component
+from partoken_jax.parameters import by_component
 from partoken_jax.training.examination import examine, first_offender
 from partoken_jax.training.step import compilations, initial_state, make_gradient_step, make_train_step
 from tests.helpers import by_path

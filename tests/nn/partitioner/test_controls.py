@@ -10,8 +10,9 @@ import pytest
 from flax import nnx
 
 from partoken_jax.config import PartitionerConfig
-from partoken_jax.models import build_model, parameter_table
+from partoken_jax.models import build_model
 from partoken_jax.nn.partitioner import build_partitioner
+from partoken_jax.parameters import parameter_table
 from tests.helpers import random_graph, tiny
 from tests.nn.partitioner.oracle import split
 
