@@ -60,9 +60,9 @@ class PartitionerConfig:
     start: Literal["random", "data"] = "random"
     """How clusters are before the first training step. "random": as the random weights have it, all residues
     near a seed or none of them, as in the published configuration. "data": of their expected size, whatever
-    the seed, by three weights of the partitioner set from the first training batches; also after init_from,
-    so that a trained partitioner starts anew. Choose "data" to train from random weights or from a pretrained
-    encoder."""
+    the seed, by three weights of the partitioner set from the first training batches. A partitioner that
+    comes trained, by init_from, stays as it is. Choose "data" to train from random weights or from a
+    pretrained encoder."""
 
 
 @settings

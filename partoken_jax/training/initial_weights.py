@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,10 +21,20 @@ READS_TYPES = ("encoder.residue_embedding.", "encoder.node_norm.", "encoder.node
 """Parts of the encoder that are of another size, or missing, where the model does not see residue types."""
 
 
+class InitialWeights(NamedTuple):
+    """A fresh state with weights from elsewhere."""
+
+    state: TrainState
+    lines: list[str]
+    """What there is to say about it."""
+    encoder_alone: bool
+    """Whether all but the encoder is still random."""
+
+
 def initial_weights(
     source: str, state: TrainState, weights: Mapping[str, np.ndarray] | None
-) -> tuple[TrainState, list[str]]:
-    """A fresh state with the weights of a run, or with `weights`, and what there is to say about it.
+) -> InitialWeights:
+    """A fresh state with the weights of a run, or with `weights`.
 
     Args:
       source: the directory of a run, whose best checkpoint is taken, or the file that `weights` are from.
@@ -57,12 +68,10 @@ def initial_weights(
     lines = [f"weights from {source}"]
     if fresh:
         lines.append(f"not there, or of another size, so they start fresh: {', '.join(fresh)}")
-    return started, lines
+    return InitialWeights(started, lines, encoder_alone=False)
 
 
-def _with_encoder(
-    source: str, state: TrainState, weights: Mapping[str, np.ndarray]
-) -> tuple[TrainState, list[str]]:
+def _with_encoder(source: str, state: TrainState, weights: Mapping[str, np.ndarray]) -> InitialWeights:
     """The state with the encoder of another model, and nothing else of it."""
     here = named_arrays(state.params)
     seen_there, seen_here = (
@@ -82,7 +91,7 @@ def _with_encoder(
     parts = dict.fromkeys(".".join(name.split(".")[: 1 + name.startswith(ENCODER)]) for name in fresh)
     parts |= dict.fromkeys(str(path[0]) for path, _ in nnx.to_flat_state(state.codebook))
     lines.append(f"starts fresh: {', '.join(parts)}")
-    return state._replace(params=params), lines
+    return InitialWeights(state._replace(params=params), lines, encoder_alone=True)
 
 
 def _pretrains(weights: Mapping[str, np.ndarray]) -> bool:

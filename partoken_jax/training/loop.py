@@ -45,7 +45,7 @@ from partoken_jax.training.epochs import score as scores_of
 from partoken_jax.training.events import EventLog
 from partoken_jax.training.final_report import final_report
 from partoken_jax.training.guard import non_finite_step
-from partoken_jax.training.initial_weights import initial_weights
+from partoken_jax.training.initial_weights import InitialWeights, initial_weights
 from partoken_jax.training.interruption import Interrupted, until
 from partoken_jax.training.losses import balanced_weights
 from partoken_jax.training.records import EpochRecord, append_record, rewind_records
@@ -137,7 +137,12 @@ def train(
     for line in describe(data):
         say(line, quiet=quiet)
     # Before anything in the directory changes: whatever is wrong with the settings is found out here.
-    started = None if going_on else _started(config, weights)
+    started = None
+    if not going_on:
+        graphdef, state = initial_state(config)
+        started = InitialWeights(state, [], encoder_alone=True)
+        if config.init_from is not None:
+            started = initial_weights(config.init_from, state, weights)
 
     if stop is not None and stop.is_set():
         raise Interrupted(f"{run_dir}: stopped before the first step; the same command with --resume goes on")
@@ -152,16 +157,17 @@ def train(
             graphdef, state = found.graphdef, found.state
         else:
             found = None
-            graphdef, state, lines = started
+            state = started.state
             if is_first_process():
                 clear_run_dir(run_dir)
                 save_yaml(config, run_dir / "config.yaml")
-            for line in lines:
+            for line in started.lines:
                 say(line, quiet=quiet)
         parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
         program = make_program(config, graphdef, mesh, quiet=quiet)
         state = replicate(state, mesh)
         run = Run(config, data, program, parameters, stop, quiet, command, date, mesh, state)
+        run.clusters_start = started is not None and started.encoder_alone and starts_from_data(config)
         if found is not None:
             place(run, found)
         run.say(f"{config.model.kind}: {parameters['total']:,} parameters")
@@ -205,17 +211,6 @@ def _to_the_end(run: Run, writer: CheckpointWriter) -> RunReport:
         if report is None:
             summarised(run, "stopped")
     return report
-
-
-def _started(
-    config: TrainConfig, weights: Mapping[str, np.ndarray] | None
-) -> tuple[nnx.GraphDef, TrainState, list[str]]:
-    """A fresh model, and what there is to say about its weights."""
-    graphdef, state = initial_state(config)
-    if config.init_from is None:
-        return graphdef, state, []
-    state, lines = initial_weights(config.init_from, state, weights)
-    return graphdef, state, lines
 
 
 def _epoch(run: Run, writer: CheckpointWriter) -> None:
@@ -299,7 +294,7 @@ def _events(run: Run) -> OnResult:
 def _begin_stage(run: Run, stage: int) -> None:
     goes_on = run.config.one_schedule and run.epoch > 0
     state = run.state if goes_on else begin_stage(run.state, run.mesh)
-    if run.epoch == 0 and starts_from_data(run.config):
+    if run.clusters_start and run.epoch == 0:
         program = start_program(run.program.graphdef, run.mesh)
         batches = until(run.stop, run.training_batches())
         state, line = start_clusters(run.config, program, state, batches, run.mesh)

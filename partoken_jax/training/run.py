@@ -84,6 +84,8 @@ class Run:
     validation: dict = dataclasses.field(default_factory=dict)
     """Of the last whole epoch."""
     best: Score | None = None
+    clusters_start: bool = False
+    """Whether clusters get their start from data before the first step."""
     events: EventLog | None = None
     saved: float = dataclasses.field(default_factory=time.monotonic)
     """When the state was last saved, or the run started."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_a_fresh_run_starts_its_clusters_and_a_resumed_one_does_not(tmp_path, mo
     config = dataclasses.replace(
         CONFIG, run_dir=str(tmp_path / "run"), stage0=StageConfig(1, 1e-3), stage1=StageConfig(0), resume=True
     )
-    read, steps = [], []
+    read, steps, stop = [], [], threading.Event()
 
     def start(config, program, state, batches, mesh):
         read.append(len(list(batches)))
@@ -112,26 +113,17 @@ def test_a_fresh_run_starts_its_clusters_and_a_resumed_one_does_not(tmp_path, mo
 
     def one_step(step, state, batches, settings, *, so_far, after_step, **_):
         steps.append(len(so_far["steps"]))
+        stop.set()
         after_step(state, lambda: SoFar(**{**so_far, "steps": [*so_far["steps"], [0.0]]}))
 
     monkeypatch.setattr(loop, "start_clusters", start)
     monkeypatch.setattr(loop, "train_epoch", one_step)
     for said in (1, 0):
+        stop.clear()
         with pytest.raises(Interrupted):
-            loop.train(config, stop=StopAfterAStep())
+            loop.train(config, stop=stop)
         assert capsys.readouterr().out.count("clusters start") == said
     assert (read, steps) == ([6], [0, 1])
-
-
-class StopAfterAStep:
-    """Not asked for before the first step, but ever after."""
-
-    def __init__(self):
-        self.looks = 0
-
-    def is_set(self) -> bool:
-        self.looks += 1
-        return self.looks > 1
 
 
 def test_the_published_configuration_and_the_baseline_start_as_they_are():

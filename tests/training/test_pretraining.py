@@ -245,14 +245,14 @@ def test_a_model_starts_from_the_encoder_and_nothing_else(kind, sees_types, pret
     model = dataclasses.replace(TINY.model, kind=kind, residue_types=sees_types, num_layers=1)
     _, shapes = abstract_state(dataclasses.replace(TINY, model=model))
     params, codebook = jax.tree.map(lambda x: jnp.full(x.shape, 7, x.dtype), (shapes.params, shapes.codebook))
-    state, lines = initial_weights(
+    state, lines, alone = initial_weights(
         pretrained[0].run_dir, shapes._replace(params=params, codebook=codebook), None
     )
     source = by_path(restore(pretrained[0].run_dir, "best").state.params)
     for name, array in by_path(state.params, state.codebook).items():
         taken = name.startswith("encoder.") and (sees_types or not name.startswith(READERS))
         np.testing.assert_array_equal(array, source[name] if taken else 7, name)
-    assert lines[0] == f"encoder from {pretrained[0].run_dir}"
+    assert alone and lines[0] == f"encoder from {pretrained[0].run_dir}"
     assert any("did, and this one does not see residue types" in line for line in lines) != sees_types
     fresh = {
         "partoken": ["attention", "classifier", "codebook", "fusion", "partitioner"],
