@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import (
+    codebooks,
     demo,
     faults,
     figures,
@@ -135,7 +136,13 @@ def learned() -> str:
 
 Blocks = Mapping[str, Callable[[], str]]
 DOCUMENTS: Mapping[str, Blocks] = {
-    "README.md": {"measured": measured, "gpu": gpu, "accuracy": accuracy, "learned": learned},
+    "README.md": {
+        "measured": measured,
+        "gpu": gpu,
+        "accuracy": accuracy,
+        "learned": learned,
+        "models": lambda: overview("docs/models"),
+    },
     "docs/index.md": {"measured": measured, "gpu": gpu},
     "docs/TIMING.md": {
         "gpu": gpu,
@@ -156,6 +163,11 @@ DOCUMENTS: Mapping[str, Blocks] = {
             {name: read("learn", "runs", "pretraining", name, "report.json") for name in learn_tables.FORMS}
         ),
         "learned": learned,
+        "models": lambda: overview("models"),
+        "progress": lambda: learn_tables.progress(RESULTS / "learn" / "runs"),
+        "starts": lambda: wrapped(learn_tables.starts(read("learn", "cluster_start.json"))),
+        "codebooks": lambda: codebooks.table(read("learn", "codebooks.json")),
+        "power": lambda: wrapped(learn_tables.power(read("learn", "summary.json"))),
     },
     "docs/REFERENCE.md": {"formulas": formula_index},
     "docs/guide/data.md": {
@@ -168,7 +180,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
     },
     "docs/guide/time.md": {"start_up": lambda: start_up.table(read("start_up.json"))},
     "docs/guide/train.md": {"precision": precisions, "presets": presets},
-    "docs/guide/models.md": {"models": overview},
+    "docs/guide/models.md": {"models": lambda: overview("../models")},
 }
 
 

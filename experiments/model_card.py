@@ -285,8 +285,8 @@ def cards() -> dict[Path, str]:
     return {ROOT / "docs" / "models" / f"{name}.md": card(name, found) for name, found in measured().items()}
 
 
-def overview() -> str:
-    """The table of the models that come with the package, for the guide."""
+def overview(cards: str) -> str:
+    """The table of the models that come with the package; `cards` is the way to docs/models."""
     results = measured()
     if not results:
         return "None yet."
@@ -297,7 +297,7 @@ def overview() -> str:
         low_accuracy, high_accuracy = wilson(hits(test), test["proteins"])
         rows.append(
             (
-                f"[{name}](../models/{name}.md)",
+                f"[{name}]({cards}/{name}.md)",
                 NAMES[result["kind"]],
                 len(test["classes"]),
                 f"{hits(test)} of {test['proteins']}",
