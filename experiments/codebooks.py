@@ -1,9 +1,9 @@
 """Codebooks compared on one frozen encoder: which are in use, what they lose, and what can be read from them.
 
-    python -m experiments.codebooks --run RUN_DIR --json experiments/results/learn/codebooks.json
+    python -m experiments.codebooks --model cath-architecture --data experiments/data/pdb_chains.npz \\
+        --json experiments/results/learn/codebooks.json
 
-The clusters of training and validation proteins are computed once, by the best checkpoint of a run of
-ParToken. Every codebook then learns on these features alone, as in stage 1 with an encoder that stands still:
+The clusters of training and validation proteins are computed once, by a trained ParToken. Every codebook then learns on these features alone, as in stage 1 with an encoder that stands still:
 k-means (or a grid), moving averages over batches of proteins, re-seeding after each epoch. What is said of it
 is of validation. Accuracies by a probe are those of a linear classifier on the mean cluster of a protein, or
 on how often it has each token: they say what codes keep, not what a model trained with them reaches. The
@@ -19,7 +19,6 @@ import json
 import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -32,6 +31,7 @@ from experiments.moving_clusters import train_moving
 from partoken_jax.config import CodebookConfig, ConfigError, to_dict
 from partoken_jax.nn.codebook import VQCodebook
 from partoken_jax.nn.residual_codebook import ResidualCodebook, build_codebook
+from partoken_jax.pretrained import load_model
 from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
@@ -40,7 +40,6 @@ from partoken_jax.training.evaluate import predict_all
 from partoken_jax.training.metrics import clustering, effective_dimension, wilson
 from partoken_jax.training.report import environment
 from partoken_jax.training.stages import begin_codebook, follow
-from partoken_jax.training.trained import trained_run
 
 BATCH, EPOCHS, MOST_SAMPLES = 64, 8, 20_000
 SHARES = ("codes_used_share", "perplexity_share", "quantisation_error")
@@ -96,15 +95,22 @@ class Clusters(NamedTuple):
         return self.sizes > 0
 
 
-def clusters_of(run_dir: Path, limit: int) -> tuple[dict[Split, Clusters], dict[str, Any]]:
-    """The clusters of at most `limit` proteins of training and of validation, and what the run was."""
-    model = dataclasses.replace(trained_run(run_dir), bypass_codebook=True)
+def clusters_of(source: str, path: str | None, limit: int) -> tuple[dict[Split, Clusters], dict[str, Any]]:
+    """The clusters of at most `limit` proteins of training and of validation, and what the model is.
+
+    Args:
+      source: of the model, as for `load_model`.
+      path: where its proteins are, if not where they were in training.
+    """
+    model = dataclasses.replace(load_model(source), bypass_codebook=True)
     config = model.config
     if config.model.kind != "partoken":
         raise ConfigError(
-            f"{run_dir}: a run of {config.model.kind}, which has no clusters; give one of ParToken"
+            f"{source}: a model of kind {config.model.kind}, which has no clusters; give a ParToken"
         )
-    data = dataclasses.replace(config.data, max_train=limit, max_eval=limit)
+    data = dataclasses.replace(
+        config.data, path=config.data.path if path is None else path, max_train=limit, max_eval=limit
+    )
     found: dict[Split, Clusters] = {}
     splits: tuple[Split, ...] = ("train", "val")
     for split, whole in load_data(data, splits).items():
@@ -115,7 +121,7 @@ def clusters_of(run_dir: Path, limit: int) -> tuple[dict[Split, Clusters], dict[
         kept = (out.labels >= 0) & np.any(out.cluster_sizes > 0, axis=1)
         found[split] = Clusters(out.cluster_features[kept], out.cluster_sizes[kept], out.labels[kept])
         say(f"{split}: {kept.sum()} proteins, {found[split].mask.sum()} clusters")
-    about = {"task": data.task, "epoch": model.epoch, "seed": config.seed, "model": to_dict(config.model)}
+    about = {"task": data.task, "epoch": model.epoch, "seed": config.seed, "settings": to_dict(config.model)}
     return found, about
 
 
@@ -219,9 +225,9 @@ def _moving(variant: Variant, clusters: dict[Split, Clusters], seed: int) -> dic
     }
 
 
-def compare(run_dir: Path, seeds: int, limit: int) -> dict[str, Any]:
+def compare(source: str, path: str | None, seeds: int, limit: int) -> dict[str, Any]:
     """The whole comparison, as it is stored."""
-    clusters, about = clusters_of(run_dir, limit)
+    clusters, about = clusters_of(source, path, limit)
     labels = {split: found.labels for split, found in clusters.items()}
     raw = probe(mean_cluster(clusters["train"]), mean_cluster(clusters["val"]), labels)
     variants = {}
@@ -231,7 +237,7 @@ def compare(run_dir: Path, seeds: int, limit: int) -> dict[str, Any]:
     train, val = clusters["train"], clusters["val"]
     return {
         "command": " ".join(["python -m experiments.codebooks", *sys.argv[1:]]),
-        "run": about,
+        "model": about,
         "proteins": {split: len(found.labels) for split, found in clusters.items()},
         "clusters": {split: int(found.mask.sum()) for split, found in clusters.items()},
         "majority_share": float(np.bincount(val.labels).max() / len(val.labels)),
@@ -276,7 +282,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"`{result['command']}`: {result['run']['task']}, validation of {n} proteins with "
+            f"`{result['command']}`: {result['model']['task']}, validation of {n} proteins with "
             f"{result['clusters']['val']:,} clusters, whose features have an effective dimension of "
             f"{dimension:.1f}; mean ± standard deviation over {result['seeds']} seeds. Codes used and "
             "perplexity are shares of the codebook's size. A linear classifier reads the mean code of a "
@@ -291,13 +297,14 @@ def table(result: dict[str, Any]) -> str:
 
 def main() -> None:
     flags = Flags(description=__doc__.splitlines()[0])
-    flags.add_argument("--run", type=Path, required=True, help="directory of a run of ParToken")
+    flags.add_argument("--model", required=True, help="A ParToken: a name, a run directory or a file.")
+    flags.add_argument("--data", help="File of its proteins, if it has moved.")
     flags.add_argument("--seeds", type=count, default=3)
     flags.add_argument("--limit", type=count, default=2000, help="proteins of each split, at most")
     flags.add_argument("--json", type=output, required=True, help="file for the result; tables beside it")
     args = flags.parse_args()
     use_compilation_cache()
-    result = compare(args.run, args.seeds, args.limit)
+    result = compare(args.model, args.data, args.seeds, args.limit)
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     args.json.with_suffix(".md").write_text(table(result) + "\n")
     say(table(result))

@@ -1,7 +1,5 @@
 """The comparison of codebooks, on made-up clusters of three classes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -27,9 +25,9 @@ def made(proteins: int, seed: int) -> Clusters:
 def test_codebooks_are_compared(monkeypatch):
     clusters = {"train": made(160, 0), "val": made(60, 1)}
     variants = {"grid": Variant(CodebookConfig(size=9, quantiser="fsq", levels=3, dimension=2))}
-    monkeypatch.setattr(codebooks, "clusters_of", lambda run, limit: (clusters, {"task": "made-up"}))
+    monkeypatch.setattr(codebooks, "clusters_of", lambda source, path, limit: (clusters, {"task": "made-up"}))
     monkeypatch.setattr(codebooks, "VARIANTS", variants)
-    result = codebooks.compare(Path("nowhere"), seeds=2, limit=1)
+    result = codebooks.compare("nowhere", None, seeds=2, limit=1)
     assert result["clusters"] == {split: int(found.mask.sum()) for split, found in clusters.items()}
     assert len(result["variants"]["grid"]) == 2
     for row in result["variants"]["grid"]:
@@ -68,10 +66,10 @@ def test_tokens_are_counted_per_protein():
     np.testing.assert_array_equal(counts, [[0, 0, 2, 0], [1, 1, 0, 0]])
 
 
-def test_the_baseline_has_no_clusters(tmp_path, monkeypatch):
+def test_the_baseline_has_no_clusters(monkeypatch):
     baseline = TrainedModel(
         "", TrainConfig(model=ModelConfig(kind="gvp")), (), *[None] * 3, 1.0, False, 1, ""
     )
-    monkeypatch.setattr(codebooks, "trained_run", lambda _: baseline)
-    with pytest.raises(ValueError, match="which has no clusters; give one of ParToken"):
-        codebooks.clusters_of(tmp_path, 3)
+    monkeypatch.setattr(codebooks, "load_model", lambda _: baseline)
+    with pytest.raises(ValueError, match="which has no clusters; give a ParToken"):
+        codebooks.clusters_of("mine", None, 3)
