@@ -3,11 +3,12 @@
     python -m experiments.codebooks --model cath-architecture --data experiments/data/pdb_chains.npz \\
         --json experiments/results/learn/codebooks.json
 
-The clusters of training and validation proteins are computed once, by a trained ParToken. Every codebook then learns on these features alone, as in stage 1 with an encoder that stands still:
-k-means (or a grid), moving averages over batches of proteins, re-seeding after each epoch. What is said of it
-is of validation. Accuracies by a probe are those of a linear classifier on the mean cluster of a protein, or
-on how often it has each token: they say what codes keep, not what a model trained with them reaches. The
-probes are scikit-learn's (the extra "baselines").
+The clusters of training and validation proteins are computed once, by a trained ParToken. Every codebook then
+learns on these features alone, as in stage 1 with an encoder that stands still: k-means (or a grid), moving
+averages over batches of proteins, re-seeding after each epoch. What is said of it is of validation.
+Accuracies by a probe are those of a linear classifier on the mean cluster of a protein, or on how often it
+has each token: they say what codes keep, not what a model trained with them reaches. The probes are scikit-
+learn's (the extra "baselines").
 
 Then it learns again while the clusters move (`experiments.moving_clusters`), because that is what empties a
 codebook.
