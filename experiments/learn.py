@@ -69,6 +69,12 @@ TASKS: dict[str, tuple[Settings, ...]] = {
         _epochs(12, 8),
     ),
     "screening": ({"data": {"task": "cath-architecture"}}, _epochs(4, 4), SMALL),
+    # Full models on what a CPU can finish (experiments/short_chains.py).
+    "short-chains": (
+        {"data": {"task": "cath-architecture", "path": "runs/short_chains.npz"}},
+        {"data": {"batch_size": 64, "residues_per_batch": 4_096}},
+        _epochs(3, 2),
+    ),
 }
 
 RECOMMENDED = changes("recommended")

@@ -55,6 +55,8 @@ class GVPOutput(NamedTuple):
     """[B, C]"""
     node_features: jax.Array
     """[N, D], non-negative."""
+    protein_features: jax.Array
+    """[B, D]: proteins as the classifier reads them, the pooled residues."""
 
 
 class ResidueOutput(NamedTuple):
@@ -107,6 +109,10 @@ class ParTokenOutput(NamedTuple):
     """[]: effective number of codes in use."""
     entropy_loss: jax.Array
     """[]: Σ p (log p - log(1/K + ε)), p = usage. Reported, not trained on."""
+    node_features: jax.Array
+    """[N, D]: residues, non-negative."""
+    protein_features: jax.Array
+    """[B, D]: proteins as the classifier reads them, the pooled residues fused with the clusters."""
     losses: AuxiliaryLosses
     """With several devices, this one's part of them."""
     shares: Counts | None
@@ -139,7 +145,7 @@ class GVPClassifier(nnx.Module):
         with jax.named_scope("pooling"):
             pooled = self.pool(x, graph.nodes.mask, graph_index(graph), num_graphs)[:-1]
         with jax.named_scope("classifier"):
-            return GVPOutput(self.classifier(pooled, noise=_noise(keys[1], graph)), x)
+            return GVPOutput(self.classifier(pooled, noise=_noise(keys[1], graph)), x, pooled)
 
 
 class ParToken(nnx.Module):
@@ -240,6 +246,8 @@ class ParToken(nnx.Module):
             usage=tokens.usage,
             perplexity=tokens.perplexity,
             entropy_loss=tokens.entropy_loss,
+            node_features=x,
+            protein_features=fused,
             losses=AuxiliaryLosses(tokens.vq, tokens.coverage, cardinality),
             shares=tokens.shares,
         )

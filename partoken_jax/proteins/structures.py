@@ -42,11 +42,30 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """Where a protein of L residues is in a structure file."""
+
+    path: Path
+    model: int
+    """Number of the model in the file."""
+    chain: str
+    """Author's name of the chain (auth_asym_id)."""
+    label_chain: str
+    """Name of the chain in mmCIF (label_asym_id); that of the author in a PDB file."""
+    label_numbers: np.ndarray
+    """int32 [L]: numbers in the sequence of the chain (label_seq_id), 0 where the file has none."""
+    plddt: np.ndarray
+    """float32 [L]: confidence of a predicted structure, 0 to 100; NaN where the file is no prediction."""
+
+
 @dataclass(frozen=True)
 class StructureContents:
     """What `read_structure` found in a file."""
 
     proteins: list[Protein] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
+    """Of the proteins, in their order."""
     skipped: list[Skipped] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     """How often something was chosen, replaced or left out, by what it is."""
