@@ -73,8 +73,7 @@ def open_structure(path: Path) -> Opened:
         raise StructureError(f"it cannot be read ({reason})") from error
     if not len(structure) or not len(structure[0]):
         raise StructureError("it holds no atoms")
-    title = dict(structure.info.items()).get("_struct.title", "")
-    return Opened(structure, has_plddt or _tells_prediction(title))
+    return Opened(structure, has_plddt or _tells_prediction(_title(structure)))
 
 
 def _check(path: Path) -> None:
@@ -122,10 +121,11 @@ def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
         except RuntimeError as error:
             if "charge" not in f"{error}":
                 raise
-            structure = gemmi.read_pdb_string(
-                content, max_line_length=72
-            )  # before 1996 the entry's name was there
+            # Until 1996 the entry's name stood where charges are now.
+            structure = gemmi.read_pdb_string(content, max_line_length=72)
         structure.merge_chain_parts()
+        for residue in (residue for model in structure for chain in model for residue in chain):
+            residue.subchain = ""  # a label, which gemmi makes up where there is a TER record
         return structure, False
     read = gemmi.cif.read_mmjson_string if suffix in (".json", ".mmjson") else gemmi.cif.read_string
     blocks = [block for block in read(content) if "_atom_site." in block.get_mmcif_category_names()]
@@ -139,6 +139,13 @@ def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
     structure.merge_chain_parts()
     metrics = [*blocks[0].find_values("_ma_qa_metric.type"), *blocks[0].find_values("_ma_qa_metric.name")]
     return structure, any("plddt" in metric.lower() for metric in metrics)
+
+
+def _title(structure: gemmi.Structure) -> str:
+    try:
+        return structure.info["_struct.title"]
+    except (KeyError, UnicodeDecodeError):  # none, or letters of an older encoding, which do no harm here
+        return ""
 
 
 def _tells_prediction(title: str) -> bool:
