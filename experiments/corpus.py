@@ -6,7 +6,7 @@ These are files that other readers are tested with: entries of the PDB, files of
 For each the result says which proteins were read of how many models, or why it was refused. Every residue is
 then looked up in the file again, without our reader: by model, author's chain, author's number and insertion
 code in the columns of a PDB file or the table of an mmCIF file, where label numbers and the place of CA have
-to agree.
+to agree. (Tables of BinaryCIF files are unpacked by our code; a test compares one with its mmCIF file.)
 """
 
 import gzip
@@ -26,11 +26,12 @@ import numpy as np
 
 from experiments.flags import Flags, output, run_script
 from partoken_jax.proteins import Protein
+from partoken_jax.proteins.binary_cif import read_binary_cif
 from partoken_jax.proteins.structure_formats import SUFFIXES_NAMED
 from partoken_jax.proteins.structures import BACKBONE, StructureContents, read_structure
 
 PACKAGES = {"biopython": "1.88", "gemmi": "0.7.5", "MDAnalysisTests": "2.11.0"}
-SUFFIXES = (*SUFFIXES_NAMED, ".bcif", ".bcif.gz", ".mmtf", ".mmtf.gz", ".pdb.bz2")
+SUFFIXES = (*SUFFIXES_NAMED, ".mmtf", ".mmtf.gz", ".pdb.bz2")
 STANDARD = {
     *("ALA", "ARG", "ASN", "ASP", "CYS", "GLN", "GLU", "GLY", "HIS", "ILE"),
     *("LEU", "LYS", "MET", "PHE", "PRO", "SER", "THR", "TRP", "TYR", "VAL"),
@@ -137,12 +138,20 @@ def atoms_by_residue(path: Path) -> dict[Key, list[Atom]]:
         with opened(path) as file:
             atoms = list(atoms_of_pdb(file.read()))
     else:
-        read = gemmi.cif.read_mmjson if name.endswith("json") else gemmi.cif.read
-        atoms = list(atoms_of_cif(read(str(path))))
+        atoms = list(atoms_of_cif(tables(path)))
     found: dict[Key, list[Atom]] = {}
     for key, atom in atoms:
         found.setdefault(key, []).append(atom)
     return found
+
+
+def tables(path: Path) -> gemmi.cif.Document:
+    """What an mmCIF, mmJSON or BinaryCIF file holds."""
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".bcif"):
+        content = path.read_bytes()
+        return read_binary_cif(gzip.decompress(content) if path.suffix == ".gz" else content)
+    return (gemmi.cif.read_mmjson if name.endswith("json") else gemmi.cif.read)(str(path))
 
 
 def opened(path: Path):

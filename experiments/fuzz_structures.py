@@ -4,8 +4,8 @@
 
 The files are those of `tests/proteins/structures`. Each is changed in bytes (flipped, cut out, repeated, cut
 off) or in lines and fields (left out, swapped, repeated, mixed with another file, values that no file should
-have), and a compressed one as it is or inside. Everything is read in another process, so that a file that ends
-it or takes longer than 10 s is counted like a traceback.
+have), and a compressed one as it is or inside. Everything is read in another process, so that a file is
+counted as well if it ends that process or takes longer than 10 s.
 """
 
 import gzip
