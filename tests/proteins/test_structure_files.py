@@ -103,6 +103,16 @@ def test_modified_residues_d_amino_acids_and_nucleic_acids():
     assert not contents.proteins and said(contents).count("CA atoms alone") == 2
 
 
+def test_a_chain_of_d_amino_acids_is_refused(tmp_path):
+    text = "".join(
+        f"{line[:17]}DAL{line[20:]}\n"
+        for line in FILES["1a8o.pdb"].read_text().splitlines()
+        if line.startswith("ATOM")
+    )
+    (tmp_path / "x.pdb").write_text(text)
+    assert said(read_structure(tmp_path / "x.pdb")).startswith("x_A chain: it is a chain of D-amino acids")
+
+
 def test_names_of_residues_in_force_fields_and_letters_of_their_own(tmp_path):
     text = FILES["1a8o.pdb"].read_text()
     for old, new in (("ARG", "HSD"), ("GLU", "CYX"), ("PHE", "SEC"), ("TYR", "DAL")):
