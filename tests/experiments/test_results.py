@@ -79,6 +79,14 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "faults.json":
         assert result["kills"] == int(given["kills"]) == sum(len(run["kills"]) for run in result["runs"])
         assert not any(run["differences"] for run in result["runs"])
+    elif file.name == "corpus.json":
+        assert result["files"] == len(result["rows"]) == result["read"] + result["refused"]
+        assert result["residues"] > 0 == result["crashes"]
+        assert not any(row.get("not_found") or row.get("left_out") for row in result["rows"])
+    elif file.name == "fuzz_structures.json":
+        assert result["files"] == int(given["files"]) == sum(result["outcomes"].values()) >= 20_000
+        assert result["files"] == result["outcomes"]["read"] + result["outcomes"]["refused"]
+        assert result["slowest_seconds"] < 10
     elif file.name == "saving_cost.json":
         assert {len(seconds) for seconds in result["seconds_per_step"].values()} == {int(given["rounds"])}
     elif file.name == "cluster_start.json":
