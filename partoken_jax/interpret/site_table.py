@@ -29,6 +29,10 @@ def sites_table(report: dict[str, Any]) -> str:
                 f"{row['random']:.1%} in random clusters{times}, p = {p:.3f}",
             )
         )
+    layers = report["by_layer"]
+    if layers["enrichment"] is not None:
+        as_central = f"{layers['random']:.1%} in residues as close to the centre"
+        rows.insert(1, ("", "", f"{as_central}, {_shown(layers['enrichment'], '.2f')} times"))
     rows.append(("residues in any cluster", _shown(report["coverage"], ".1%"), ""))
     rows += [
         (f"AUROC of being in a cluster by the {NAMES[name]}", _shown(found, ".3f"), "0.5: as other residues")
@@ -60,7 +64,8 @@ def verdict(report: dict[str, Any]) -> str:
         f"({rocs['contacts'][0]:.3f}) and {_better(differences['centre'])} closeness to the centre "
         f"({rocs['centre'][0]:.3f}).",
         f"The clusters themselves lie {_central(report['clusters_auroc']['centre'])} than other residues do "
-        f"(AUROC {report['clusters_auroc']['centre'][0]:.3f}).",
+        f"(AUROC {report['clusters_auroc']['centre'][0]:.3f}); against residues as close to the centre as "
+        f"theirs, catalytic ones are {_more(report['by_layer']['enrichment'])} in them.",
         _tokens(report["tokens"]),
     ]
     return " ".join(said)

@@ -23,6 +23,8 @@ CONTACT = 10.0
 """Å between CA atoms of two residues in contact."""
 COVERAGES = (0.05, 0.1, 0.2, 0.3, 0.5)
 """Shares of a protein's residues at which recall is reported."""
+LAYERS = 5
+"""Of residues by their closeness to the centre."""
 RANKINGS = ("importance", "contacts", "centre")
 """What residues are ranked by: the importance of their cluster, and two measures of how central they lie."""
 
@@ -74,6 +76,20 @@ def recall_at(scores: np.ndarray, positive: np.ndarray, share: float) -> float:
     return float(np.clip((kept - above) / equal, 0, 1)[positive].mean())
 
 
+def expected_by_layer(
+    chosen: np.ndarray,  # bool [L]
+    positive: np.ndarray,  # bool [L]
+    depth: np.ndarray,  # [L]
+) -> float:
+    """How many positives are expected among the chosen if these were drawn at random from residues of their
+    depth: Σ over `LAYERS` layers of equally many residues by depth of chosen · positive / residues."""
+    layer = (rankdata(depth, method="ordinal") - 1) * LAYERS // len(depth)
+    residues, taken, held = (
+        np.bincount(layer, weights, LAYERS) for weights in (np.ones(len(depth)), chosen, positive)
+    )
+    return float((taken * held / np.maximum(residues, 1)).sum())
+
+
 class SiteCounts(NamedTuple):
     """What is counted in one protein."""
 
@@ -89,6 +105,8 @@ class SiteCounts(NamedTuple):
     """In the most important cluster."""
     random_in_cluster: np.ndarray
     """int [R]: in a cluster that grew at random."""
+    expected_by_layer: float
+    """Catalytic residues in a cluster if clusters held any residues as close to the centre."""
     random_in_top: np.ndarray
     """int [R]: in the random cluster of the size of the most important one."""
     auroc: dict[str, float]
@@ -140,6 +158,7 @@ def count_sites(
         in_cluster=int((said.clusters[site] >= 0).sum()),
         in_top=int((said.clusters[site] == there[top]).sum()) if there.size else 0,
         random_in_cluster=(grown[:, site] >= 0).sum(axis=1),
+        expected_by_layer=expected_by_layer(covered, at, scores["centre"]),
         random_in_top=(grown[:, site] == top).sum(axis=1) if there.size else np.zeros(draws, int),
         auroc={name: auroc(scores[name], at) for name in RANKINGS},
         clusters_auroc={
@@ -192,7 +211,8 @@ def site_report(counts: Sequence[SiteCounts], groups: np.ndarray | None = None) 
     Returns:
       `proteins`, `groups`, `residues`, `sites`, `coverage`; of `clusters` and `top` the share of catalytic
       residues in them, the same of `random` clusters (mean over the draws), their ratio `enrichment`, and
-      `p` and `p_fewer`, the shares of draws with as many or more, and as many or fewer; `auroc` and `recall`
+      `p` and `p_fewer`, the shares of draws with as many or more, and as many or fewer; `by_layer`, the
+      share and the enrichment against residues as close to the centre; `auroc` and `recall`
       (at `coverages`) by ranking, means over proteins; `auroc_difference`, importance minus each of the
       others; `clusters_auroc`, how central the clusters themselves lie, by each of these; `tokens`,
       `fisher_enrichment` of clusters that hold a catalytic residue.
@@ -205,6 +225,8 @@ def site_report(counts: Sequence[SiteCounts], groups: np.ndarray | None = None) 
     residues, sites = (np.array([getattr(c, name) for c in counts]) for name in ("residues", "sites"))
     rocs = {name: np.array([c.auroc[name] for c in counts]) for name in RANKINGS}
     recalls = {name: np.array([c.recall[name] for c in counts]).T for name in RANKINGS}
+    in_cluster = np.array([c.in_cluster for c in counts])
+    by_layer = np.array([c.expected_by_layer for c in counts])
     tokens = np.concatenate([c.tokens for c in counts])
     holds = np.concatenate([c.holds for c in counts])
     return {
@@ -214,7 +236,7 @@ def site_report(counts: Sequence[SiteCounts], groups: np.ndarray | None = None) 
         "sites": int(sites.sum()),
         "coverage": ratio_estimate(np.array([c.covered for c in counts]), residues, group),
         "clusters": _against_random(
-            np.array([c.in_cluster for c in counts]),
+            in_cluster,
             np.array([c.random_in_cluster for c in counts]),
             sites,
             group,
@@ -222,6 +244,10 @@ def site_report(counts: Sequence[SiteCounts], groups: np.ndarray | None = None) 
         "top": _against_random(
             np.array([c.in_top for c in counts]), np.array([c.random_in_top for c in counts]), sites, group
         ),
+        "by_layer": {
+            "random": float(by_layer.sum() / sites.sum()),
+            "enrichment": ratio_estimate(in_cluster, by_layer, group) if by_layer.sum() > 0 else None,
+        },
         "auroc": {name: mean_estimate(rocs[name], group) for name in RANKINGS},
         "auroc_difference": {
             name: mean_estimate(rocs["importance"] - rocs[name], group) for name in RANKINGS[1:]
