@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,10 @@ class Origin:
     """int32 [L]: numbers in the sequence of the chain (label_seq_id), 0 where the file has none."""
     plddt: np.ndarray
     """float32 [L]: confidence of a predicted structure, 0 to 100; NaN where the file is no prediction."""
+
+    def cropped(self, max_length: int) -> "Origin":
+        """Of the first `max_length` residues."""
+        return replace(self, label_numbers=self.label_numbers[:max_length], plddt=self.plddt[:max_length])
 
 
 @dataclass(frozen=True)
