@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from experiments.flags import Flags, count, output, run_script
+from experiments.timing_tables import wrapped
 from partoken_jax.interpret.mcsa import match_sites, mcsa_file, read_mcsa
-from partoken_jax.interpret.site_table import sites_table, verdict
+from partoken_jax.interpret.site_table import NAMES, sites_table, verdict
 from partoken_jax.interpret.sites import count_all, site_report
 from partoken_jax.pretrained import load_model
 from partoken_jax.progress import say
@@ -30,7 +31,7 @@ TASKS = ("ec-class", "cath-class")
 HELD_OUT = ("val", "test")
 
 
-def chains(path: Path | None) -> tuple[dict[str, Protein], set[str]]:
+def all_chains(path: Path | None) -> tuple[dict[str, Protein], set[str]]:
     """All chains of a file by name, and the names of those that are not for training."""
     found, held_out = {}, set()
     for task in TASKS:
@@ -56,7 +57,7 @@ def relatives(path: Path | None) -> dict[str, int]:
 
 def measure(source: str | None, path: Path | None, draws: int) -> dict[str, Any]:
     """The numbers of the result."""
-    proteins, held_out = chains(path)
+    proteins, held_out = all_chains(path)
     matched = match_sites(read_mcsa(mcsa_file()), proteins.values())
     say(f"{matched.matched} of {matched.asked} catalytic residues found in {len(matched.sites)} chains")
     model, group = load_model(source), relatives(path)
@@ -76,6 +77,38 @@ def measure(source: str | None, path: Path | None, draws: int) -> dict[str, Any]
     }
 
 
+def matched(result: dict[str, Any]) -> str:
+    """How many of M-CSA's residues were found, and how the numbers were made."""
+    outside = sum(why.endswith("outside the chain") for why in result["unmatched"])
+    return (
+        f"{result['matched']:,} of the {result['asked']:,} catalytic residues that M-CSA (enzymm "
+        f"{result['enzymm']}) lists for these chains are found in {result['all']['proteins']} of them by "
+        f"number and type; {outside} of the others lie outside the stretch of the chain that the file holds. "
+        f"Random clusters are drawn {result['draws']:,} times for every chain. Model: {result['model']}. "
+        f"`{result['command']}`"
+    )
+
+
+def text(result: dict[str, Any], which: str) -> str:
+    """What holds of some chains, and the table."""
+    return f"{wrapped(verdict(result[which]))}\n\n{sites_table(result[which])}"
+
+
+def report(result: dict[str, Any]) -> str:
+    """A result as a document."""
+    return "\n\n".join(
+        [
+            "# Catalytic residues in clusters",
+            wrapped(matched(result)),
+            "## All chains",
+            text(result, "all"),
+            "## Chains that are held out of training",
+            text(result, "held_out"),
+            "![shares and recall](sites.png)\n",
+        ]
+    )
+
+
 def draw(result: dict[str, Any], path: Path) -> None:
     """Shares of catalytic residues against random clusters, and recall by coverage, as a PNG."""
     import matplotlib
@@ -83,25 +116,25 @@ def draw(result: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (bars, curves) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-    names = {"all": "all chains", "held_out": "held-out chains"}
-    for offset, which in zip((-0.18, 0.18), names, strict=True):
+    figure, (bars, curves) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
+    chains = {"all": "all chains", "held_out": "held-out chains"}
+    for offset, which in zip((-0.18, 0.18), chains, strict=True):
         rows = [result[which][what] for what in ("clusters", "top")]
         value, low, high = np.array([row["share"] for row in rows]).T
         at = np.arange(2) + offset
-        bars.bar(at, value, 0.34, yerr=(value - low, high - value), capsize=3, label=names[which])
+        bars.bar(at, value, 0.34, yerr=(value - low, high - value), capsize=3, label=chains[which])
         bars.plot(at, [row["random"] for row in rows], "k_", ms=22, mew=2)
     bars.set_xticks(range(2), ["any cluster", "most important cluster"])
-    bars.set(ylabel="share of catalytic residues", title="bars at random clusters of the same sizes: black")
+    bars.set(ylabel="share of catalytic residues", title="black: random clusters of the same sizes")
     bars.legend(frameon=False)
     report = result["all"]
     for name, rows in report["recall"].items():
         value, low, high = np.array(rows).T
-        curves.plot(report["coverages"], value, marker="o", label=name)
+        curves.plot(report["coverages"], value, marker="o", label=NAMES[name])
         curves.fill_between(report["coverages"], low, high, alpha=0.2)
     curves.plot([0, 0.5], [0, 0.5], color="grey", ls=":", label="chance")
     curves.set(xlabel="share of residues taken", ylabel="recall of catalytic residues", title="all chains")
-    curves.legend(frameon=False)
+    curves.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -125,7 +158,8 @@ def main() -> None:
     }))  # fmt: skip
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     draw(result, args.json.with_suffix(".png"))
-    print(verdict(result["all"]), sites_table(result["all"]), sep="\n\n", flush=True)
+    args.json.with_suffix(".md").write_text(report(result))
+    print(text(result, "all"), flush=True)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ models of several. Tokens of test chains against CATH class and architecture, an
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -81,11 +82,17 @@ def over_nmr(model: TrainedModel) -> list[dict[str, Any]]:
         rows.append({
             "entry": path.name.split(".")[0].upper(), "models": len(proteins), "residues": len(proteins[0]),
             **agreement_of_all([prediction.clusters for prediction in said])._asdict(),
-            "same_label": max(np.unique([p.label for p in said], return_counts=True)[1]) / len(said),
+            "same_label": most_frequent([prediction.label for prediction in said])[1],
             "random": random_reference(proteins, said, model.config.data.neighbours)._asdict(),
         })  # fmt: skip
         say(f"{rows[-1]['entry']}: adjusted Rand index {rows[-1]['adjusted_rand']:.2f}")
     return rows
+
+
+def most_frequent(labels: Sequence[str]) -> tuple[str, float]:
+    """The most frequent label, and its share."""
+    label, number = Counter(labels).most_common(1)[0]
+    return label, number / len(labels)
 
 
 def under_noise(model: TrainedModel, proteins: Sequence[Protein], draws: int) -> dict[str, Any]:
@@ -95,11 +102,12 @@ def under_noise(model: TrainedModel, proteins: Sequence[Protein], draws: int) ->
     for sigma in SIGMAS:
         rng, found = np.random.default_rng(0), []
         tokens = np.zeros((len(proteins), 2))
-        same = np.zeros(len(proteins))
+        same, labels = np.zeros(len(proteins)), []
         for _ in range(draws):
             shaken = model.predict([noisy(protein, sigma, rng) for protein in proteins])
             found.append([agreement(a.clusters, b.clusters) for a, b in zip(still, shaken, strict=True)])
             tokens += [same_tokens(a, b) for a, b in zip(still, shaken, strict=True)]
+            labels += [prediction.label for prediction in shaken]
             same += [a.label == b.label for a, b in zip(still, shaken, strict=True)]
         over_draws = np.mean(np.array(found), axis=0)  # [P, numbers of Agreement]
         groups = np.arange(len(proteins))
@@ -110,10 +118,18 @@ def under_noise(model: TrainedModel, proteins: Sequence[Protein], draws: int) ->
             },
             "same_seed_same_token": float(tokens[:, 0].sum() / max(tokens[:, 1].sum(), 1)),
             "same_label": mean_estimate(same / draws, groups),
+            "most_frequent_label": most_frequent(labels),
         })  # fmt: skip
         say(f"noise of {sigma} Å: adjusted Rand index {over_draws[:, 0].mean():.2f}")
     reference = random_reference(proteins, still, model.config.data.neighbours)
-    return {"proteins": len(proteins), "draws": draws, "rows": rows, "random": reference._asdict()}
+    without = most_frequent([prediction.label for prediction in still])
+    return {
+        "most_frequent_label": without,
+        "proteins": len(proteins),
+        "draws": draws,
+        "rows": rows,
+        "random": reference._asdict(),
+    }
 
 
 def over_seeds(models: Sequence[TrainedModel], proteins: Sequence[Protein]) -> dict[str, Any] | None:
@@ -182,11 +198,28 @@ def table(result: dict[str, Any]) -> str:
         )
         for row in tokens["rows"]
     ]
-    lines = [markdown_table(header, rows), ""]
+    shares = [
+        f"{share:.0%} ({label}) {'without noise' if sigma is None else f'under noise of {sigma} Å'}"
+        for sigma, (label, share) in [
+            (None, noise["most_frequent_label"]),
+            *((row["sigma"], row["most_frequent_label"]) for row in noise["rows"]),
+        ]
+    ]
+    lines = [
+        markdown_table(header, rows),
+        "",
+        f"Chains given the most frequent class: {', '.join(shares)}.",
+        "",
+    ]
     if seeds is None:
         lines += ["Over training seeds: not measured, for one seed is trained.", ""]
     about = f"{tokens['tokens']} tokens, {tokens['clusters']} clusters of {tokens['proteins']} chains"
     return "\n".join([*lines, markdown_table((about, "tokens", "shuffled labels", "p"), found)])
+
+
+def report(result: dict[str, Any]) -> str:
+    """A result as a document."""
+    return f"# Stability of clusters, and purity of tokens\n\n`{result['command']}`\n\n{table(result)}\n"
 
 
 def _shown(estimate: Sequence[float]) -> str:
@@ -222,6 +255,7 @@ def main() -> None:
     }
     result = json.loads(json.dumps(result))
     args.json.write_text(json.dumps(result, indent=1) + "\n")
+    args.json.with_suffix(".md").write_text(report(result))
     print(table(result), flush=True)
 
 

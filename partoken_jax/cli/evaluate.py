@@ -63,16 +63,17 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
         details: Annotated[
             bool,
             arg(
-                help="Whether to write details as well, to OUT/details_<split>: confusion matrix, calibration, "
-                "clusters, codes and the classes that they go with. Switch it on to look into a model."
+                help="Whether to write details as well, to OUT/details_<split>: confusion matrix, "
+                "calibration, clusters, codes and the classes that they go with. Switch it on to look into a "
+                "model."
             ),
         ] = False,
         sites: Annotated[
             bool,
             arg(
-                help="Whether to ask as well if the clusters find the catalytic residues of M-CSA, and to write "
-                "OUT/sites_<split>.json; it needs the extra partoken_jax[sites]. Switch it on for enzymes from "
-                "the PDB."
+                help="Whether to ask as well if the clusters find the catalytic residues of M-CSA, and to "
+                "write OUT/sites_<split>.json; it needs the extra partoken_jax[sites]. Switch it on for "
+                "enzymes from the PDB."
             ),
         ] = False,
         out: Annotated[

@@ -31,9 +31,10 @@ def grow_random(
     """
     clusters = np.full((draws, len(neighbours)), -1, np.int32)
     todo = np.arange(draws)
-    for _ in range(_ATTEMPTS):
+    room = int((neighbours >= 0).any(axis=1).sum())
+    for _ in range(_ATTEMPTS if sum(sizes) <= room else 0):
         if not todo.size:
-            return clusters
+            break
         drawn, whole = _grow(neighbours, sizes, todo.size, rng)
         clusters[todo[whole]] = drawn[whole]
         todo = todo[~whole]

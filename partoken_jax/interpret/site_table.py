@@ -99,7 +99,9 @@ def _more(enrichment: Sequence[float] | None) -> str:
     if low > 1:
         return f"more often ({times})"
     return (
-        f"less often ({times})" if high < 1 else f"about as often, or too little is known to tell ({times}),"
+        f"less often ({times})"
+        if high < 1
+        else f"neither more nor less often, as far as can be told ({times}),"
     )
 
 
