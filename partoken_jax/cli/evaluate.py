@@ -10,7 +10,6 @@ from tyro.conf import Positional, arg
 
 from partoken_jax.cli.files import check_input, save_json
 from partoken_jax.config import ConfigError
-from partoken_jax.interpret.mcsa import mcsa_file
 from partoken_jax.settings import shown
 from partoken_jax.training.run_directory import check_checkpoint
 
@@ -113,13 +112,19 @@ class _More(NamedTuple):
     details: bool
     sites: bool
 
+    def check(self) -> None:
+        """Raises DataError where M-CSA is asked for and not installed."""
+        if self.sites:
+            from partoken_jax.interpret.mcsa import mcsa_file
+
+            mcsa_file()
+
 
 def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | None, more: _More) -> None:
     # Before JAX is imported, which takes long.
     check_checkpoint(run_dir, checkpoint)
     check_input(data)
-    if more.sites:
-        mcsa_file()
+    more.check()
 
     from partoken_jax.training.compilation_cache import use_compilation_cache
     from partoken_jax.training.evaluate import evaluate_model, write_evaluation
@@ -142,8 +147,7 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | 
 
 def _evaluate_model(source: str, split: Split, data: Path | None, more: _More) -> None:
     check_input(data)
-    if more.sites:
-        mcsa_file()
+    more.check()
 
     from partoken_jax.pretrained import find_model, load_model
     from partoken_jax.proteins.dataset import EMBEDDED

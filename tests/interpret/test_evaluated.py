@@ -35,7 +35,7 @@ def listed(tmp_path, monkeypatch) -> Path:
     }
     path = tmp_path / mcsa.FILE
     path.write_text(json.dumps({"1": entries}))
-    monkeypatch.setattr("partoken_jax.cli.evaluate.mcsa_file", lambda: path)
+    monkeypatch.setattr("partoken_jax.interpret.mcsa.mcsa_file", lambda: path)
     monkeypatch.setattr("partoken_jax.interpret.evaluated.mcsa_file", lambda: path)
     return path
 
