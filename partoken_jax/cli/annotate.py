@@ -163,7 +163,7 @@ def _line(annotation: "Annotation") -> str:
     """A protein in a line: its class, and its most important cluster."""
     from partoken_jax.interpret.tables import residue_numbers
 
-    said = f"{annotation.protein.name}: {annotation.label} ({annotation.confidence:.0%})"
+    said = f"{annotation.protein.name}: {annotation.title}, {annotation.confidence:.0%}"
     if not annotation.clusters:
         return f"{said}; no clusters"
     first, numbers = annotation.clusters[0], residue_numbers(annotation)

@@ -76,6 +76,7 @@ def as_json(annotation: Annotation) -> dict[str, Any]:
         "sequence": protein.sequence,
         "prediction": annotation.predicted,
         "prediction_name": annotation.label,
+        "prediction_title": annotation.title,
         "true_label": true,
         "is_correct": None if true is None else annotation.predicted == true,
         "probabilities": annotation.probabilities.tolist(),

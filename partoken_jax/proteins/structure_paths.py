@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from partoken_jax.proteins.protein import DataError
-from partoken_jax.proteins.structures import SUFFIXES, is_structure_file
+from partoken_jax.proteins.structure_formats import SUFFIXES, is_structure_file
 
 
 def structure_files(path: Path) -> list[Path]:
