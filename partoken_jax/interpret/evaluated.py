@@ -18,6 +18,7 @@ def evaluated_details(model: TrainedModel, dataset: ProteinDataset, report: Eval
 
     Raises DataError for a model that was only pretrained.
     """
+    model.require_classifier()
     found = (Found(protein, None) for protein in dataset.proteins)
     rows: Any = report["predictions"]
     labels = {row["name"]: row["label"] for row in rows}

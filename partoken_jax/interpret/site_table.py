@@ -11,6 +11,10 @@ NAMES = {
     "centre": "closeness to the centre",
 }
 """Of the rankings."""
+TAIL = 0.025
+"""Of random draws, beyond which clusters are said to differ from them."""
+FEW = 20
+"""Groups of proteins; of fewer the intervals are too narrow, and the words say so."""
 LIMIT = 0.05
 """Of q, below which a token is said to go with catalytic residues."""
 
@@ -55,9 +59,9 @@ def verdict(report: dict[str, Any]) -> str:
     clusters, top, rocs = report["clusters"], report["top"], report["auroc"]
     differences = report["auroc_difference"]
     said = [
-        f"Catalytic residues are {_more(clusters['enrichment'])} in the model's clusters than in clusters of "
+        f"Catalytic residues are {_more(clusters)} in the model's clusters than in clusters of "
         f"the same sizes grown at random: {clusters['share'][0]:.1%} against {clusters['random']:.1%}.",
-        f"In the most important cluster they are {_more(top['enrichment'])} than in its random like: "
+        f"In the most important cluster they are {_more(top)} than in its random like: "
         f"{top['share'][0]:.1%} against {top['random']:.1%}.",
         f"As a ranking of residues, the importance of their cluster is {_against_chance(rocs['importance'])} "
         f"(AUROC {rocs['importance'][0]:.3f}), {_better(differences['contacts'])} the number of contacts "
@@ -65,16 +69,18 @@ def verdict(report: dict[str, Any]) -> str:
         f"({rocs['centre'][0]:.3f}).",
         f"The clusters themselves lie {_central(report['clusters_auroc']['centre'])} than other residues do "
         f"(AUROC {report['clusters_auroc']['centre'][0]:.3f}); against residues as close to the centre as "
-        f"theirs, catalytic ones are {_more(report['by_layer']['enrichment'])} in them.",
+        f"theirs, catalytic ones are {_more(report['by_layer'])} in them.",
         _tokens(report["tokens"]),
     ]
+    if report["groups"] < FEW:
+        said.insert(0, f"Only {report['groups']} groups of chains, too few to rely on what follows.")
     return " ".join(said)
 
 
 def _tokens(rows: Sequence[dict[str, Any]]) -> str:
     """Which tokens go with catalytic residues."""
     if not rows:
-        return "The clusters have no tokens."
+        return "No cluster with a token holds a catalytic residue."
     found = [row for row in rows if row["q"] < LIMIT]
     if not found:
         return (
@@ -91,18 +97,17 @@ def _tokens(rows: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _more(enrichment: Sequence[float] | None) -> str:
-    if enrichment is None:
+def _more(row: dict[str, Any]) -> str:
+    """The interval over proteins has to say so, and the rank among random draws where there is one."""
+    if row["enrichment"] is None:
         return "nowhere, as there are no clusters, any more often"
-    value, low, high = enrichment
+    value, low, high = row["enrichment"]
     times = f"{value:.2f} times, {low:.2f} to {high:.2f}"
-    if low > 1:
+    if low > 1 and row.get("p", 0) <= TAIL:
         return f"more often ({times})"
-    return (
-        f"less often ({times})"
-        if high < 1
-        else f"neither more nor less often, as far as can be told ({times}),"
-    )
+    if high < 1 and row.get("p_fewer", 0) <= TAIL:
+        return f"less often ({times})"
+    return f"neither more nor less often, as far as can be told ({times}),"
 
 
 def _against_chance(found: Sequence[float]) -> str:
