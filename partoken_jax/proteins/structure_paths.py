@@ -4,14 +4,19 @@ import os
 from pathlib import Path
 
 from partoken_jax.proteins.protein import DataError
-from partoken_jax.proteins.structure_formats import SUFFIXES, is_structure_file
+from partoken_jax.proteins.structure_formats import (
+    SUFFIXES,
+    StructureError,
+    check_structure_file,
+    is_structure_file,
+)
 
 
 def structure_files(path: Path) -> list[Path]:
     """The file itself, or all structure files of a folder and the folders in it, in the order of their names.
 
     Raises DataError for a path that does not exist, a folder without structure files, and a file that is none
-    by its name.
+    by its name or of a kind that is not read.
     """
     if path.is_dir():
         files = [
@@ -25,6 +30,8 @@ def structure_files(path: Path) -> list[Path]:
         return sorted(files)
     if not path.exists():
         raise DataError(f"{path}: no such file or folder; correct the path")
-    if not is_structure_file(path):
-        raise DataError(f"{path}: is no structure file by its name, which would end in {', '.join(SUFFIXES)}")
+    try:
+        check_structure_file(path)
+    except StructureError as error:
+        raise DataError(f"{path}: {error}") from None
     return [path]
