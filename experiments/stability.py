@@ -17,6 +17,7 @@ import gemmi
 import numpy as np
 
 from experiments.flags import Flags, count, output, run_script
+from experiments.timing_tables import wrapped
 from partoken_jax.interpret.bootstrap import mean_estimate
 from partoken_jax.interpret.purity import association, normalised_information, purity
 from partoken_jax.interpret.random_clusters import grow_random
@@ -40,8 +41,8 @@ from partoken_jax.training.trained import Prediction, TrainedModel
 RESULT = Path(__file__).parent / "results" / "stability.json"
 NMR = Path(__file__).parent / "data" / "nmr"
 """Backbones of NMR entries of the PDB, one chain each."""
-SIGMAS = (0.1, 0.3)
-"""Å, of the noise."""
+NOISE = ((0.1, False), (0.3, False), (0.3, True))
+"""Its size in Å, and whether all atoms of a residue move alike."""
 ATOMS = ("N", "CA", "C", "O")
 
 
@@ -99,12 +100,14 @@ def under_noise(model: TrainedModel, proteins: Sequence[Protein], draws: int) ->
     """For each sigma how alike the clusters with noise are to those without, over proteins."""
     still = model.predict(proteins)
     rows = []
-    for sigma in SIGMAS:
+    for sigma, whole_residues in NOISE:
         rng, found = np.random.default_rng(0), []
         tokens = np.zeros((len(proteins), 2))
         same, labels = np.zeros(len(proteins)), []
         for _ in range(draws):
-            shaken = model.predict([noisy(protein, sigma, rng) for protein in proteins])
+            shaken = model.predict(
+                [noisy(protein, sigma, rng, whole_residues=whole_residues) for protein in proteins]
+            )
             found.append([agreement(a.clusters, b.clusters) for a, b in zip(still, shaken, strict=True)])
             tokens += [same_tokens(a, b) for a, b in zip(still, shaken, strict=True)]
             labels += [prediction.label for prediction in shaken]
@@ -113,6 +116,7 @@ def under_noise(model: TrainedModel, proteins: Sequence[Protein], draws: int) ->
         groups = np.arange(len(proteins))
         rows.append({
             "sigma": sigma,
+            "whole_residues": whole_residues,
             **{
                 name: mean_estimate(over_draws[:, i], groups) for i, name in enumerate(Agreement._fields)
             },
@@ -180,7 +184,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     rows += [
         (
-            f"noise of {row['sigma']} Å, {noise['proteins']} chains",
+            f"{_noise(row)}, {noise['proteins']} chains",
             *(_shown(row[name]) for name in (*Agreement._fields, "same_label")),
         )
         for row in noise["rows"]
@@ -198,17 +202,15 @@ def table(result: dict[str, Any]) -> str:
         )
         for row in tokens["rows"]
     ]
-    shares = [
-        f"{share:.0%} ({label}) {'without noise' if sigma is None else f'under noise of {sigma} Å'}"
-        for sigma, (label, share) in [
-            (None, noise["most_frequent_label"]),
-            *((row["sigma"], row["most_frequent_label"]) for row in noise["rows"]),
-        ]
-    ]
+    label, share = noise["most_frequent_label"]
+    shares = [f"{share:.0%} without noise ({label})"]
+    for row in noise["rows"]:
+        label, share = row["most_frequent_label"]
+        shares.append(f"{share:.0%} ({label}) under {_noise(row)}")
     lines = [
         markdown_table(header, rows),
         "",
-        f"Chains given the most frequent class: {', '.join(shares)}.",
+        wrapped(f"Chains given the most frequent class: {', '.join(shares)}."),
         "",
     ]
     if seeds is None:
@@ -220,6 +222,11 @@ def table(result: dict[str, Any]) -> str:
 def report(result: dict[str, Any]) -> str:
     """A result as a document."""
     return f"# Stability of clusters, and purity of tokens\n\n`{result['command']}`\n\n{table(result)}\n"
+
+
+def _noise(row: dict[str, Any]) -> str:
+    of = "residues" if row["whole_residues"] else "atoms"
+    return f"noise of {row['sigma']} Å on {of}"
 
 
 def _shown(estimate: Sequence[float]) -> str:

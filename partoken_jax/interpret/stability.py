@@ -68,9 +68,13 @@ def agreement_of_all(clusterings: Sequence[np.ndarray]) -> Agreement:
     return mean_agreement([agreement(a, b) for a, b in combinations(clusterings, 2)])
 
 
-def noisy(protein: Protein, sigma: float, rng: np.random.Generator) -> Protein:
-    """The protein with Gaussian noise of `sigma` Å on every coordinate of its backbone."""
-    noise = rng.normal(scale=sigma, size=protein.backbone.shape)
+def noisy(
+    protein: Protein, sigma: float, rng: np.random.Generator, *, whole_residues: bool = False
+) -> Protein:
+    """The protein with Gaussian noise of `sigma` Å on every coordinate of its backbone; with
+    `whole_residues` the same for all atoms of a residue, so that its own geometry is kept."""
+    length, atoms, _ = protein.backbone.shape
+    noise = rng.normal(scale=sigma, size=(length, 1 if whole_residues else atoms, 3))
     return replace(protein, backbone=(protein.backbone + noise).astype(np.float32))
 
 

@@ -137,6 +137,16 @@ def test_a_planted_signal_is_found_and_said():
     assert "12 chains" in sites_table(report)
 
 
+def test_few_chains_are_said_to_be_few_and_no_difference_is_none():
+    protein = folded("1abc_A")
+    clusters = grow_random(table_of(protein), SIZES, 1, np.random.default_rng(0))[0]
+    outside = np.flatnonzero(clusters < 0)[:2]
+    report = site_report([counted(protein, clusters, outside)] * 3)
+    assert report["clusters"]["enrichment"].high == 0 and report["clusters"]["p_fewer"] > 0.025
+    said = verdict(report)
+    assert said.startswith("Only 3 groups of chains") and "neither more nor less often" in said
+
+
 def test_without_a_signal_p_is_uniform():
     """Clusters that are themselves random: their rank among random ones is any."""
     ps, enrichments = [], []

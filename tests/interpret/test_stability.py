@@ -41,10 +41,13 @@ def test_agreement_by_hand():
         agreement(first, second[:5])
 
 
-def test_noise_has_its_size_and_keeps_missing_atoms_missing(chains):
+def test_noise_has_its_size(chains):
     shaken = noisy(chains[1], 0.3, np.random.default_rng(0))
     moved = shaken.backbone - chains[1].backbone
     assert moved.std() == pytest.approx(0.3, rel=0.1) and shaken.sequence == chains[1].sequence
+    whole = noisy(chains[1], 0.3, np.random.default_rng(0), whole_residues=True).backbone - chains[1].backbone
+    np.testing.assert_allclose(whole, np.broadcast_to(whole[:, :1], whole.shape), atol=1e-4)
+    assert whole.std() == pytest.approx(0.3, rel=0.2)
 
 
 def test_tokens_are_compared_where_clusters_grew_from_the_same_residue():
