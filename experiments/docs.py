@@ -175,6 +175,9 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "matched": lambda: wrapped(sites.matched(read("sites.json"))),
         "sites": lambda: sites.text(read("sites.json"), "all"),
         "sites_held_out": lambda: sites.text(read("sites.json"), "held_out"),
+        "matched_ec": lambda: wrapped(sites.matched(read("sites_ec.json"))),
+        "sites_ec": lambda: sites.text(read("sites_ec.json"), "all"),
+        "sites_ec_held_out": lambda: wrapped(sites.verdict(read("sites_ec.json")["held_out"])),
         "stability": lambda: stability.table(read("stability.json")),
     },
     "docs/REFERENCE.md": {"formulas": formula_index},
@@ -217,7 +220,8 @@ def texts() -> dict[Path, str]:
             f"{comparison.markdown(result)}\n![times]({name}.png)\n"
         )
     found[RESULTS / "demo" / "report.md"] = demo.report(read("demo", "results.json"))
-    found[RESULTS / "sites.md"] = sites.report(read("sites.json"))
+    for name in ("sites", "sites_ec"):
+        found[RESULTS / f"{name}.md"] = sites.report(read(f"{name}.json"), f"{name}.png")
     found[RESULTS / "stability.md"] = stability.report(read("stability.json"))
     for kind in MODELS:
         records = read_records(RESULTS / "ec" / kind / "metrics.jsonl")

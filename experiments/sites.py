@@ -67,7 +67,9 @@ def measure(source: str | None, path: Path | None, draws: int) -> dict[str, Any]
         groups = np.array([group.get(n, -1 - i) for i, n in enumerate(chosen)])
         reports[name] = site_report([counts[n] for n in chosen], groups)
     return {
-        "model": Path(model.source).stem,
+        "model": Path(model.source).stem if source is None else source,
+        "task": model.task,
+        "epoch": model.epoch,
         "enzymm": version("enzymm"),
         "draws": draws,
         "asked": matched.asked,
@@ -84,8 +86,8 @@ def matched(result: dict[str, Any]) -> str:
         f"{result['matched']:,} of the {result['asked']:,} catalytic residues that M-CSA (enzymm "
         f"{result['enzymm']}) lists for these chains are found in {result['all']['proteins']} of them by "
         f"number and type; {outside} of the others lie outside the stretch of the chain that the file holds. "
-        f"Random clusters are drawn {result['draws']:,} times for every chain. Model: {result['model']}. "
-        f"`{result['command']}`"
+        f"Random clusters are drawn {result['draws']:,} times for every chain. Model: {result['model']}, epoch "
+        f"{result['epoch']}. `{result['command']}`"
     )
 
 
@@ -94,7 +96,7 @@ def text(result: dict[str, Any], which: str) -> str:
     return f"{wrapped(verdict(result[which]))}\n\n{sites_table(result[which])}"
 
 
-def report(result: dict[str, Any]) -> str:
+def report(result: dict[str, Any], picture: str) -> str:
     """A result as a document."""
     return "\n\n".join(
         [
@@ -104,7 +106,7 @@ def report(result: dict[str, Any]) -> str:
             text(result, "all"),
             "## Chains that are held out of training",
             text(result, "held_out"),
-            "![shares and recall](sites.png)\n",
+            f"![shares and recall]({picture})\n",
         ]
     )
 
@@ -158,7 +160,7 @@ def main() -> None:
     }))  # fmt: skip
     args.json.write_text(json.dumps(result, indent=1) + "\n")
     draw(result, args.json.with_suffix(".png"))
-    args.json.with_suffix(".md").write_text(report(result))
+    args.json.with_suffix(".md").write_text(report(result, args.json.with_suffix(".png").name))
     print(text(result, "all"), flush=True)
 
 
