@@ -86,8 +86,8 @@ def matched(result: dict[str, Any]) -> str:
         f"{result['matched']:,} of the {result['asked']:,} catalytic residues that M-CSA (enzymm "
         f"{result['enzymm']}) lists for these chains are found in {result['all']['proteins']} of them by "
         f"number and type; {outside} of the others lie outside the stretch of the chain that the file holds. "
-        f"Random clusters are drawn {result['draws']:,} times for every chain. Model: {result['model']}, epoch "
-        f"{result['epoch']}. `{result['command']}`"
+        f"Random clusters are drawn {result['draws']:,} times for every chain. Model: {result['model']}, "
+        f"epoch {result['epoch']}. `{result['command']}`"
     )
 
 
