@@ -49,6 +49,14 @@ def pytest_runtest_setup(item):
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not real)  # for processes that it starts
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_of_a_file():
+    """What a file compiled goes with it: a worker that kept the programs of all files ran out of maps of
+    memory, which ends it without a word."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def chains() -> list[Protein]:
     """Eight real chains of 12 to 30 residues without missing atoms."""
