@@ -72,10 +72,12 @@ def test_the_five_lines_print_a_protein_and_its_clusters():
     assert example is not None
     assert len([line for line in example[1].splitlines() if line and "import" not in line]) == 5
     result = subprocess.run([sys.executable, "-c", example[1]], capture_output=True, text=True, check=True)
-    sequence, clusters = result.stdout.splitlines()
-    assert sequence == example[2].splitlines()[0]
-    assert len(clusters) == len(sequence) and set(clusters) <= set(".12345")
-    assert {"1", "2", "3", "4", "5"} <= set(clusters)  # this protein is long enough for five clusters
+    said, sequence, clusters = result.stdout.splitlines()
+    shown = example[2].splitlines()
+    assert said.split(",")[0] == shown[0].split(",")[0] and sequence == shown[1]
+    assert len(clusters) == len(sequence) and set(clusters) == set(".12345")
+    # What tests compile is less optimised, and rounding may move a residue.
+    assert np.mean([one == other for one, other in zip(clusters, shown[2], strict=True)]) > 0.8
 
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *docs.DOCUMENTS])
