@@ -1,0 +1,293 @@
+"""Structure files with the clusters in them, and scripts that colour them in PyMOL, ChimeraX and Mol*."""
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gemmi
+import numpy as np
+from gemmi import cif
+
+from partoken_jax.files import write_whole
+from partoken_jax.interpret import colours
+from partoken_jax.interpret.annotation import Annotation, Cluster
+from partoken_jax.proteins import Protein
+from partoken_jax.proteins.structures import BACKBONE, Origin
+
+B_FACTOR = "rank of the cluster that the residue is in: 1 for the most important one, 0 for none"
+"""What the column of B factors holds."""
+
+
+def write_coloured(annotation: Annotation, folder: Path, stem: str) -> list[Path]:
+    """Writes a protein and its clusters for the programs that show structures.
+
+    The files are `stem` with .cif (mmCIF), .pdb where the format has room for it (`why_no_pdb`), .pml (PyMOL),
+    .cxc (ChimeraX), .mvsj (MolViewSpec, refers to the .cif) and .mvsx (the same and the .cif in one archive, for
+    Mol*). The structure is the chain in the file that the protein is from, with all its atoms and numbers, or
+    the backbone alone where there is no file. The B factor of an atom is the rank of its cluster.
+
+    Returns:
+      The files, in the order above.
+
+    Raises OSError where a file cannot be written, or the protein's own file not be read any more.
+    """
+    structure = coloured_structure(annotation, stem)
+    text = coloured_mmcif(annotation, structure)
+    view = json.dumps(molviewspec(annotation, f"{stem}.cif"), indent=1) + "\n"
+    contents: dict[str, str] = {".cif": text}
+    if why_no_pdb(structure) is None:
+        contents[".pdb"] = structure.make_pdb_string(gemmi.PdbWriteOptions(minimal=False))
+    contents[".pml"] = pymol_script(annotation, stem)
+    contents[".cxc"] = chimerax_script(annotation, stem)
+    contents[".mvsj"] = view
+    paths = []
+    for suffix, content in contents.items():
+        paths.append(folder / f"{stem}{suffix}")
+        write_whole(paths[-1], content)
+    paths.append(folder / f"{stem}.mvsx")
+    with zipfile.ZipFile(paths[-1], "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (("index.mvsj", view), (f"{stem}.cif", text)):
+            # A date of its own would make every file another one.
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    return paths
+
+
+def coloured_structure(annotation: Annotation, name: str) -> gemmi.Structure:
+    """The chain of an annotated protein, alone, with ranks of clusters as B factors."""
+    origin, protein = annotation.origin, annotation.protein
+    structure = _of_backbone(protein) if origin is None else _of_file(origin)
+    structure.name = name
+    structure.raw_remarks = [f"REMARK   3 B FACTOR: {B_FACTOR}".upper()]
+    places = zip(protein.residue_numbers.tolist(), protein.insertion_codes, strict=True)
+    rank_at = dict(zip(places, annotation.rank_of_residue.tolist(), strict=True))
+    for residue in structure[0][0]:
+        rank = 0 if residue.is_water() else rank_at.get((residue.seqid.num, residue.seqid.icode), 0)
+        for atom in residue:
+            atom.b_iso, atom.aniso = rank, gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+    return structure
+
+
+def why_no_pdb(structure: gemmi.Structure) -> str | None:
+    """Why a structure does not fit into a PDB file, as the end of a sentence; None if it does."""
+    chain = structure[0][0]
+    if len(chain.name) > 1:
+        return f"the name of chain {chain.name} has more than one letter"
+    long = next((residue.name for residue in chain if len(residue.name) > 3), None)
+    if long is not None:
+        return f"the name of residue {long} has more than three letters"
+    if structure[0].count_atom_sites() >= 99_999:
+        return "it has more atoms than the format has numbers"
+    numbers = [residue.seqid.num for residue in chain]
+    if min(numbers) < -999 or max(numbers) > 9999:
+        return "its residue numbers have more than four characters"
+    far = any(not -999 < x < 9999 for residue in chain for atom in residue for x in atom.pos.tolist())
+    return "its coordinates have more digits than the format has room for" if far else None
+
+
+def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
+    """The mmCIF file of a `coloured_structure`, with tables of clusters and of residues of our own."""
+    document = structure.make_mmcif_document()
+    block = document.sole_block()
+    block.set_pair("_partoken.prediction", cif.quote(annotation.label))
+    block.set_pair("_partoken.confidence", f"{annotation.confidence:.6g}")
+    block.set_pair("_partoken.b_iso_or_equiv", cif.quote(B_FACTOR))
+    if annotation.clusters:
+        table = block.init_loop(
+            "_partoken_cluster.", ["rank", "importance", "token", "distance", "size", "seed_auth_seq_id"]
+        )
+        for cluster in annotation.clusters:
+            table.add_row(
+                [
+                    str(cluster.rank),
+                    f"{cluster.importance:.6g}",
+                    "." if cluster.token is None else str(cluster.token),
+                    "." if cluster.distance is None else f"{cluster.distance:.6g}",
+                    str(cluster.size),
+                    str(annotation.protein.residue_numbers[cluster.seed]),
+                ]
+            )
+    columns = ["auth_asym_id", "auth_seq_id", "pdbx_PDB_ins_code", "label_seq_id", "rank", "token", "importance"]
+    table = block.init_loop("_partoken_residue.", columns)
+    for row in _residue_rows(annotation):
+        table.add_row(row)
+    return document.as_string()
+
+
+def _residue_rows(annotation: Annotation) -> list[list[str]]:
+    protein, origin = annotation.protein, annotation.origin
+    chain = cif.quote(origin.chain if origin else protein.chain) if protein.chain else "."
+    labels = origin.label_numbers if origin else np.zeros(len(protein), np.int32)
+    cluster_of = {cluster.rank: cluster for cluster in annotation.clusters}
+    rows = []
+    for i, rank in enumerate(annotation.rank_of_residue.tolist()):
+        cluster = cluster_of.get(rank)
+        token = None if cluster is None else cluster.token
+        rows.append(
+            [
+                chain,
+                str(protein.residue_numbers[i]),
+                "?" if protein.insertion_codes[i] == " " else protein.insertion_codes[i],
+                str(labels[i]) if labels[i] else ".",
+                str(rank),
+                "." if token is None else str(token),
+                "." if cluster is None else f"{cluster.importance:.6g}",
+            ]
+        )
+    return rows
+
+
+def pymol_script(annotation: Annotation, stem: str) -> str:
+    """Opens `stem`.cif in PyMOL and colours its clusters, each a selection of its own."""
+    lines = [
+        "# PyMOL: open in the folder of the structure file, as with pymol " + f"{stem}.pml",
+        f"load {stem}.cif, {stem}",
+        "hide everything",
+        "show cartoon",
+        "show sticks, organic",
+        f"set_color partoken_none, {_parts(colours.NONE['light'])}",
+        f"color partoken_none, {stem}",
+    ]
+    for cluster in annotation.clusters:
+        residues = "+".join(_ranges(annotation.protein, cluster, escape="\\"))
+        lines += [
+            f"# {_described(cluster)}",
+            f"set_color partoken_{cluster.rank}, {_parts(colours.of_rank(cluster.rank))}",
+            f"select cluster_{cluster.rank}, {stem} and polymer and resi {residues}",
+            f"color partoken_{cluster.rank}, cluster_{cluster.rank}",
+        ]
+    return "\n".join([*lines, "deselect", f"orient {stem}", ""])
+
+
+def chimerax_script(annotation: Annotation, stem: str) -> str:
+    """Opens `stem`.cif in a new session of ChimeraX and colours its clusters, each by a name of its own."""
+    lines = [
+        "# ChimeraX: open this file in a new session; it finds the structure file beside it",
+        f'open "{stem}.cif" id 1',
+        "hide #1 atoms",
+        "show #1 & ligand atoms",
+        "show #1 cartoons",
+        f"color #1 {colours.NONE['light']}",
+    ]
+    for cluster in annotation.clusters:
+        residues = ",".join(_ranges(annotation.protein, cluster))
+        lines += [
+            f"# {_described(cluster)}",
+            f"name cluster_{cluster.rank} #1:{residues} & protein",
+            f"color cluster_{cluster.rank} {colours.of_rank(cluster.rank)}",
+        ]
+    return "\n".join([*lines, "view #1", ""])
+
+
+def molviewspec(annotation: Annotation, url: str) -> dict[str, Any]:
+    """A state of MolViewSpec 1 that shows the structure of a URL with its clusters, and says what each is.
+
+    Args:
+      annotation: the protein and its clusters.
+      url: of the mmCIF file, relative to where the state is.
+    """
+    paint = [_node("color", color=colours.NONE["light"])]
+    said = []
+    for cluster in annotation.clusters:
+        residues = _selector(annotation.protein, cluster)
+        paint.append(_node("color", color=colours.of_rank(cluster.rank), selector=residues))
+        said.append(_node("component", [_node("tooltip", text=_described(cluster))], selector=residues))
+    polymer = _node("component", [_node("representation", paint, type="cartoon")], selector="polymer")
+    sticks = _node("representation", [_node("color", color="#8a8f96")], type="ball_and_stick")
+    ligand = _node("component", [sticks], selector="ligand")
+    structure = _node("structure", [polymer, ligand, *said], type="model")
+    read = _node("download", [_node("parse", [structure], format="mmcif")], url=url)
+    # The format wants a time; one of now would make every file another one.
+    about = {"version": "1", "timestamp": "1970-01-01T00:00:00+00:00", "title": annotation.protein.name}
+    return {"root": {"kind": "root", "children": [read]}, "metadata": about, "kind": "single"}
+
+
+def _node(kind: str, children: Sequence[Any] = (), **params: Any) -> dict[str, Any]:
+    node: dict[str, Any] = {"kind": kind, "params": params}
+    return node | ({"children": list(children)} if children else {})
+
+
+def _selector(protein: Protein, cluster: Cluster) -> list[dict[str, Any]]:
+    selected = []
+    for i in cluster.residues.tolist():
+        one: dict[str, Any] = {"auth_seq_id": int(protein.residue_numbers[i])}
+        if protein.insertion_codes[i] != " ":
+            one["pdbx_PDB_ins_code"] = protein.insertion_codes[i]
+        selected.append(one)
+    return selected
+
+
+def _described(cluster: Cluster) -> str:
+    token = "" if cluster.token is None else f", token {cluster.token}"
+    return f"Cluster {cluster.rank}{token}, importance {cluster.importance:.3f}, {cluster.size} residues"
+
+
+def _ranges(protein: Protein, cluster: Cluster, escape: str = "") -> list[str]:
+    """Residues by author number: "12-20", "52A"; `escape` stands before the sign of a negative number.
+
+    Ranges are of numbers that the protein has one residue of, because programs differ in whether 12-20 has 15A.
+    """
+    numbers, codes = protein.residue_numbers.tolist(), protein.insertion_codes
+    single = {number for number, code in zip(numbers, codes, strict=True) if code == " " and number >= 0}
+    single -= {number for number, code in zip(numbers, codes, strict=True) if code != " "}
+    runs: list[list[int]] = []
+    for i in cluster.residues.tolist():
+        last = runs[-1][-1] if runs else -1
+        if runs and last + 1 == i and numbers[last] + 1 == numbers[i] and {numbers[last], numbers[i]} <= single:
+            runs[-1].append(i)
+        else:
+            runs.append([i])
+    written = []
+    for run in runs:
+        first = f"{numbers[run[0]]}{codes[run[0]]}".strip().replace("-", f"{escape}-")
+        written.append(first if len(run) == 1 else f"{first}-{numbers[run[-1]]}")
+    return written
+
+
+def _parts(colour: str) -> str:
+    return "[" + ", ".join(f"{part:.4f}" for part in colours.rgb(colour)) + "]"
+
+
+def _of_file(origin: Origin) -> gemmi.Structure:
+    """The chain and model of the file, with all atoms; what is said of others is left out."""
+    structure = gemmi.read_structure(str(origin.path))
+    for place in reversed(range(len(structure))):
+        if structure[place].num != origin.model:
+            del structure[place]
+    model = structure[0]
+    for name in {chain.name for chain in model} - {origin.chain}:
+        model.remove_chain(name)
+    structure.setup_entities()
+    structure.assemblies.clear()
+    structure.cispeps.clear()
+    for items, ends in (
+        (structure.helices, lambda helix: (helix.start, helix.end)),
+        (structure.connections, lambda connection: (connection.partner1, connection.partner2)),
+    ):
+        for place in reversed(range(len(items))):
+            if any(end.chain_name != origin.chain for end in ends(items[place])):
+                del items[place]
+    structure.sheets.clear()  # programs find strands by themselves, and a sheet may go over several chains
+    return structure
+
+
+def _of_backbone(protein: Protein) -> gemmi.Structure:
+    chain = gemmi.Chain(protein.chain)
+    names = gemmi.expand_one_letter_sequence(protein.sequence, gemmi.ResidueKind.AA)
+    for i, name in enumerate(names):
+        residue = gemmi.Residue()
+        residue.name, residue.entity_type = name, gemmi.EntityType.Polymer
+        residue.seqid = gemmi.SeqId(int(protein.residue_numbers[i]), protein.insertion_codes[i])
+        for atom_name, place in zip(BACKBONE, protein.backbone[i], strict=True):
+            if np.isfinite(place).all():
+                atom = gemmi.Atom()
+                atom.name, atom.element = atom_name, gemmi.Element(atom_name[0])
+                atom.pos = gemmi.Position(*map(float, place))
+                residue.add_atom(atom)
+        chain.add_residue(residue)
+    structure, model = gemmi.Structure(), gemmi.Model(1)
+    model.add_chain(chain)
+    structure.add_model(model)
+    structure.setup_entities()
+    return structure
