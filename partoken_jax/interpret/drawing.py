@@ -11,6 +11,8 @@ SIZE = 100
 """Width and height of a drawing in its own units."""
 POINTS = 110
 """At most so many points make a trace, so that thousands of drawings fit into one page."""
+LONGEST = 12
+"""Points of a stretch that is in front of or behind another as a whole."""
 GAP = 4.5
 """Å between CA atoms; residues further apart are not joined."""
 
@@ -50,8 +52,10 @@ def drawing(annotation: Annotation, title: str, only: int | None = None) -> str:
     if len(known):
         centre, rotation = principal_frame(points)
         seen = (points[known].astype(np.float64) - centre) @ rotation
+        low, high = seen[:, :2].min(axis=0), seen[:, :2].max(axis=0)
         for run, rank in _runs(seen, ranks[known]):
-            parts.append((float(run[:, 2].mean()), _path(run, rank, np.abs(seen[:, :2]).max())))
+            flat = SIZE / 2 + (run[:, :2] - (low + high) / 2) * [1, -1] * (SIZE - 8) / max((high - low).max(), 1)
+            parts.append((float(run[:, 2].mean()), _path(np.rint(flat).astype(int), rank)))
     body = "".join(path for _, path in sorted(parts))
     return (
         f'<svg class="drawing" viewBox="0 0 {SIZE} {SIZE}" role="img" aria-label="{escape(title)}">{body}</svg>'
@@ -73,21 +77,29 @@ def colour_class(rank: int) -> str:
 def _runs(seen: np.ndarray, ranks: np.ndarray) -> list[tuple[np.ndarray, int]]:
     """Stretches of the chain in one colour, [n, 3] each; a stretch ends where the next one begins."""
     joined = np.linalg.norm(np.diff(seen, axis=0), axis=1) <= GAP  # [N - 1]
-    starts = [0, *(np.flatnonzero(~joined | (np.diff(ranks) != 0)) + 1).tolist(), len(seen)]
     smooth = seen.copy()  # helices become rods
     smooth[1:-1] = (seen[:-2] + 2 * seen[1:-1] + seen[2:]) / 4
     stride = -(-len(seen) // POINTS)
+    starts = [0]
+    for i in range(1, len(seen)):
+        # A long stretch would be in front of or behind another as a whole.
+        if not joined[i - 1] or ranks[i] != ranks[i - 1] or i - starts[-1] == LONGEST * stride:
+            starts.append(i)
     runs = []
-    for start, end in zip(starts, starts[1:], strict=False):
+    for start, end in zip(starts, [*starts[1:], len(seen)], strict=True):
         kept = list(range(start, end, stride))
         kept += [end] if end < len(seen) and joined[end - 1] else [end - 1]
         runs.append((smooth[kept], int(ranks[start])))
     return runs
 
 
-def _path(run: np.ndarray, rank: int, reach: float) -> str:
-    """A path in whole units: absolute start, then steps."""
-    flat = np.rint(SIZE / 2 + run[:, :2] * [1, -1] / max(reach, 1) * (SIZE / 2 - 4)).astype(int)
-    steps = "".join(f"{x} {y} " for x, y in np.diff(flat, axis=0).tolist()).strip()
-    line = f"M{flat[0, 0]} {flat[0, 1]}l{steps or '0 0'}"
-    return f'<path class="edge" d="{line}"/><path class="{colour_class(rank)}" d="{line}"/>'
+def _path(flat: np.ndarray, rank: int) -> str:
+    """A stretch over its own edge, which cuts what is behind it but not what it joins at its ends."""
+    edge = f'<path class="edge" d="{_line(flat[1:-1])}"/>' if len(flat) > 3 else ""
+    return f'{edge}<path class="{colour_class(rank)}" d="{_line(flat)}"/>'
+
+
+def _line(flat: np.ndarray) -> str:
+    """A start and steps from there, in whole units."""
+    steps = " ".join(f"{x} {y}" for x, y in np.diff(flat, axis=0).tolist())
+    return f"M{flat[0, 0]} {flat[0, 1]}l{steps or '0 0'}"

@@ -51,7 +51,7 @@ def table(header: dict[str, str], rows: list[str], caption: str) -> str:
         for name, kind in header.items()
     )
     return (
-        f'<div class="wide"><table aria-label="{escape(caption)}"><thead><tr>{head}</tr></thead>'
+        f'<div class="wide" tabindex="0"><table aria-label="{escape(caption)}"><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 

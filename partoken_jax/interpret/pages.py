@@ -200,16 +200,19 @@ def _cluster_table(annotation: Annotation) -> str:
     for cluster in annotation.clusters:
         share = cluster.importance / most if most > 0 else 0.0
         seed = f"{annotation.protein.sequence[cluster.seed]}{names[cluster.seed]}"
+        token = "–"
+        if cluster.token is not None:
+            token = f'<a href="../codebook.html#token-{cluster.token}">{cluster.token}</a>'
         mark = f'<span class="mark {colour_class(cluster.rank)}"></span>'
         rows.append(
             f'<tr data-rank="{cluster.rank}"><td><button type="button" aria-pressed="false" '
             f'aria-label="Cluster {cluster.rank}: select its residues">{mark}{cluster.rank}</button></td>'
-            f'<td class="number">{"–" if cluster.token is None else cluster.token}</td>'
+            f'<td class="number">{token}</td>'
             f'<td class="number">{cluster.importance:.3f}</td>'
             f'<td class="bars">{bar(share, colours.of_share(share))}</td>'
             f'<td class="number">{cluster.size}</td><td>{escape(seed)}</td></tr>'
         )
-    header = {"Cluster": "", "Token": "number", "Importance": "number", " ": "", "Residues": "number", "Seed": ""}
+    header = {"Cluster": "", "Token": "number", "Importance": "number", " ": "bars", "Residues": "number", "Seed": ""}
     return table(header, rows, "Clusters, from the most important one")
 
 
@@ -221,7 +224,7 @@ def _class_table(annotation: Annotation) -> str:
         f'<td class="bars">{bar(float(annotation.probabilities[i]))}</td></tr>'
         for place, i in enumerate(order)
     ]
-    header = {"Class": "", "Probability": "number", " ": ""}
+    header = {"Class": "", "Probability": "number", " ": "bars"}
     seen = table(header, rows[:SHOWN_CLASSES], "Classes, from the most probable one")
     if len(rows) <= SHOWN_CLASSES:
         return seen

@@ -231,6 +231,8 @@
   buildSchemes();
   element("clear").addEventListener("click", () => select([]));
   document.addEventListener("keydown", (event) => event.key === "Escape" && select([]));
+  const named = /^#cluster-(\d+)$/.exec(location.hash); // as the page of the codebook links
+  if (named && members.has(Number(named[1]))) select(members.get(Number(named[1])));
   dark.addEventListener("change", () => {
     paintSequence();
     show();

@@ -83,11 +83,13 @@ window.partoken = window.partoken || {};
     return [value, slope];
   }
 
+  const head = (structure, i, last) => structure[i] === "E" && (i === last || structure[i + 1] !== "E");
+
   // Half width and half thickness at place t of residue i, whose piece is from i - 0.5 to i + 0.5.
   function shape(structure, i, t, first, last) {
     const letter = structure[i];
     const own = SHAPES[letter];
-    if (letter === "E" && (i === last || structure[i + 1] !== "E")) {
+    if (head(structure, i, last)) {
       const left = Math.min(Math.max(i + 0.5 - t, 0), 1); // an arrow's head
       return [0.15 + (HEAD - 0.15) * left, own[1]];
     }
@@ -110,13 +112,16 @@ window.partoken = window.partoken || {};
       for (let i = first; i <= last; i++) {
         const from = Math.max(i - first - 0.5, 0);
         const to = Math.min(i - first + 0.5, points.length - 1);
-        piece(mesh, points, across, i, from, to, steps, (t) => shape(structure, i, t + first, first, last));
+        const shapeAt = (t) => shape(structure, i, t + first, first, last);
+        // A piece is closed where the next one is another shape: at ends, and on both sides of an arrow's head.
+        const open = (j, k) => j >= first && k <= last && structure[j] === structure[k] && !head(structure, k, last);
+        piece(mesh, points, across, i, from, to, steps, shapeAt, !open(i - 1, i), !open(i, i + 1));
       }
     }
     return mesh;
   }
 
-  function piece(mesh, points, across, residue, from, to, steps, shapeAt) {
+  function piece(mesh, points, across, residue, from, to, steps, shapeAt, closedBefore, closedAfter) {
     const rings = [];
     for (let step = 0; step <= steps; step++) {
       const t = from + ((to - from) * step) / steps;
@@ -128,8 +133,7 @@ window.partoken = window.partoken || {};
     }
     const first = rings[0];
     const last = rings[rings.length - 1];
-    // A cap at each end: a ring and its centre, with normals along the chain.
-    cap(mesh, first, residue, -1);
+    if (closedBefore) cap(mesh, first, residue, -1);
     rings.forEach((ring, k) => {
       const start = mesh.residues.length;
       addRing(mesh, ring, residue, null);
@@ -139,7 +143,7 @@ window.partoken = window.partoken || {};
         mesh.indices.push(start + a, start - SIDES + a, start + b, start + b, start - SIDES + a, start - SIDES + b);
       }
     });
-    cap(mesh, last, residue, 1);
+    if (closedAfter) cap(mesh, last, residue, 1);
   }
 
   function addRing(mesh, [centre, , side, up, width, thickness], residue, normal) {
@@ -151,6 +155,7 @@ window.partoken = window.partoken || {};
     }
   }
 
+  // Closes a piece by a ring and its centre, with normals along the chain.
   function cap(mesh, ring, residue, way) {
     const start = mesh.residues.length;
     const normal = scale(ring[1], way);

@@ -95,14 +95,19 @@ window.partoken = window.partoken || {};
     let radius = 1;
     for (let k = 0; k < mesh.positions.length; k += 3)
       radius = Math.max(radius, Math.hypot(...centre.map((x, d) => mesh.positions[k + d] - x)));
-    const start = () => ({ turn: [1, 0, 0, 0, 1, 0, 0, 0, 1], shift: [0, 0], zoom: 1 });
+    // At first it fills the canvas, but not so much that little of it would be seen when it is turned.
+    const start = () => {
+      const smaller = Math.min(canvas.clientWidth, canvas.clientHeight) / (2 * radius);
+      const fits = Math.min(canvas.clientWidth / (high[0] - low[0]), canvas.clientHeight / (high[1] - low[1]));
+      return { turn: [1, 0, 0, 0, 1, 0, 0, 0, 1], shift: [0, 0], zoom: Math.min(0.94 * fits / smaller, 1.4) };
+    };
     let view = start();
     let background = [1, 1, 1];
     let waiting = false;
 
     function scales() {
       const smaller = Math.min(canvas.width, canvas.height);
-      const each = (view.zoom * smaller) / (radius * 1.04);
+      const each = (view.zoom * smaller) / radius;
       return [each / canvas.width, each / canvas.height];
     }
 
