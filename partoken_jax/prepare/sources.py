@@ -8,7 +8,8 @@ from partoken_jax.prepare import bioblobs, npz_files, proteinshake
 from partoken_jax.prepare.annotations import read_labels
 from partoken_jax.prepare.records import Annotations, Chunk, Column, Contents, Plan, Record, pieces
 from partoken_jax.proteins import DataError
-from partoken_jax.proteins.structures import SUFFIXES, is_structure_file, read_structure, stem
+from partoken_jax.proteins.structure_formats import SUFFIXES, is_structure_file, stem
+from partoken_jax.proteins.structures import read_structure
 
 FILES = 32
 """Structure files read at a time."""

@@ -1,44 +1,48 @@
-"""Reads PDB and mmCIF files through gemmi: what a structure says, and what of it is left out."""
+"""Reads structure files through gemmi: what a structure says, and what of it is left out."""
 
-import os
-import re
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import gemmi
 import numpy as np
 
 from partoken_jax.proteins.protein import RESIDUE_TYPES, UNKNOWN_RESIDUE, DataError, Protein
+from partoken_jax.proteins.structure_formats import Opened, StructureError, open_structure, stem
 
-MAX_BYTES = 2**29
-"""Of a structure file, unpacked: several times the largest of the PDB."""
+Models = Literal["first", "all"]
 BACKBONE = ("N", "CA", "C", "O")
-_FORMATS = {
-    ".pdb": gemmi.CoorFormat.Pdb,
-    ".ent": gemmi.CoorFormat.Pdb,
-    ".cif": gemmi.CoorFormat.Mmcif,
-    ".mmcif": gemmi.CoorFormat.Mmcif,
+LONGEST_BOND = 2.5
+"""Å between C and the N of the next residue, which are 1.33 Å apart; what is further apart is a gap."""
+SHOWN = 12
+"""Residues that a line about a chain names one by one."""
+_PARENTS = {"U": "C", "O": "K"}
+"""Of selenocysteine and pyrrolysine, which have letters of their own."""
+_FORCE_FIELDS = {
+    **dict.fromkeys(("HSD", "HSE", "HSP", "HID", "HIE", "HIP"), "H"),
+    **{"CYX": "C", "CYM": "C", "ASH": "D", "GLH": "E", "LYN": "K"},
 }
-SUFFIXES = (*_FORMATS, *(f"{suffix}.gz" for suffix in _FORMATS))
-"""How names of structure files end, in small letters."""
+"""Names by which CHARMM and Amber tell the protonation of a residue."""
+_SOLVENTS = ("SOL", "TIP", "TIP3", "TIP4", "TP3", "T3P", "T4P", "SPC")
+"""Names of water in molecular dynamics, which gemmi does not know."""
 
-_PEPTIDE = (gemmi.PolymerType.PeptideL, gemmi.PolymerType.PeptideD)
+_PEPTIDE = gemmi.PolymerType.PeptideL
 _NUCLEIC = (gemmi.PolymerType.Dna, gemmi.PolymerType.Rna, gemmi.PolymerType.DnaRnaHybrid)
+_POLYMER, _WATER = gemmi.EntityType.Polymer, gemmi.EntityType.Water
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Something of a source that is not in the data."""
+    """Something of a source that is not in the data, or not as it is in the source."""
 
     name: str
     """The file (without its suffixes), or the chain as it would be called."""
     what: str
     """ "file", "chain", "protein", "label" (of a table, for which there is no protein), or "residues" where a
-    protein is there without some of its chain's residues."""
+    protein is there, but some of its chain's residues are missing, masked or of unknown type."""
     reason: str
 
 
@@ -58,6 +62,10 @@ class Origin:
     plddt: np.ndarray
     """float32 [L]: confidence of a predicted structure, 0 to 100; NaN where the file is no prediction."""
 
+    def cropped(self, max_length: int) -> "Origin":
+        """Of the first `max_length` residues."""
+        return replace(self, label_numbers=self.label_numbers[:max_length], plddt=self.plddt[:max_length])
+
 
 @dataclass(frozen=True)
 class StructureContents:
@@ -71,137 +79,198 @@ class StructureContents:
     """How often something was chosen, replaced or left out, by what it is."""
 
 
-def is_structure_file(path: Path) -> bool:
-    """Whether the name of a file is that of a structure."""
-    return path.name.lower().endswith(SUFFIXES)
-
-
-def stem(path: Path) -> str:
-    """The name of a structure file without .gz and without what tells its format."""
-    return re.sub(r"\.(pdb|ent|cif|mmcif)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-
-
-def read_structure(path: Path, chains: Collection[str] | None = None) -> StructureContents:
-    """The protein chains of the first model of a PDB or mmCIF file, plain or compressed (.gz).
+def read_structure(
+    path: Path, chains: Collection[str] | None = None, models: Models = "first"
+) -> StructureContents:
+    """The protein chains of a PDB, mmCIF or mmJSON file, plain or compressed (.gz).
 
     A chain is called by the file and its author's name ("1abc_A"), and keeps the author's residue numbers and
-    insertion codes. Its residues are those of its polymer that are in the file: a gap stays a gap in the
-    numbers, and an atom that is missing is NaN. Of alternate locations, and of residues that share a number,
-    the one with the highest occupancy is taken, and the first of equal ones. Modified residues become their
-    parent (MSE becomes M) by gemmi's table of residues, and `UNKNOWN_RESIDUE` where they have none.
+    insertion codes. Those of later models have the number of their model as well ("1abc_model2_A"). A chain's
+    residues are those of its polymer that are in the file: a gap stays a gap in the numbers, and an atom that
+    is missing is NaN. Of alternate locations, the conformer with the highest occupancy is taken, of residues
+    that share a number the one with the highest, and the first of equal ones. Modified residues become their
+    parent (MSE becomes M) by gemmi's table of residues, and `UNKNOWN_RESIDUE` where they have none or are
+    D-amino acids. Where a file is a prediction (`open_structure` says how that is told), B factors of CA are
+    its pLDDT; those up to 1 are taken as shares of 100.
 
     Args:
-      path: the file; its name ends in one of `SUFFIXES`.
-      chains: names of the chains to read; None for all.
+      path: the file; its name ends in one of `structure_formats.SUFFIXES_NAMED`.
+      chains: author's names of the chains to read; None for all.
+      models: whether to read the first model, or "all", such as those of an NMR ensemble.
 
     Returns:
-      The proteins, in the order of the file, and what was left out: waters, ligands, chains of nucleic acids
-      or of CA atoms alone, and a file that cannot be read. Nothing is raised for what a file holds.
+      The proteins, in the order of the file, and what was left out: waters, ligands, chains of nucleic acids,
+      of D-amino acids or of CA atoms alone, and a file that cannot be read. Nothing is raised for what a file
+      holds.
     """
-    name = stem(path)
-    if (problem := _no_structure(path)) is not None:
-        return StructureContents(skipped=[Skipped(name, "file", problem)])
+    name, found = stem(path), StructureContents()
     try:
-        structure = gemmi.read_structure(str(path), format=_FORMATS[_suffix(path)])
-        structure.setup_entities()
-        return _contents(structure, name, chains)
-    except (RuntimeError, ValueError, IndexError, OSError) as error:  # names in no text are found late
-        reason = " ".join(str(error).replace(f"{path}", "").split()).strip(" :")
+        opened = open_structure(path)
+    except StructureError as error:
+        return StructureContents(skipped=[Skipped(name, "file", str(error))])
+    try:
+        _set_entity_types(opened.structure)
+        for i, model in enumerate(opened.structure):
+            if i and models == "first":
+                found.counts["models after the first"] = len(opened.structure) - 1
+                break
+            _add_model(found, opened, i, name if i == 0 else f"{name}_model{model.num}", chains, path)
+    except (RuntimeError, ValueError, IndexError) as error:  # names in no text are found late
+        reason = " ".join(str(error).split())
         return StructureContents(skipped=[Skipped(name, "file", f"it cannot be read ({reason})")])
-
-
-def _contents(structure: gemmi.Structure, name: str, chains: Collection[str] | None) -> StructureContents:
-    found = StructureContents()
-    if not len(structure) or not len(structure[0]):
-        found.skipped.append(Skipped(name, "file", "it holds no atoms"))
-        return found
-    if len(structure) > 1:
-        found.counts["models after the first"] += len(structure) - 1
-    chosen = [chain for chain in structure[0] if chains is None or chain.name in chains]
-    if not chosen:
-        there = ", ".join(chain.name or "(no name)" for chain in structure[0])
-        found.skipped.append(Skipped(name, "file", f"it has none of the chosen chains, only {there}"))
-    for chain in chosen:
-        _add_chain(found, chain, f"{name}_{chain.name}" if chain.name else name)
     return found
 
 
-def _no_structure(path: Path) -> str | None:
-    """What is wrong with a file before it is read."""
-    if not path.is_file():
-        return "it is not a file"
-    size = path.stat().st_size
-    if path.name.lower().endswith(".gz") and size >= 4:
-        with path.open("rb") as file:
-            if file.read(2) == b"\x1f\x8b":  # gzip, which ends with the length of what it holds
-                file.seek(-4, os.SEEK_END)
-                size = int.from_bytes(file.read(), "little")
-    return f"it is larger than {MAX_BYTES >> 20} MiB" if size > MAX_BYTES else None
+def _add_model(
+    found: StructureContents,
+    opened: Opened,
+    place: int,
+    name: str,
+    chains: Collection[str] | None,
+    path: Path,
+) -> None:
+    model = opened.structure[place]
+    chosen = [chain for chain in model if chains is None or chain.name in chains]
+    if not chosen:
+        there = ", ".join(chain.name or "(no name)" for chain in model)
+        found.skipped.append(Skipped(name, "file", f"it has none of the chosen chains, only {there}"))
+    for chain in chosen:
+        _add_chain(found, opened, model.num, chain, f"{name}_{chain.name}" if chain.name else name, path)
 
 
-def _suffix(path: Path) -> str:
-    return Path(path.name.lower().removesuffix(".gz")).suffix
+def _set_entity_types(structure: gemmi.Structure) -> None:
+    """Tells polymers, waters and ligands apart where the file does not.
+
+    gemmi alone ends a chain without a TER record at its first gap, and takes the waters of a simulation for
+    residues of the protein that they share a chain with; naming each of them takes it seconds.
+    """
+    for model in structure:
+        for chain in model:
+            _set_chain_types(chain)
+    structure.add_entity_types(overwrite=False)  # what is still unknown, such as nucleic acids
 
 
-def _add_chain(found: StructureContents, chain: gemmi.Chain, name: str) -> None:
-    """Adds the protein that a chain is, or why it is none, and what was left out of it."""
-    polymer = chain.get_polymer()
-    kind = polymer.check_polymer_type() if len(polymer) else None
-    if kind not in _PEPTIDE:
-        found.skipped.append(Skipped(name, "chain", _no_protein(chain, kind)))
+def _set_chain_types(chain: gemmi.Chain) -> None:
+    for residue in chain:  # a TER record may stand after them, which makes them a part of the polymer
+        if _is_water(residue):
+            residue.entity_type = _WATER
+    unknown = [residue for residue in chain if residue.entity_type == gemmi.EntityType.Unknown]
+    acids = [_is_amino_acid(residue) for residue in unknown]
+    ends = [i for i, residue in enumerate(unknown) if acids[i] and residue.het_flag == "A"]
+    if not ends:
         return
-    if any(residue.seqid.num is None for residue in polymer):
+    last = None
+    for i, residue in enumerate(unknown):
+        # After the last ATOM record a modified end of the chain is bound to it, and a ligand is not.
+        if acids[i] and (i <= ends[-1] or (last is not None and _are_bound(last, residue))):
+            residue.entity_type, last = _POLYMER, residue
+        else:
+            residue.entity_type = gemmi.EntityType.NonPolymer
+
+
+def _is_water(residue: gemmi.Residue) -> bool:
+    return residue.is_water() or residue.name in _SOLVENTS
+
+
+def _is_amino_acid(residue: gemmi.Residue) -> bool:
+    info = gemmi.find_tabulated_residue(residue.name)
+    return info.is_amino_acid() if info.found() else all(residue.find_atom(a, "*") for a in BACKBONE[:3])
+
+
+def _are_bound(first: gemmi.Residue, second: gemmi.Residue) -> bool:
+    end, start = first.find_atom("C", "*"), second.find_atom("N", "*")
+    return end is not None and start is not None and end.pos.dist(start.pos) < LONGEST_BOND
+
+
+def _add_chain(
+    found: StructureContents, opened: Opened, model: int, chain: gemmi.Chain, name: str, path: Path
+) -> None:
+    """Adds the protein that a chain is, or why it is none, and what was left out of it."""
+    polymers = [
+        part for part in chain.subchains() if any(residue.entity_type == _POLYMER for residue in part)
+    ]
+    kinds = [part.check_polymer_type() for part in polymers]
+    if _PEPTIDE not in kinds:
+        found.skipped.append(Skipped(name, "chain", _no_protein(chain, kinds)))
+        return
+    polymer = polymers[kinds.index(_PEPTIDE)]
+    label_chain = polymer.subchain_id()
+    residues = [residue for residue in polymer if residue.entity_type == _POLYMER]
+    if any(residue.seqid.num is None for residue in residues):
         found.skipped.append(Skipped(name, "chain", "one of its residues has no number"))
         return
-    letters, atoms, numbers, codes = [], [], [], []
     counts: Counter[str] = Counter()
-    others = [residue for residue in chain if residue.entity_type != gemmi.EntityType.Polymer]
-    for residue in _one_per_number(polymer, counts):
-        letter = _letter(residue, counts)
-        if letter is None:
-            others.append(residue)
-            continue
-        letters.append(letter)
-        atoms.append(_backbone(residue, counts))
-        numbers.append(residue.seqid.num)
-        codes.append(residue.seqid.icode)
+    letters = [(residue, _letter(residue, counts)) for residue in _one_per_number(residues, counts)]
+    kept = [residue for residue, letter in letters if letter is not None]
+    others = [residue for residue, letter in letters if letter is None]
+    others += [other for other in chain if other.entity_type != _POLYMER or other.subchain != label_chain]
     with np.errstate(over="ignore"):  # `Protein` refuses what is infinite
+        atoms = [_backbone(residue, counts) for residue in kept]
         backbone = np.array(atoms, np.float32).reshape(-1, 4, 3)
-    present = np.isfinite(backbone).all(axis=2).any(axis=0).tolist()
-    if present == [False, True, False, False]:
-        found.skipped.append(
-            Skipped(name, "chain", "it has CA atoms alone, but the model needs N, CA, C and O")
-        )
+    if np.isfinite(backbone).all(axis=2).any(axis=0).tolist() == [False, True, False, False]:
+        reason = "it has CA atoms alone, but the model needs N, CA, C and O"
+        found.skipped.append(Skipped(name, "chain", reason))
         return
     try:
         protein = Protein(
             name=name,
-            sequence="".join(letters),
+            sequence="".join(letter for _, letter in letters if letter is not None),
             backbone=backbone,
-            residue_numbers=np.array(numbers, np.int32),
-            insertion_codes="".join(codes),
+            residue_numbers=np.array([residue.seqid.num for residue in kept], np.int32),
+            insertion_codes="".join(residue.seqid.icode for residue in kept),
             chain=chain.name,
         )
     except DataError as error:
         found.skipped.append(Skipped(name, "chain", str(error).removeprefix(f"{name}: ")))
         return
     found.proteins.append(protein)
-    counts["residues without all four backbone atoms"] += int((~protein.complete).sum())
-    if others:
-        found.skipped.append(Skipped(name, "residues", _listed(others)))
-        counts["waters and ligands"] += len(others)
+    found.origins.append(
+        Origin(
+            path=path,
+            model=model,
+            chain=chain.name,
+            label_chain=label_chain or chain.name,
+            label_numbers=np.array([residue.label_seq or 0 for residue in kept], np.int32),
+            plddt=_plddt(kept) if opened.is_predicted else np.full(len(kept), np.nan, np.float32),
+        )
+    )
     found.counts.update(counts)
+    _add_notes(found, protein, kept, others)
 
 
-def _no_protein(chain: gemmi.Chain, kind: gemmi.PolymerType | None) -> str:
-    if kind in _NUCLEIC:
+def _add_notes(
+    found: StructureContents, protein: Protein, kept: list[gemmi.Residue], others: list[gemmi.Residue]
+) -> None:
+    """Counts and lists what was left out of a protein, and which of its residues are not whole."""
+    unknown = [
+        residue for residue, letter in zip(kept, protein.sequence, strict=True) if letter == UNKNOWN_RESIDUE
+    ]
+    ends, starts = protein.backbone[:-1, 2], protein.backbone[1:, 0]  # [L - 1, 3]
+    gaps = np.linalg.norm(ends.astype(np.float64) - starts, axis=1) > LONGEST_BOND  # NaN is no gap
+    found.counts["waters and ligands"] += len(others)
+    found.counts["residues without all four backbone atoms"] += int((~protein.complete).sum())
+    found.counts["gaps in chains"] += int(gaps.sum())
+    for reason, residues in (
+        ("{}", _listed(others)),
+        ("read as X (unknown): {}", _listed(unknown)),
+        ("masked, as they lack an atom of the backbone: {}", _numbered(protein, ~protein.complete)),
+        ("residues are missing after {}", _numbered(protein, gaps)),
+    ):
+        if residues:
+            found.skipped.append(Skipped(protein.name, "residues", reason.format(residues)))
+
+
+def _no_protein(chain: gemmi.Chain, kinds: list[gemmi.PolymerType]) -> str:
+    if any(kind in _NUCLEIC for kind in kinds):
         return "it is a nucleic acid"
-    if kind is None:
+    if gemmi.PolymerType.PeptideD in kinds:
+        return "it is a chain of D-amino acids, which the model does not know"
+    if not kinds or kinds == [gemmi.PolymerType.Unknown]:
         return f"it is no chain of amino acids: {_listed(chain)}"
     return "it is a polymer, but not of amino acids"
 
 
-def _one_per_number(polymer: gemmi.ResidueSpan, counts: Counter[str]) -> Iterator[gemmi.Residue]:
+def _one_per_number(polymer: Iterable[gemmi.Residue], counts: Counter[str]) -> Iterator[gemmi.Residue]:
     """Of the residues that share a number and insertion code, the one with the highest occupancy."""
     for _, same in groupby(polymer, key=lambda residue: (residue.seqid.num, residue.seqid.icode)):
         residues = list(same)
@@ -217,34 +286,54 @@ def _letter(residue: gemmi.Residue, counts: Counter[str]) -> str | None:
     info = gemmi.find_tabulated_residue(residue.name)
     if not info.is_amino_acid() and (info.found() or residue.find_atom("CA", "*") is None):
         return None
-    letter = info.one_letter_code.upper()
+    code = info.one_letter_code if info.found() else _FORCE_FIELDS.get(residue.name, "").lower()
+    letter = _PARENTS.get(code, code.upper())
+    if info.kind == gemmi.ResidueKind.AAD:
+        counts["D-amino acids (X)"] += 1
+        return UNKNOWN_RESIDUE
     if letter not in RESIDUE_TYPES or not letter.strip():
         counts["residues without a standard parent (X)"] += 1
         return UNKNOWN_RESIDUE
-    if info.one_letter_code.islower():
-        counts["modified residues read as their parent"] += 1
+    counts["modified residues read as their parent"] += letter != code
     return letter
 
 
 def _backbone(residue: gemmi.Residue, counts: Counter[str]) -> list[list[float]]:
-    """N, CA, C and O in Å."""
-    atoms, alternate = [], False
-    for name in BACKBONE:
-        atom = residue.find_atom(name, "*")
-        if atom is None:
-            atoms.append([np.nan] * 3)
-            continue
-        if atom.has_altloc():
-            alternate = True
-            atom = max(residue[name], key=lambda location: location.occ)  # the first of equal ones
-        atoms.append(atom.pos.tolist())
-    counts["residues with alternate locations"] += alternate
-    return atoms
+    """N, CA, C and O in Å, of one conformer where it has them all."""
+    places = [[atom for atom in residue if atom.name == name] for name in BACKBONE]
+    occupancy: dict[str, float] = {}
+    for atom in (atom for atoms in places for atom in atoms if atom.has_altloc()):
+        occupancy[atom.altloc] = occupancy.get(atom.altloc, 0.0) + atom.occ
+    counts["residues with alternate locations"] += bool(occupancy)
+    best = max(occupancy, key=occupancy.__getitem__, default=None)  # the first of equal ones
+    chosen = [
+        next((atom for atom in atoms if atom.altloc == best), None)
+        or max(atoms, key=lambda atom: atom.occ, default=None)
+        for atoms in places
+    ]
+    return [[np.nan] * 3 if atom is None else atom.pos.tolist() for atom in chosen]
 
 
-def _listed(residues: Any) -> str:
+def _plddt(residues: list[gemmi.Residue]) -> np.ndarray:
+    """float32 [L]: B factors of CA; NaN for all where one of them is no confidence."""
+    atoms = [residue.find_atom("CA", "*") for residue in residues]
+    values = np.array([np.nan if atom is None else atom.b_iso for atom in atoms], np.float32)
+    there = values[np.isfinite(values)]
+    if there.size and there.min() >= 0 and there.max() <= 100:
+        return values * 100 if there.max() <= 1 else values
+    return np.full_like(values, np.nan)
+
+
+def _listed(residues: Iterable[gemmi.Residue]) -> str:
     """What the residues are: "2 waters, 1 GOL"."""
-    names = Counter("water" if residue.is_water() else residue.name for residue in residues)
+    names = Counter("water" if _is_water(residue) else residue.name for residue in residues)
     return ", ".join(
         f"{number} {'waters' if name == 'water' and number > 1 else name}" for name, number in names.items()
     )
+
+
+def _numbered(protein: Protein, chosen: np.ndarray) -> str:
+    """Numbers of some residues: "17, 18A, and 3 more"."""
+    places = np.flatnonzero(chosen).tolist()
+    numbers = [f"{protein.residue_numbers[i]}{protein.insertion_codes[i]}".strip() for i in places[:SHOWN]]
+    return ", ".join([*numbers, *([f"and {len(places) - SHOWN} more"] if len(places) > SHOWN else [])])

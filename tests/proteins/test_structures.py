@@ -6,7 +6,8 @@ import gemmi
 import numpy as np
 import pytest
 
-from partoken_jax.proteins.structures import read_structure, stem
+from partoken_jax.proteins.structure_formats import stem
+from partoken_jax.proteins.structures import read_structure
 from tests.structure_files import add_atom, chain_of, residue, structure_of, write_structure
 
 FORMATS = ("1abc.pdb", "1abc.ent.gz", "1abc.cif", "1abc.cif.gz")
@@ -76,9 +77,9 @@ def test_what_real_files_have(name, tmp_path, rich):
     assert {(skipped.name, skipped.what) for skipped in found.skipped} == {
         ("1abc_A", "residues"), ("1abc_B", "chain"), ("1abc_C", "chain"),
     }  # fmt: skip
-    reasons = {skipped.name: skipped.reason for skipped in found.skipped}
-    assert reasons["1abc_A"] == "3 waters, 1 GOL"
-    assert "nucleic" in reasons["1abc_B"] and "CA atoms alone" in reasons["1abc_C"]
+    whole, masked, *reasons = (skipped.reason for skipped in found.skipped)
+    assert whole == "3 waters, 1 GOL" and masked == "masked, as they lack an atom of the backbone: 7"
+    assert "nucleic" in reasons[0] and "CA atoms alone" in reasons[1]
     assert found.counts["modified residues read as their parent"] == 1
     assert found.counts["residues with alternate locations"] == 2
     assert found.counts["residues without all four backbone atoms"] == 1

@@ -1,0 +1,146 @@
+"""Opens structure files: which formats there are, and how a file becomes a gemmi.Structure."""
+
+import gzip
+import os
+import re
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import gemmi
+
+MAX_BYTES = 2**29
+"""Of a structure file, unpacked: several times the largest of the PDB."""
+SUFFIXES = tuple(
+    f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".pdb", ".ent", ".cif", ".mmcif", ".mmjson")
+)
+"""How names of structure files end, in small letters."""
+SUFFIXES_NAMED = (*SUFFIXES, ".json", ".json.gz")
+"""The same for a file that is named by itself: mmJSON of PDBj is called .json, as many other things in a
+folder are."""
+_NOT_READ = {
+    ".bcif": "it is BinaryCIF, which is not read; get it as mmCIF (.cif or .cif.gz) from the same place",
+    ".mmtf": "it is MMTF, which is not read; get it as mmCIF (.cif or .cif.gz)",
+    ".bz2": "it is compressed with bzip2, which is not read; unpack it, or compress it with gzip",
+    ".xz": "it is compressed with xz, which is not read; unpack it, or compress it with gzip",
+    ".zst": "it is compressed with Zstandard, which is not read; unpack it, or compress it with gzip",
+    ".zip": "it is a zip archive; unpack it and give the folder",
+    ".tar": "it is an archive; unpack it and give the folder",
+    ".tgz": "it is an archive; unpack it and give the folder",
+}
+_PREDICTED_BY = ("ALPHAFOLD", "ESMFOLD", "COLABFOLD")
+
+
+class StructureError(ValueError):
+    """A file that cannot be read; the message says why, without the name of the file."""
+
+
+class Opened(NamedTuple):
+    """A structure file that was read."""
+
+    structure: gemmi.Structure
+    is_predicted: bool
+    """Whether its B factors are confidences (pLDDT)."""
+
+
+def is_structure_file(path: Path) -> bool:
+    """Whether the name of a file, as it is found in a folder, is that of a structure."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+def stem(path: Path) -> str:
+    """The name of a structure file without .gz and without what tells its format."""
+    return re.sub(r"\.(pdb|ent|cif|mmcif|mmjson|json)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+
+
+def open_structure(path: Path) -> Opened:
+    """Reads a PDB, mmCIF or mmJSON file, plain or compressed (.gz).
+
+    A file is a prediction where its mmCIF has a pLDDT among the quality metrics (`_ma_qa_metric`, as files of
+    the AlphaFold database, of AlphaFold 3 and of ModelArchive have), or where its title says that it is the
+    prediction of AlphaFold, ColabFold or ESMFold.
+
+    Raises StructureError for a file that does not exist, is too large or of another format, for text that
+    cannot be parsed, and for one without coordinates.
+    """
+    _check(path)
+    try:
+        structure, has_plddt = _parse(_suffix(path), _content(path))
+    except StructureError:
+        raise
+    except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error, MemoryError) as error:
+        reason = re.sub(r"^string:|: string$", "", " ".join(f"{error}".split())) or type(error).__name__
+        raise StructureError(f"it cannot be read ({reason})") from error
+    if not len(structure) or not len(structure[0]):
+        raise StructureError("it holds no atoms")
+    title = dict(structure.info.items()).get("_struct.title", "")
+    return Opened(structure, has_plddt or _tells_prediction(title))
+
+
+def _check(path: Path) -> None:
+    """Raises StructureError for a file that need not be read."""
+    if not path.is_file():
+        raise StructureError("it is not a file")
+    name = path.name.lower()
+    for suffix in (_suffix(path), Path(name).suffix):
+        if suffix in _NOT_READ:
+            raise StructureError(_NOT_READ[suffix])
+    if not name.endswith(SUFFIXES_NAMED):
+        raise StructureError(
+            f"it is no structure file by its name, which would end in {', '.join(SUFFIXES_NAMED)}"
+        )
+    size = path.stat().st_size
+    if name.endswith(".gz") and size >= 4:
+        with path.open("rb") as file:
+            if file.read(2) == b"\x1f\x8b":  # gzip, which ends with the length of what it holds
+                file.seek(-4, os.SEEK_END)
+                size = int.from_bytes(file.read(), "little")
+    if size > MAX_BYTES:
+        raise StructureError(f"it is larger than {MAX_BYTES >> 20} MiB")
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
+
+
+def _content(path: Path) -> bytes:
+    """What a file holds, unpacked; counted once more, as the length at the end of a gzip file may lie."""
+    with path.open("rb") as file:
+        is_packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if is_packed else path.open("rb") as source:
+        content = source.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise StructureError(f"it is larger than {MAX_BYTES >> 20} MiB")
+    return content
+
+
+def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
+    """The structure, and whether a pLDDT is among the metrics of an mmCIF file."""
+    if suffix in (".pdb", ".ent"):
+        try:
+            structure = gemmi.read_pdb_string(content)
+        except RuntimeError as error:
+            if "charge" not in f"{error}":
+                raise
+            structure = gemmi.read_pdb_string(
+                content, max_line_length=72
+            )  # before 1996 the entry's name was there
+        structure.merge_chain_parts()
+        return structure, False
+    read = gemmi.cif.read_mmjson_string if suffix in (".json", ".mmjson") else gemmi.cif.read_string
+    blocks = [block for block in read(content) if "_atom_site." in block.get_mmcif_category_names()]
+    if not blocks:
+        raise StructureError(
+            "it has no coordinates (no _atom_site), as a dictionary or a file of structure factors"
+        )
+    if len(blocks) > 1:
+        raise StructureError("two of its blocks have coordinates; write each to a file of its own")
+    structure = gemmi.make_structure_from_block(blocks[0])
+    structure.merge_chain_parts()
+    metrics = [*blocks[0].find_values("_ma_qa_metric.type"), *blocks[0].find_values("_ma_qa_metric.name")]
+    return structure, any("plddt" in metric.lower() for metric in metrics)
+
+
+def _tells_prediction(title: str) -> bool:
+    """A title such as "ALPHAFOLD MONOMER V2.0 PREDICTION FOR ..."; a crystal may be phased with a model."""
+    return "PREDICTION" in title.upper() and any(name in title.upper() for name in _PREDICTED_BY)
