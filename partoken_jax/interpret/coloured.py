@@ -1,6 +1,7 @@
 """Structure files with the clusters in them, and scripts that colour them in PyMOL, ChimeraX and Mol*."""
 
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from partoken_jax.files import write_whole
 from partoken_jax.interpret import colours
 from partoken_jax.interpret.annotation import Annotation, Cluster
 from partoken_jax.proteins import Protein
+from partoken_jax.proteins.structure_formats import open_structure
 from partoken_jax.proteins.structures import BACKBONE, Origin
 
 B_FACTOR = "rank of the cluster that the residue is in: 1 for the most important one, 0 for none"
@@ -31,7 +33,8 @@ def write_coloured(annotation: Annotation, folder: Path, stem: str) -> list[Path
     Returns:
       The files, in the order above.
 
-    Raises OSError where a file cannot be written, or the protein's own file not be read any more.
+    Raises OSError where a file cannot be written, and StructureError where the file that the protein is from
+    cannot be read any more.
     """
     structure = coloured_structure(annotation, stem)
     text = coloured_mmcif(annotation, structure)
@@ -59,13 +62,21 @@ def coloured_structure(annotation: Annotation, name: str) -> gemmi.Structure:
     origin, protein = annotation.origin, annotation.protein
     structure = _of_backbone(protein) if origin is None else _of_file(origin)
     structure.name = name
-    structure.raw_remarks = [f"REMARK   3 B FACTOR: {B_FACTOR}".upper()]
+    structure.raw_remarks = ["REMARK 999 B FACTORS ARE RANKS OF CLUSTERS, 1 THE MOST IMPORTANT, 0 IN NONE"]
     places = zip(protein.residue_numbers.tolist(), protein.insertion_codes, strict=True)
     rank_at = dict(zip(places, annotation.rank_of_residue.tolist(), strict=True))
     for residue in structure[0][0]:
-        rank = 0 if residue.is_water() else rank_at.get((residue.seqid.num, residue.seqid.icode), 0)
+        rank = None if residue.is_water() else rank_at.get((residue.seqid.num, residue.seqid.icode))
+        if residue.is_water():
+            residue.entity_type = gemmi.EntityType.Water
+        elif rank is not None:
+            residue.entity_type = gemmi.EntityType.Polymer
+        elif residue.entity_type == gemmi.EntityType.Unknown:  # of a PDB file
+            residue.entity_type = gemmi.EntityType.NonPolymer
         for atom in residue:
-            atom.b_iso, atom.aniso = rank, gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+            atom.b_iso, atom.aniso = rank or 0, gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+    structure.assign_subchains()
+    structure.ensure_entities()
     return structure
 
 
@@ -94,8 +105,9 @@ def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
     block.set_pair("_partoken.confidence", f"{annotation.confidence:.6g}")
     block.set_pair("_partoken.b_iso_or_equiv", cif.quote(B_FACTOR))
     if annotation.clusters:
+        residue_numbers = author_numbers(annotation.protein)
         table = block.init_loop(
-            "_partoken_cluster.", ["rank", "importance", "token", "distance", "size", "seed_auth_seq_id"]
+            "_partoken_cluster.", ["rank", "importance", "token", "distance", "size", "seed"]
         )
         for cluster in annotation.clusters:
             table.add_row(
@@ -105,7 +117,7 @@ def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
                     "." if cluster.token is None else str(cluster.token),
                     "." if cluster.distance is None else f"{cluster.distance:.6g}",
                     str(cluster.size),
-                    str(annotation.protein.residue_numbers[cluster.seed]),
+                    residue_numbers[cluster.seed],
                 ]
             )
     columns = ["auth_asym_id", "auth_seq_id", "pdbx_PDB_ins_code", "label_seq_id", "rank", "token", "importance"]
@@ -140,24 +152,25 @@ def _residue_rows(annotation: Annotation) -> list[list[str]]:
 
 def pymol_script(annotation: Annotation, stem: str) -> str:
     """Opens `stem`.cif in PyMOL and colours its clusters, each a selection of its own."""
+    name = re.sub(r"[^A-Za-z0-9_.-]", "_", stem)  # other characters are operators of PyMOL
     lines = [
-        "# PyMOL: open in the folder of the structure file, as with pymol " + f"{stem}.pml",
-        f"load {stem}.cif, {stem}",
+        f"# PyMOL: open from the folder of the structure file, as with: pymol {stem}.pml",
+        f"load {stem}.cif, {name}",
         "hide everything",
         "show cartoon",
         "show sticks, organic",
         f"set_color partoken_none, {_parts(colours.NONE['light'])}",
-        f"color partoken_none, {stem}",
+        f"color partoken_none, {name}",
     ]
     for cluster in annotation.clusters:
         residues = "+".join(_ranges(annotation.protein, cluster, escape="\\"))
         lines += [
             f"# {_described(cluster)}",
             f"set_color partoken_{cluster.rank}, {_parts(colours.of_rank(cluster.rank))}",
-            f"select cluster_{cluster.rank}, {stem} and polymer and resi {residues}",
+            f"select cluster_{cluster.rank}, {name} and polymer and resi {residues}",
             f"color partoken_{cluster.rank}, cluster_{cluster.rank}",
         ]
-    return "\n".join([*lines, "deselect", f"orient {stem}", ""])
+    return "\n".join([*lines, "deselect", f"orient {name}", ""])
 
 
 def chimerax_script(annotation: Annotation, stem: str) -> str:
@@ -238,11 +251,17 @@ def _ranges(protein: Protein, cluster: Cluster, escape: str = "") -> list[str]:
             runs[-1].append(i)
         else:
             runs.append([i])
-    written = []
+    names, written = author_numbers(protein), []
     for run in runs:
-        first = f"{numbers[run[0]]}{codes[run[0]]}".strip().replace("-", f"{escape}-")
+        first = names[run[0]].replace("-", f"{escape}-")
         written.append(first if len(run) == 1 else f"{first}-{numbers[run[-1]]}")
     return written
+
+
+def author_numbers(protein: Protein) -> list[str]:
+    """Author numbers of the residues with their insertion codes, such as 52A."""
+    pairs = zip(protein.residue_numbers.tolist(), protein.insertion_codes, strict=True)
+    return [f"{number}{code}".strip() for number, code in pairs]
 
 
 def _parts(colour: str) -> str:
@@ -251,14 +270,13 @@ def _parts(colour: str) -> str:
 
 def _of_file(origin: Origin) -> gemmi.Structure:
     """The chain and model of the file, with all atoms; what is said of others is left out."""
-    structure = gemmi.read_structure(str(origin.path))
+    structure = open_structure(origin.path).structure
     for place in reversed(range(len(structure))):
         if structure[place].num != origin.model:
             del structure[place]
     model = structure[0]
     for name in {chain.name for chain in model} - {origin.chain}:
         model.remove_chain(name)
-    structure.setup_entities()
     structure.assemblies.clear()
     structure.cispeps.clear()
     for items, ends in (
@@ -277,7 +295,7 @@ def _of_backbone(protein: Protein) -> gemmi.Structure:
     names = gemmi.expand_one_letter_sequence(protein.sequence, gemmi.ResidueKind.AA)
     for i, name in enumerate(names):
         residue = gemmi.Residue()
-        residue.name, residue.entity_type = name, gemmi.EntityType.Polymer
+        residue.name = name
         residue.seqid = gemmi.SeqId(int(protein.residue_numbers[i]), protein.insertion_codes[i])
         for atom_name, place in zip(BACKBONE, protein.backbone[i], strict=True):
             if np.isfinite(place).all():
@@ -289,5 +307,4 @@ def _of_backbone(protein: Protein) -> gemmi.Structure:
     structure, model = gemmi.Structure(), gemmi.Model(1)
     model.add_chain(chain)
     structure.add_model(model)
-    structure.setup_entities()
     return structure

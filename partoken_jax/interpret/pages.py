@@ -12,6 +12,7 @@ import numpy as np
 from partoken_jax.files import write_whole
 from partoken_jax.interpret import colours
 from partoken_jax.interpret.annotation import Annotation
+from partoken_jax.interpret.coloured import author_numbers
 from partoken_jax.interpret.drawing import colour_class, drawing, principal_frame
 from partoken_jax.interpret.html import bar, embedded, fill, table, write_assets
 from partoken_jax.interpret.secondary_structure import secondary_structure
@@ -81,7 +82,7 @@ def page_data(annotation: Annotation) -> dict[str, Any]:
     return {
         "sequence": protein.sequence,
         "types": [name.capitalize() for name in names],
-        "numbers": residue_names(annotation),
+        "numbers": author_numbers(annotation.protein),
         "structure": secondary_structure(protein),
         "ca": _places(turned[:, 1]),
         "o": _places(turned[:, 3]),
@@ -98,13 +99,6 @@ def page_data(annotation: Annotation) -> dict[str, Any]:
         ],
         "schemes": _schemes(annotation, plddt),
     }
-
-
-def residue_names(annotation: Annotation) -> list[str]:
-    """Author numbers of the residues with their insertion codes, such as 52A."""
-    protein = annotation.protein
-    pairs = zip(protein.residue_numbers.tolist(), protein.insertion_codes, strict=True)
-    return [f"{number}{code}".strip() for number, code in pairs]
 
 
 def _places(points: np.ndarray) -> list[list[float] | None]:
@@ -194,7 +188,7 @@ def _summary(annotation: Annotation) -> str:
 def _cluster_table(annotation: Annotation) -> str:
     if not annotation.clusters:
         return "<p>This model makes no clusters.</p>"
-    names = residue_names(annotation)
+    names = author_numbers(annotation.protein)
     most = annotation.clusters[0].importance
     rows = []
     for cluster in annotation.clusters:
