@@ -155,16 +155,15 @@ def _enrichment(rows: Sequence[Enrichment]) -> str:
         '<p class="hint">The odds ratio says how much more often a token is in proteins of the class than in the '
         "others; q is the p-value of Fisher's exact test after Benjamini and Hochberg.</p>"
     )
-    return (
-        f"<section><h2>Tokens and classes</h2>{table(header, written, 'Enrichment of tokens')}{said}</section>"
-    )
+    return f"<section><h2>Tokens and classes</h2>{table(header, written, 'Enrichment of tokens')}{said}</section>"
 
 
 def _code(token: int, use: TokenUse) -> str:
     named = sorted(use.classes.items(), key=lambda item: (-item[1], item[0]))[:CLASSES]
     classes = ", ".join(f"{escape(name)} ({count})" for name, count in named)
     examples = "".join(
-        f'<a href="proteins/{quote(one.stem)}.html#cluster-{one.rank}">{one.drawing}{escape(one.name)}</a>' for one in use.examples
+        f'<a href="proteins/{quote(one.stem)}.html#cluster-{one.rank}">{one.drawing}{escape(one.name)}</a>'
+        for one in use.examples
     )
     clusters = "1 cluster" if use.clusters == 1 else f"{use.clusters} clusters"
     proteins = "1 protein" if use.proteins == 1 else f"{use.proteins} proteins"

@@ -120,7 +120,15 @@ def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
                     residue_numbers[cluster.seed],
                 ]
             )
-    columns = ["auth_asym_id", "auth_seq_id", "pdbx_PDB_ins_code", "label_seq_id", "rank", "token", "importance"]
+    columns = [
+        "auth_asym_id",
+        "auth_seq_id",
+        "pdbx_PDB_ins_code",
+        "label_seq_id",
+        "rank",
+        "token",
+        "importance",
+    ]
     table = block.init_loop("_partoken_residue.", columns)
     for row in _residue_rows(annotation):
         table.add_row(row)
@@ -222,13 +230,14 @@ def _node(kind: str, children: Sequence[Any] = (), **params: Any) -> dict[str, A
 
 
 def _selector(protein: Protein, cluster: Cluster) -> list[dict[str, Any]]:
-    selected = []
-    for i in cluster.residues.tolist():
-        one: dict[str, Any] = {"auth_seq_id": int(protein.residue_numbers[i])}
-        if protein.insertion_codes[i] != " ":
-            one["pdbx_PDB_ins_code"] = protein.insertion_codes[i]
-        selected.append(one)
-    return selected
+    # Without an insertion code a number would stand for the residues of all codes.
+    return [
+        {
+            "auth_seq_id": int(protein.residue_numbers[i]),
+            "pdbx_PDB_ins_code": protein.insertion_codes[i].strip(),
+        }
+        for i in cluster.residues.tolist()
+    ]
 
 
 def _described(cluster: Cluster) -> str:
@@ -247,7 +256,12 @@ def _ranges(protein: Protein, cluster: Cluster, escape: str = "") -> list[str]:
     runs: list[list[int]] = []
     for i in cluster.residues.tolist():
         last = runs[-1][-1] if runs else -1
-        if runs and last + 1 == i and numbers[last] + 1 == numbers[i] and {numbers[last], numbers[i]} <= single:
+        if (
+            runs
+            and last + 1 == i
+            and numbers[last] + 1 == numbers[i]
+            and {numbers[last], numbers[i]} <= single
+        ):
             runs[-1].append(i)
         else:
             runs.append([i])

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CLUSTERS = ("#d55e00", "#0072b2", "#009e73", "#e69f00", "#56b4e9", "#cc79a7", "#f0e442")
+CLUSTERS = ("#d55e00", "#0072b2", "#009e73", "#f0e442", "#cc79a7", "#56b4e9", "#e69f00")
 """Of clusters by rank, from the most important one: those of Okabe and Ito (2008), which people who see few
-colours tell apart. After the seventh they come again, so a rank is always written as well."""
+colours tell apart. The first five, as many clusters as a published model makes, differ in hue and not in
+lightness alone, which shading changes. After the seventh they come again, so a rank is always written as well."""
 NONE = {"light": "#c3c7cc", "dark": "#5b626b"}
 """Of residues in no cluster, on a light and on a dark background. Files have the light one."""
 IMPORTANCES = ("#5b02a3", "#9a179b", "#cb4679", "#ed7953", "#fdb42f", "#f0f921")

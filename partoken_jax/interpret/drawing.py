@@ -54,12 +54,12 @@ def drawing(annotation: Annotation, title: str, only: int | None = None) -> str:
         seen = (points[known].astype(np.float64) - centre) @ rotation
         low, high = seen[:, :2].min(axis=0), seen[:, :2].max(axis=0)
         for run, rank in _runs(seen, ranks[known]):
-            flat = SIZE / 2 + (run[:, :2] - (low + high) / 2) * [1, -1] * (SIZE - 8) / max((high - low).max(), 1)
+            flat = SIZE / 2 + (run[:, :2] - (low + high) / 2) * [1, -1] * (SIZE - 8) / max(
+                (high - low).max(), 1
+            )
             parts.append((float(run[:, 2].mean()), _path(np.rint(flat).astype(int), rank)))
     body = "".join(path for _, path in sorted(parts))
-    return (
-        f'<svg class="drawing" viewBox="0 0 {SIZE} {SIZE}" role="img" aria-label="{escape(title)}">{body}</svg>'
-    )
+    return f'<svg class="drawing" viewBox="0 0 {SIZE} {SIZE}" role="img" aria-label="{escape(title)}">{body}</svg>'
 
 
 def style() -> str:

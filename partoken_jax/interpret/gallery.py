@@ -78,7 +78,9 @@ def write_gallery(summaries: Iterable[Summary], folder: Path, with_codebook: boo
         fill(
             "gallery.html",
             count=proteins,
-            codebook='<nav aria-label="Pages"><a href="codebook.html">Codebook</a></nav>' if with_codebook else "",
+            codebook='<nav aria-label="Pages"><a href="codebook.html">Codebook</a></nav>'
+            if with_codebook
+            else "",
             data=embedded(rows),
         ),
     )

@@ -47,7 +47,9 @@ def bar(share: float, colour: str = "") -> str:
 def table(header: dict[str, str], rows: list[str], caption: str) -> str:
     """A table of rows that are HTML already; the header maps the names of columns to their classes."""
     head = "".join(
-        f'<th scope="col" class="{kind}">{escape(name)}</th>' if kind else f'<th scope="col">{escape(name)}</th>'
+        f'<th scope="col" class="{kind}">{escape(name)}</th>'
+        if kind
+        else f'<th scope="col">{escape(name)}</th>'
         for name, kind in header.items()
     )
     return (

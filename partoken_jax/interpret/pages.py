@@ -133,13 +133,13 @@ def _schemes(annotation: Annotation, plddt: list[float] | None) -> list[dict[str
     ]
     tokens = sorted({cluster.token for cluster in clusters if cluster.token is not None})
     if tokens:
-        place = {0: -1} | {c.rank: tokens.index(c.token) for c in clusters if c.token is not None}
+        place = {c.rank: tokens.index(c.token) for c in clusters if c.token is not None}
         found.append(
             {
                 "id": "token",
                 "label": "Token",
                 "colours": [colours.of_token(token) for token in tokens],
-                "of": [place[rank] for rank in ranks.tolist()],
+                "of": [place.get(rank, -1) for rank in ranks.tolist()],
                 "legend": [[colours.of_token(token), f"token {token}"] for token in tokens] + none,
             }
         )
@@ -178,7 +178,8 @@ def _summary(annotation: Annotation) -> str:
         says += f" It has {residues} and no clusters."
     missing = int((~protein.complete).sum())
     if missing:
-        says += f" {missing} lack atoms of the backbone, and the model does not see them."
+        lack, them = ("lacks", "it") if missing == 1 else ("lack", "them")
+        says += f" {missing} {lack} atoms of the backbone, and the model does not see {them}."
     if annotation.origin is not None:
         where = annotation.origin
         says += f" It is chain {escape(where.chain)} of model {where.model} in {escape(where.path.name)}."
@@ -206,14 +207,21 @@ def _cluster_table(annotation: Annotation) -> str:
             f'<td class="bars">{bar(share, colours.of_share(share))}</td>'
             f'<td class="number">{cluster.size}</td><td>{escape(seed)}</td></tr>'
         )
-    header = {"Cluster": "", "Token": "number", "Importance": "number", " ": "bars", "Residues": "number", "Seed": ""}
+    header = {
+        "Cluster": "",
+        "Token": "number",
+        "Importance": "number",
+        " ": "bars",
+        "Residues": "number",
+        "Seed": "",
+    }
     return table(header, rows, "Clusters, from the most important one")
 
 
 def _class_table(annotation: Annotation) -> str:
     order = np.argsort(-annotation.probabilities, kind="stable").tolist()
     rows = [
-        f'<tr{" class=first" if not place else ""}><td>{escape(annotation.class_names[i])}</td>'
+        f"<tr{' class=first' if not place else ''}><td>{escape(annotation.class_names[i])}</td>"
         f'<td class="number">{annotation.probabilities[i]:.3f}</td>'
         f'<td class="bars">{bar(float(annotation.probabilities[i]))}</td></tr>'
         for place, i in enumerate(order)

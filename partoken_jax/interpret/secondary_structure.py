@@ -88,8 +88,5 @@ def _bridges(bonded: set[tuple[int, int]], length: int) -> list[tuple[int, int]]
     return [
         (i, j)
         for i, j, way in sorted(found)
-        if j - i > 2
-        and 0 <= i
-        and j < length
-        and ({(i + 1, j + way, way), (i - 1, j - way, way)} & found)
+        if j - i > 2 and 0 <= i and j < length and ({(i + 1, j + way, way), (i - 1, j - way, way)} & found)
     ]

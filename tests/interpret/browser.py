@@ -7,6 +7,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ from PIL import Image
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 """The program, None where there is none."""
+START = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for number, end in enumerate(ends, 3):
+    os.dup2(end, number)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+"""Puts the ends of the pipes where Chromium has them, 3 and 4, and becomes Chromium."""
 PATIENCE = 60
 """Seconds to wait for an answer."""
 
@@ -31,10 +40,19 @@ class Browser:
         self._in, from_browser = os.pipe()
         flags = ("--headless", "--no-sandbox", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")
         quiet = ("--disable-dev-shm-usage", "--no-first-run", "--disable-background-networking")
-        # The protocol is at file descriptors 3 and 4, which the shell puts there.
+        where = ("--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank")
         self._process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh", str(CHROMIUM), *flags, *quiet]
-            + ["--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"],
+            [
+                sys.executable,
+                "-c",
+                START,
+                str(to_browser),
+                str(from_browser),
+                str(CHROMIUM),
+                *flags,
+                *quiet,
+                *where,
+            ],
             pass_fds=(to_browser, from_browser),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -65,7 +83,13 @@ class Browser:
 
     def open(self, path: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
         """Opens a file in a window of a size, on a light or a dark system."""
-        self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.ask(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[theme])
         self.ask("Page.navigate", url=path.as_uri())
@@ -116,8 +140,11 @@ class Browser:
     def press(self, key: str) -> None:
         """Presses a key by its name, such as ArrowRight."""
         code = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowRight": 39}[key]
-        for kind in ("rawKeyDown", "keyUp"):
-            self.ask("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.ask(
+            "Input.dispatchKeyEvent", type="keyDown", key=key, code=key, windowsVirtualKeyCode=code, **text
+        )
+        self.ask("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, windowsVirtualKeyCode=code)
         self.settle()
 
     def picture(self, selector: str | None = None, whole: bool = False) -> np.ndarray:

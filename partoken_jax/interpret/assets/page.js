@@ -211,7 +211,8 @@
     const click = (i, event) => {
       if (i < 0) return select([], event);
       const cell = element("sequence").querySelector(`[data-i='${i}']`);
-      cell.scrollIntoView({ block: "nearest" });
+      // Within the track alone: the page stays where it is, or the pointer would be over something else.
+      element("sequence").scrollTop = cell.parentElement.offsetTop - element("sequence").clientHeight / 2;
       select([i], event);
     };
     viewer = window.partoken.viewer(canvas, mesh, length, hover, click);
