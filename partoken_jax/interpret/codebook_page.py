@@ -1,4 +1,4 @@
-"""The page of the codebook: how often each token is used, for which classes, and what its clusters look like."""
+"""The page of the codebook: how often each token is used, for which classes, and what it looks like."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -96,8 +96,7 @@ def write_codebook_page(use: CodebookUse, folder: Path, enrichment: Sequence[Enr
     Args:
       use: the tokens in the annotated proteins.
       folder: that of all results.
-      enrichment: tokens and classes to name, if they were tested; without, the most frequent predicted classes
-        of a token are named.
+      enrichment: tokens and classes to list, if they were tested.
 
     Returns:
       The page.
@@ -130,8 +129,8 @@ def _usage(use: CodebookUse, order: list[int], clusters: int) -> str:
     for token in order:
         one = use.tokens[token]
         rows.append(
-            f'<tr><td><a href="#token-{token}"><span class="mark" style="--c:{colours.of_token(token)}"></span>'
-            f'{token}</a></td><td class="number">{one.clusters}</td>'
+            f'<tr><td><a href="#token-{token}">{_mark(token)}{token}</a></td>'
+            f'<td class="number">{one.clusters}</td>'
             f'<td class="number">{one.clusters / clusters:.1%}</td>'
             f'<td class="bars">{bar(one.clusters / most, colours.of_token(token))}</td>'
             f'<td class="number">{one.proteins}</td><td class="number">{one.residues / one.clusters:.1f}</td>'
@@ -146,16 +145,17 @@ def _enrichment(rows: Sequence[Enrichment]) -> str:
     if not rows:
         return ""
     written = [
-        f'<tr><td>{row.token}</td><td>{escape(row.class_name)}</td><td class="number">{row.odds_ratio:.2f}</td>'
-        f'<td class="number">{row.q_value:.1e}</td></tr>'
+        f'<tr><td>{row.token}</td><td>{escape(row.class_name)}</td><td class="number">'
+        f'{row.odds_ratio:.2f}</td><td class="number">{row.q_value:.1e}</td></tr>'
         for row in rows
     ]
     header = {"Token": "", "Class": "", "Odds ratio": "number", "q": "number"}
     said = (
-        '<p class="hint">The odds ratio says how much more often a token is in proteins of the class than in the '
-        "others; q is the p-value of Fisher's exact test after Benjamini and Hochberg.</p>"
+        '<p class="hint">The odds ratio says how much more often a token is in proteins of the class than in '
+        "the others; q is the p-value of Fisher's exact test after Benjamini and Hochberg.</p>"
     )
-    return f"<section><h2>Tokens and classes</h2>{table(header, written, 'Enrichment of tokens')}{said}</section>"
+    rows_of = table(header, written, "Enrichment of tokens")
+    return f"<section><h2>Tokens and classes</h2>{rows_of}{said}</section>"
 
 
 def _code(token: int, use: TokenUse) -> str:
@@ -168,7 +168,11 @@ def _code(token: int, use: TokenUse) -> str:
     clusters = "1 cluster" if use.clusters == 1 else f"{use.clusters} clusters"
     proteins = "1 protein" if use.proteins == 1 else f"{use.proteins} proteins"
     return (
-        f'<section id="token-{token}"><h3><span class="mark" style="--c:{colours.of_token(token)}"></span>'
-        f"Token {token}</h3><p>{clusters} in {proteins}, most often said to be {classes}.</p>"
+        f'<section id="token-{token}"><h3>{_mark(token)}Token {token}</h3>'
+        f"<p>{clusters} in {proteins}, most often said to be {classes}.</p>"
         f'<div class="examples">{examples}</div></section>'
     )
+
+
+def _mark(token: int) -> str:
+    return f'<span class="mark" style="--c:{colours.of_token(token)}"></span>'

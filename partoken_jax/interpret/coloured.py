@@ -18,6 +18,8 @@ from partoken_jax.proteins import Protein
 from partoken_jax.proteins.structure_formats import open_structure
 from partoken_jax.proteins.structures import BACKBONE, Origin
 
+LONGEST_BOND = 2.5
+"""Å from C of a residue to N of the next one; farther, there is a gap."""
 B_FACTOR = "rank of the cluster that the residue is in: 1 for the most important one, 0 for none"
 """What the column of B factors holds."""
 
@@ -25,10 +27,10 @@ B_FACTOR = "rank of the cluster that the residue is in: 1 for the most important
 def write_coloured(annotation: Annotation, folder: Path, stem: str) -> list[Path]:
     """Writes a protein and its clusters for the programs that show structures.
 
-    The files are `stem` with .cif (mmCIF), .pdb where the format has room for it (`why_no_pdb`), .pml (PyMOL),
-    .cxc (ChimeraX), .mvsj (MolViewSpec, refers to the .cif) and .mvsx (the same and the .cif in one archive, for
-    Mol*). The structure is the chain in the file that the protein is from, with all its atoms and numbers, or
-    the backbone alone where there is no file. The B factor of an atom is the rank of its cluster.
+    The files are `stem` with .cif (mmCIF), .pdb where the format has room for it (`why_no_pdb`), .pml
+    (PyMOL), .cxc (ChimeraX), .mvsj (MolViewSpec, refers to the .cif) and .mvsx (the same and the .cif in one
+    archive, for Mol*). The structure is the chain in the file that the protein is from, with all its atoms
+    and numbers, or the backbone alone where there is no file. B factors are the ranks of clusters.
 
     Returns:
       The files, in the order above.
@@ -77,7 +79,27 @@ def coloured_structure(annotation: Annotation, name: str) -> gemmi.Structure:
             atom.b_iso, atom.aniso = rank or 0, gemmi.SMat33f(0, 0, 0, 0, 0, 0)
     structure.assign_subchains()
     structure.ensure_entities()
+    structure.assign_label_seq_id()  # by the sequence of a PDB file, if it has one
+    _number(structure[0][0])
     return structure
+
+
+def _number(chain: gemmi.Chain) -> None:
+    """Gives the residues of a polymer numbers in the sequence where the file has none.
+
+    Without them Mol* takes residues that differ in their insertion codes alone for one.
+    """
+    polymer = [residue for residue in chain if residue.entity_type == gemmi.EntityType.Polymer]
+    if all(residue.label_seq for residue in polymer):
+        return
+    number, before = 0, None
+    for residue in polymer:
+        if before is None or residue.seqid != before.seqid:
+            end, start = before and before.find_atom("C", "*"), residue.find_atom("N", "*")
+            joined = end is None or start is None or end.pos.dist(start.pos) < LONGEST_BOND
+            missing = 0 if before is None or joined else residue.seqid.num - before.seqid.num - 1
+            number += 1 + max(missing, 0 if joined else 1)
+        residue.label_seq, before = number, residue
 
 
 def why_no_pdb(structure: gemmi.Structure) -> str | None:
@@ -90,7 +112,7 @@ def why_no_pdb(structure: gemmi.Structure) -> str | None:
         return f"the name of residue {long} has more than three letters"
     if structure[0].count_atom_sites() >= 99_999:
         return "it has more atoms than the format has numbers"
-    numbers = [residue.seqid.num for residue in chain]
+    numbers = [residue.seqid.num or 0 for residue in chain]
     if min(numbers) < -999 or max(numbers) > 9999:
         return "its residue numbers have more than four characters"
     far = any(not -999 < x < 9999 for residue in chain for atom in residue for x in atom.pos.tolist())
@@ -130,26 +152,29 @@ def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
         "importance",
     ]
     table = block.init_loop("_partoken_residue.", columns)
-    for row in _residue_rows(annotation):
+    for row in _residue_rows(annotation, structure[0][0]):
         table.add_row(row)
     return document.as_string()
 
 
-def _residue_rows(annotation: Annotation) -> list[list[str]]:
-    protein, origin = annotation.protein, annotation.origin
-    chain = cif.quote(origin.chain if origin else protein.chain) if protein.chain else "."
-    labels = origin.label_numbers if origin else np.zeros(len(protein), np.int32)
+def _residue_rows(annotation: Annotation, chain: gemmi.Chain) -> list[list[str]]:
+    protein = annotation.protein
+    labels = {
+        (residue.seqid.num, residue.seqid.icode): residue.label_seq for residue in reversed(list(chain))
+    }
+    name = cif.quote(chain.name) if chain.name else "."
     cluster_of = {cluster.rank: cluster for cluster in annotation.clusters}
     rows = []
     for i, rank in enumerate(annotation.rank_of_residue.tolist()):
         cluster = cluster_of.get(rank)
         token = None if cluster is None else cluster.token
+        label = labels[protein.residue_numbers[i], protein.insertion_codes[i]]
         rows.append(
             [
-                chain,
+                name,
                 str(protein.residue_numbers[i]),
                 "?" if protein.insertion_codes[i] == " " else protein.insertion_codes[i],
-                str(labels[i]) if labels[i] else ".",
+                str(label) if label else ".",
                 str(rank),
                 "." if token is None else str(token),
                 "." if cluster is None else f"{cluster.importance:.6g}",
@@ -248,7 +273,7 @@ def _described(cluster: Cluster) -> str:
 def _ranges(protein: Protein, cluster: Cluster, escape: str = "") -> list[str]:
     """Residues by author number: "12-20", "52A"; `escape` stands before the sign of a negative number.
 
-    Ranges are of numbers that the protein has one residue of, because programs differ in whether 12-20 has 15A.
+    Ranges are of numbers that the protein has one residue of: programs differ in whether 12-20 has 15A.
     """
     numbers, codes = protein.residue_numbers.tolist(), protein.insertion_codes
     single = {number for number, code in zip(numbers, codes, strict=True) if code == " " and number >= 0}

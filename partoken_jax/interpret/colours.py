@@ -1,4 +1,4 @@
-"""The colours of clusters, importances, tokens and confidences: the same in every page, script and drawing."""
+"""Colours of clusters, importances, tokens and confidences, the same in every page, script and drawing."""
 
 import colorsys
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ import numpy as np
 CLUSTERS = ("#d55e00", "#0072b2", "#009e73", "#f0e442", "#cc79a7", "#56b4e9", "#e69f00")
 """Of clusters by rank, from the most important one: those of Okabe and Ito (2008), which people who see few
 colours tell apart. The first five, as many clusters as a published model makes, differ in hue and not in
-lightness alone, which shading changes. After the seventh they come again, so a rank is always written as well."""
+lightness alone, which shading changes. After the seventh they come again, so ranks are always written too."""
 NONE = {"light": "#c3c7cc", "dark": "#5b626b"}
 """Of residues in no cluster, on a light and on a dark background. Files have the light one."""
 IMPORTANCES = ("#5b02a3", "#9a179b", "#cb4679", "#ed7953", "#fdb42f", "#f0f921")
-"""From 0 to the largest importance of a protein, evenly: ever lighter, so that they read in grey as well (from
-matplotlib's plasma)."""
+"""From 0 to the largest importance of a protein, evenly: ever lighter, so that they read in grey as well
+(of matplotlib's plasma)."""
 PLDDT = ((90.0, "#0053d6"), (70.0, "#65cbf3"), (50.0, "#ffdb13"), (0.0, "#ff7d45"))
 """Lower bounds of pLDDT and their colours, as the AlphaFold database has them."""
 

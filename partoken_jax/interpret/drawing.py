@@ -18,7 +18,7 @@ GAP = 4.5
 
 
 def principal_frame(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Centre [3] and rotation [3, 3] of points [N, 3]: `(points - centre) @ rotation` is widest along x, then y.
+    """Centre [3] and rotation [3, 3] of points [N, 3]: `(points - centre) @ rotation` is widest in x, then y.
 
     The rotation is proper, and its signs are those with positive skewness, so that the same protein is drawn
     the same way wherever it lies. Points that are NaN do not count.
@@ -59,7 +59,8 @@ def drawing(annotation: Annotation, title: str, only: int | None = None) -> str:
             )
             parts.append((float(run[:, 2].mean()), _path(np.rint(flat).astype(int), rank)))
     body = "".join(path for _, path in sorted(parts))
-    return f'<svg class="drawing" viewBox="0 0 {SIZE} {SIZE}" role="img" aria-label="{escape(title)}">{body}</svg>'
+    box = f'class="drawing" viewBox="0 0 {SIZE} {SIZE}"'
+    return f'<svg {box} role="img" aria-label="{escape(title)}">{body}</svg>'
 
 
 def style() -> str:

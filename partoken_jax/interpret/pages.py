@@ -1,4 +1,4 @@
-"""The page of one protein: its structure, sequence, clusters and classes, which a browser opens without a network."""
+"""The page of one protein: structure, sequence, clusters and classes, for a browser without a network."""
 
 from collections.abc import Sequence
 from html import escape

@@ -36,8 +36,8 @@ def hydrogen_bond_energy(
 def secondary_structure(protein: Protein) -> str:
     """L letters: H in an alpha helix, E in a strand of a sheet, - otherwise.
 
-    Helices are runs of two bonds from residue i + 4 to residue i, strands are ladders of bridges, both as Kabsch
-    and Sander (1983) define them. A residue without all four atoms, or after one, gives no bond.
+    Helices are runs of two bonds from residue i + 4 to residue i, strands are ladders of bridges, both as
+    Kabsch and Sander (1983) define them. A residue without all four atoms, or after one, gives no bond.
     """
     bonded = _bonds(protein)
     length = len(protein)
@@ -88,5 +88,5 @@ def _bridges(bonded: set[tuple[int, int]], length: int) -> list[tuple[int, int]]
     return [
         (i, j)
         for i, j, way in sorted(found)
-        if j - i > 2 and 0 <= i and j < length and ({(i + 1, j + way, way), (i - 1, j - way, way)} & found)
+        if j - i > 2 and i >= 0 and j < length and ({(i + 1, j + way, way), (i - 1, j - way, way)} & found)
     ]

@@ -26,7 +26,7 @@ def annotated(protein: Protein, origin=None, members=MEMBERS) -> Annotation:
             rank=rank,
             index=len(members) - rank,
             importance=IMPORTANCES[rank - 1],
-            seed=list(residues)[0],
+            seed=next(iter(residues)),
             residues=np.array(residues, np.int32),
             token=TOKENS[rank - 1],
             distance=None if TOKENS[rank - 1] is None else rank / 8,

@@ -1,4 +1,4 @@
-"""The pages in a real browser: the structure is drawn, everything is linked, nothing is asked for elsewhere."""
+"""The pages in a real browser: the structure is drawn, all is linked, nothing is asked for elsewhere."""
 
 import colorsys
 from dataclasses import replace
@@ -37,7 +37,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, folder):
-    """The browser with the page of 1ORC open; afterwards, what it asked for and complained about is judged."""
+    """The browser with the page of 1ORC open; afterwards, its requests and complaints are judged."""
     browser.requests.clear()
     browser.complaints.clear()
     browser.open(folder / "proteins" / "1orc_A.html")

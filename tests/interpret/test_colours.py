@@ -1,13 +1,13 @@
 """Colours: told apart by people who see fewer of them, and the same from every function."""
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
 from partoken_jax.interpret import colours
 
-# Linear RGB as people without the cones for red (protan) or green (deutan) see it (Viénot, Brettel, Mollon 1999).
+# Linear RGB as people without the cones for red (protan) or green (deutan) see it (Viénot et al. 1999).
 DICHROMATS = {
     "protan": [[0.1124, 0.8876, 0.0], [0.1124, 0.8876, 0.0], [0.004, -0.004, 1.0]],
     "deutan": [[0.2928, 0.7072, 0.0], [0.2928, 0.7072, 0.0], [-0.0223, 0.0223, 1.0]],
@@ -48,4 +48,4 @@ def test_confidences_have_the_colours_of_the_alphafold_database():
 
 def test_neighbouring_tokens_differ():
     found = [colours.rgb(colours.of_token(token)) for token in range(64)]
-    assert min(np.abs(a - b).sum() for a, b in zip(found, found[1:], strict=False)) > 0.3
+    assert min(np.abs(a - b).sum() for a, b in pairwise(found)) > 0.3

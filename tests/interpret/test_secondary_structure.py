@@ -13,7 +13,7 @@ def test_the_energy_is_that_of_kabsch_and_sander():
     # Their ideal bond: N, O 2.9 Å apart on a line with H and C, has -3 kcal/mol.
     on_line = [np.array([[x, 0.0, 0.0]]) for x in (0.0, 1.0, 4.13, 2.9)]  # N, H, C, O
     assert -3.2 < hydrogen_bond_energy(*on_line)[0] < -2.8
-    far = [place + [[1000.0 * (k > 1), 0, 0]] for k, place in enumerate(on_line)]
+    far = [place + np.array([1000.0 * (k > 1), 0, 0]) for k, place in enumerate(on_line)]
     assert abs(hydrogen_bond_energy(*far)[0]) < 1e-3
 
 
