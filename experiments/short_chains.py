@@ -2,8 +2,8 @@
 
     python -m experiments.short_chains --residues 150 --out runs/short_chains.npz
 
-`experiments.learn --tasks short-chains` trains on that file. Splits are kept. Classes are counted anew, because
-those with too few chains in a file are left out of its task.
+`experiments.learn --tasks short-chains` trains on that file. Splits are kept. Classes are counted anew,
+because those with too few chains in a file are left out of its task.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ def main() -> None:
     args = flags.parse_args()
     with np.load(args.data, allow_pickle=False) as stored:
         kept = shortened(dict(stored), args.residues)
-    np.savez_compressed(args.out, **kept)
+    np.savez_compressed(args.out, **kept)  # type: ignore[arg-type]  # numpy's stub takes them for a flag
     say(f"{args.out}: {len(kept['length'])} chains, {int(kept['length'].sum())} residues")
 
 

@@ -16,8 +16,8 @@ from partoken_jax.cli.stopping import EXIT_CODE, Stopping
 
 def main(args: list[str] | None = None) -> int:
     """Runs a command; returns its exit code: 0, 1 for a replayed step that is finite here, 2 for a mistake
-    (one sentence on stderr), 75 for a training run that was stopped by a signal and has saved what it had,
-    130 on Ctrl-C in other verbs."""
+    (one sentence on stderr), 3 where some files could not be annotated and 4 where none could, 75 for a
+    training run that was stopped by a signal and has saved what it had, 130 on Ctrl-C in other verbs."""
     words = sys.argv[1:] if args is None else args
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -73,12 +73,13 @@ def parse(args: list[str]) -> Callable[[], int | None]:
     """
     import tyro
 
-    from partoken_jax.cli import convert, evaluate, params, prepare, replay, time, train
+    from partoken_jax.cli import annotate, convert, evaluate, params, prepare, replay, time, train
     from partoken_jax.cli.errors import tyro_in_a_sentence
     from partoken_jax.cli.flags import flags_from_settings
     from partoken_jax.config import ConfigError
 
     verbs = {
+        "annotate": annotate.verb,
         "train": train.verb,
         "evaluate": evaluate.verb,
         "params": params.verb,
@@ -93,8 +94,8 @@ def parse(args: list[str]) -> Callable[[], int | None]:
             return tyro.extras.subcommand_cli_from_dict(
                 {name: verb(args) for name, verb in verbs.items()},
                 prog="partoken",
-                description="Prepare data; train, evaluate, time and convert GVP and ParToken on protein "
-                "structures.",
+                description="Annotate protein structures; prepare data; train, evaluate, time and convert "
+                "GVP and ParToken.",
                 args=args,
                 config=(tyro.conf.FlagCreatePairsOff,),
                 registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),

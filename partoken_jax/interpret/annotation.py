@@ -7,6 +7,7 @@ import numpy as np
 
 from partoken_jax.proteins import Protein
 from partoken_jax.proteins.structures import Origin
+from partoken_jax.proteins.tasks import class_title
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,11 @@ class Annotation:
     def label(self) -> str:
         """Name of the most probable class."""
         return self.class_names[self.predicted]
+
+    @property
+    def title(self) -> str:
+        """The most probable class as a reader knows it: "3.30 (2-layer sandwich)"."""
+        return class_title(self.label)
 
     @property
     def confidence(self) -> float:

@@ -13,6 +13,7 @@ from partoken_jax.interpret import colours
 from partoken_jax.interpret.annotation import Annotation
 from partoken_jax.interpret.drawing import drawing
 from partoken_jax.interpret.html import bar, fill, table, write_assets
+from partoken_jax.proteins.tasks import class_title
 
 EXAMPLES = 4
 """Clusters shown of a token: those nearest to its code."""
@@ -77,7 +78,7 @@ class CodebookUse:
             if cluster.token not in seen:
                 seen.add(cluster.token)
                 use.proteins += 1
-                use.classes[annotation.label] += 1
+                use.classes[annotation.title] += 1
             distance = float("inf") if cluster.distance is None else cluster.distance
             self._show(use, annotation, stem, cluster.rank, distance)
 
@@ -145,7 +146,7 @@ def _enrichment(rows: Sequence[Enrichment]) -> str:
     if not rows:
         return ""
     written = [
-        f'<tr><td>{row.token}</td><td>{escape(row.class_name)}</td><td class="number">'
+        f'<tr><td>{row.token}</td><td>{escape(class_title(row.class_name))}</td><td class="number">'
         f'{row.odds_ratio:.2f}</td><td class="number">{row.q_value:.1e}</td></tr>'
         for row in rows
     ]

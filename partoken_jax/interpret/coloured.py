@@ -14,6 +14,7 @@ from gemmi import cif
 from partoken_jax.files import write_whole
 from partoken_jax.interpret import colours
 from partoken_jax.interpret.annotation import Annotation, Cluster
+from partoken_jax.interpret.tables import residue_numbers
 from partoken_jax.proteins import Protein
 from partoken_jax.proteins.structure_formats import open_structure
 from partoken_jax.proteins.structures import BACKBONE, Origin
@@ -123,11 +124,11 @@ def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
     """The mmCIF file of a `coloured_structure`, with tables of clusters and of residues of our own."""
     document = structure.make_mmcif_document()
     block = document.sole_block()
-    block.set_pair("_partoken.prediction", cif.quote(annotation.label))
+    block.set_pair("_partoken.prediction", cif.quote(annotation.title))
     block.set_pair("_partoken.confidence", f"{annotation.confidence:.6g}")
     block.set_pair("_partoken.b_iso_or_equiv", cif.quote(B_FACTOR))
     if annotation.clusters:
-        residue_numbers = author_numbers(annotation.protein)
+        numbers = residue_numbers(annotation)
         table = block.init_loop(
             "_partoken_cluster.", ["rank", "importance", "token", "distance", "size", "seed"]
         )
@@ -139,7 +140,7 @@ def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
                     "." if cluster.token is None else str(cluster.token),
                     "." if cluster.distance is None else f"{cluster.distance:.6g}",
                     str(cluster.size),
-                    residue_numbers[cluster.seed],
+                    numbers[cluster.seed],
                 ]
             )
     columns = [
@@ -196,7 +197,7 @@ def pymol_script(annotation: Annotation, stem: str) -> str:
         f"color partoken_none, {name}",
     ]
     for cluster in annotation.clusters:
-        residues = "+".join(_ranges(annotation.protein, cluster, escape="\\"))
+        residues = "+".join(_ranges(annotation, cluster, escape="\\"))
         lines += [
             f"# {_described(cluster)}",
             f"set_color partoken_{cluster.rank}, {_parts(colours.of_rank(cluster.rank))}",
@@ -217,7 +218,7 @@ def chimerax_script(annotation: Annotation, stem: str) -> str:
         f"color #1 {colours.NONE['light']}",
     ]
     for cluster in annotation.clusters:
-        residues = ",".join(_ranges(annotation.protein, cluster))
+        residues = ",".join(_ranges(annotation, cluster))
         lines += [
             f"# {_described(cluster)}",
             f"name cluster_{cluster.rank} #1:{residues} & protein",
@@ -270,11 +271,12 @@ def _described(cluster: Cluster) -> str:
     return f"Cluster {cluster.rank}{token}, importance {cluster.importance:.3f}, {cluster.size} residues"
 
 
-def _ranges(protein: Protein, cluster: Cluster, escape: str = "") -> list[str]:
+def _ranges(annotation: Annotation, cluster: Cluster, escape: str = "") -> list[str]:
     """Residues by author number: "12-20", "52A"; `escape` stands before the sign of a negative number.
 
     Ranges are of numbers that the protein has one residue of: programs differ in whether 12-20 has 15A.
     """
+    protein = annotation.protein
     numbers, codes = protein.residue_numbers.tolist(), protein.insertion_codes
     single = {number for number, code in zip(numbers, codes, strict=True) if code == " " and number >= 0}
     single -= {number for number, code in zip(numbers, codes, strict=True) if code != " "}
@@ -290,17 +292,11 @@ def _ranges(protein: Protein, cluster: Cluster, escape: str = "") -> list[str]:
             runs[-1].append(i)
         else:
             runs.append([i])
-    names, written = author_numbers(protein), []
+    names, written = residue_numbers(annotation), []
     for run in runs:
         first = names[run[0]].replace("-", f"{escape}-")
         written.append(first if len(run) == 1 else f"{first}-{numbers[run[-1]]}")
     return written
-
-
-def author_numbers(protein: Protein) -> list[str]:
-    """Author numbers of the residues with their insertion codes, such as 52A."""
-    pairs = zip(protein.residue_numbers.tolist(), protein.insertion_codes, strict=True)
-    return [f"{number}{code}".strip() for number, code in pairs]
 
 
 def _parts(colour: str) -> str:

@@ -35,7 +35,7 @@ def summary(annotation: Annotation, stem: str) -> Summary:
     return Summary(
         stem=stem,
         name=name,
-        label=annotation.label,
+        label=annotation.title,
         confidence=round(annotation.confidence, 4),
         length=len(annotation.protein),
         num_clusters=len(annotation.clusters),

@@ -12,10 +12,11 @@ import numpy as np
 from partoken_jax.files import write_whole
 from partoken_jax.interpret import colours
 from partoken_jax.interpret.annotation import Annotation
-from partoken_jax.interpret.coloured import author_numbers
 from partoken_jax.interpret.drawing import colour_class, drawing, principal_frame
 from partoken_jax.interpret.html import bar, embedded, fill, table, write_assets
 from partoken_jax.interpret.secondary_structure import secondary_structure
+from partoken_jax.interpret.tables import residue_numbers
+from partoken_jax.proteins.tasks import class_title
 
 SHOWN_CLASSES = 8
 """So many classes are seen at once; the others are folded away."""
@@ -58,7 +59,7 @@ def page(annotation: Annotation, downloads: Sequence[str] = ()) -> str:
     return fill(
         "protein.html",
         name=escape(name),
-        label=escape(annotation.label),
+        label=escape(annotation.title),
         summary=_summary(annotation),
         codebook='<a href="../codebook.html">Codebook</a>' if with_tokens else "",
         drawing=drawing(annotation, f"Trace of {name}"),
@@ -82,7 +83,7 @@ def page_data(annotation: Annotation) -> dict[str, Any]:
     return {
         "sequence": protein.sequence,
         "types": [name.capitalize() for name in names],
-        "numbers": author_numbers(annotation.protein),
+        "numbers": residue_numbers(annotation),
         "structure": secondary_structure(protein),
         "ca": _places(turned[:, 1]),
         "o": _places(turned[:, 3]),
@@ -163,12 +164,12 @@ def _schemes(annotation: Annotation, plddt: list[float] | None) -> list[dict[str
 def _summary(annotation: Annotation) -> str:
     count, protein = len(annotation.clusters), annotation.protein
     says = (
-        f"The model says <strong>{escape(annotation.label)}</strong>, with probability "
+        f"The model says <strong>{escape(annotation.title)}</strong>, with probability "
         f"{annotation.confidence:.2f}."
     )
     if 0 <= protein.label < len(annotation.class_names):
-        true = annotation.class_names[protein.label]
-        says += " That is its label." if true == annotation.label else f" Its label is {escape(true)}."
+        true = class_title(annotation.class_names[protein.label])
+        says += " That is its label." if true == annotation.title else f" Its label is {escape(true)}."
     residues = f"{len(protein)} residues"
     if count:
         word = "cluster holds" if count == 1 else "clusters hold"
@@ -189,7 +190,7 @@ def _summary(annotation: Annotation) -> str:
 def _cluster_table(annotation: Annotation) -> str:
     if not annotation.clusters:
         return "<p>This model makes no clusters.</p>"
-    names = author_numbers(annotation.protein)
+    names = residue_numbers(annotation)
     most = annotation.clusters[0].importance
     rows = []
     for cluster in annotation.clusters:
@@ -220,12 +221,13 @@ def _cluster_table(annotation: Annotation) -> str:
 
 def _class_table(annotation: Annotation) -> str:
     order = np.argsort(-annotation.probabilities, kind="stable").tolist()
-    rows = [
-        f"<tr{' class=first' if not place else ''}><td>{escape(annotation.class_names[i])}</td>"
-        f'<td class="number">{annotation.probabilities[i]:.3f}</td>'
-        f'<td class="bars">{bar(float(annotation.probabilities[i]))}</td></tr>'
-        for place, i in enumerate(order)
-    ]
+    rows = []
+    for place, i in enumerate(order):
+        title, probability = class_title(annotation.class_names[i]), float(annotation.probabilities[i])
+        rows.append(
+            f"<tr{' class=first' if not place else ''}><td>{escape(title)}</td>"
+            f'<td class="number">{probability:.3f}</td><td class="bars">{bar(probability)}</td></tr>'
+        )
     header = {"Class": "", "Probability": "number", " ": "bars"}
     seen = table(header, rows[:SHOWN_CLASSES], "Classes, from the most probable one")
     if len(rows) <= SHOWN_CLASSES:

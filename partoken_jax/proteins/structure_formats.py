@@ -63,7 +63,7 @@ def open_structure(path: Path) -> Opened:
     Raises StructureError for a file that does not exist, is too large or of another format, for text that
     cannot be parsed, and for one without coordinates.
     """
-    _check(path)
+    check_structure_file(path)
     try:
         structure, has_plddt = _parse(_suffix(path), _content(path))
     except StructureError:
@@ -77,7 +77,7 @@ def open_structure(path: Path) -> Opened:
     return Opened(structure, has_plddt or _tells_prediction(title))
 
 
-def _check(path: Path) -> None:
+def check_structure_file(path: Path) -> None:
     """Raises StructureError for a file that need not be read."""
     if not path.is_file():
         raise StructureError("it is not a file")

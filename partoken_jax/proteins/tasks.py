@@ -24,12 +24,61 @@ EC_CLASSES = (
 CATH_CLASSES = ("mainly alpha", "mainly beta", "alpha beta", "few secondary structures")
 """CATH classes 1 to 4."""
 
+ARCHITECTURES = {
+    "1.10": "orthogonal bundle",
+    "1.20": "up-down bundle",
+    "1.25": "alpha horseshoe",
+    "1.40": "alpha solenoid",
+    "1.50": "alpha/alpha barrel",
+    "2.10": "ribbon",
+    "2.20": "single sheet",
+    "2.30": "roll",
+    "2.40": "beta barrel",
+    "2.50": "clam",
+    "2.60": "sandwich",
+    "2.70": "distorted sandwich",
+    "2.80": "trefoil",
+    "2.90": "orthogonal prism",
+    "2.100": "aligned prism",
+    "2.102": "3-layer sandwich",
+    "2.110": "4-propeller",
+    "2.115": "5-propeller",
+    "2.120": "6-propeller",
+    "2.130": "7-propeller",
+    "2.140": "8-propeller",
+    "2.150": "2 solenoid",
+    "2.160": "3 solenoid",
+    "2.170": "beta complex",
+    "2.180": "shell",
+    "3.10": "roll",
+    "3.15": "super roll",
+    "3.20": "alpha-beta barrel",
+    "3.30": "2-layer sandwich",
+    "3.40": "3-layer (aba) sandwich",
+    "3.50": "3-layer (bba) sandwich",
+    "3.55": "3-layer (bab) sandwich",
+    "3.60": "4-layer sandwich",
+    "3.65": "alpha-beta prism",
+    "3.70": "box",
+    "3.75": "5-stranded propeller",
+    "3.80": "alpha-beta horseshoe",
+    "3.90": "alpha-beta complex",
+    "3.100": "ribosomal protein L15; chain K; domain 2",
+    "4.10": "irregular",
+}
+"""What CATH 4.3 calls its architectures."""
+
 MIN_ARCHITECTURE_CHAINS = 50
 """A CATH architecture is a class of `cath-architecture` if the file holds so many chains of it,
 all splits together: 17 architectures of pdb_chains.npz, 11 of the embedded pdb_small.npz."""
 
 TASK_ARRAYS = {"ec-class": "ec_class", "cath-class": "cath", "cath-architecture": "cath"}
 """The array of a file from which a task takes its labels."""
+
+
+def class_title(name: str) -> str:
+    """A class as a reader knows it: an architecture with what CATH calls it, "3.30 (2-layer sandwich)"."""
+    return f"{name} ({ARCHITECTURES[name]})" if name in ARCHITECTURES else name
 
 
 RESIDUE_CLASSES = tuple(RESIDUE_TYPES)

@@ -1,10 +1,10 @@
 """A trained model with all that using it needs, wherever it comes from: a run, or a file of a model.
 
-Legend: L residues of a protein, S clusters, C classes.
+Legend: L residues of a protein, S clusters, C classes, D channels.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from partoken_jax.graphs.batching import evaluation_batches
 from partoken_jax.graphs.packing import ROUND_TO, flatten, pack_flat
 from partoken_jax.graphs.segments import first_node
 from partoken_jax.graphs.types import PackedGraph
-from partoken_jax.models import ParTokenOutput
+from partoken_jax.models import ParTokenOutput, ResidueOutput
 from partoken_jax.proteins import DataError, Protein, ProteinDataset
 from partoken_jax.training.checkpoints import Which, restore
 from partoken_jax.training.objective import Model, forward
@@ -54,6 +54,26 @@ class Prediction(NamedTuple):
     """int32 [S]: token of each cluster; -1 where there is none, or the codebook is not in use."""
     importances: np.ndarray
     """float32 [S]: attention weight of each cluster; they sum to 1."""
+
+
+class ProteinOutput(NamedTuple):
+    """All that a model makes of one protein; what `Prediction` has as well is said there."""
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    """float64 [C]"""
+    clusters: np.ndarray
+    seeds: np.ndarray
+    codes: np.ndarray
+    importances: np.ndarray
+    cluster_features: np.ndarray
+    """float32 [S, D]: mean of the members' features, 0 where there is no cluster."""
+    squared_errors: np.ndarray
+    """float32 [S]: squared distance of a cluster's features from what its codes stand for."""
+    residue_features: np.ndarray
+    """float32 [L, D]: of the encoder."""
+    protein_features: np.ndarray
+    """float32 [D]: the protein as the classifier reads it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,15 +122,32 @@ class TrainedModel:
         Raises DataError, naming the protein, for one whose coordinates give no finite numbers, and for a
         model that was only pretrained.
         """
-        if self.config.model.kind == "residues":
-            raise DataError(
-                f"{self.source}: this model was pretrained and classifies nothing yet; train one that starts "
-                "from it, with --init-from"
+        found = [
+            (
+                place,
+                Prediction(
+                    name=proteins[place].name,
+                    label=self.class_names[int(out.logits.argmax())],
+                    probabilities=out.probabilities.astype(np.float32),
+                    logits=out.logits,
+                    clusters=out.clusters,
+                    seeds=out.seeds,
+                    codes=out.codes,
+                    importances=out.importances,
+                ),
             )
+            for place, out in self.outputs(proteins)
+        ]
+        return [prediction for _, prediction in sorted(found, key=lambda pair: pair[0])]
+
+    def outputs(self, proteins: ProteinDataset | Sequence[Protein]) -> Iterator[tuple[int, ProteinOutput]]:
+        """All that the model makes of each protein, with its place among them: batch after batch, in no order
+        that a caller can count on. Answers and errors are those of `predict`."""
+        self.require_classifier()
         if isinstance(proteins, Protein):
             raise DataError(f"{proteins.name}: predict takes a list of proteins; give it as [protein]")
         if len(proteins) == 0:
-            return []
+            return
         flat = flatten(proteins, neighbour_tables(proteins, self.config.data.neighbours))
         places = evaluation_batches(flat.length, SLOTS, max(RESIDUES, int(flat.length.max())))
         batches = (
@@ -118,48 +155,43 @@ class TrainedModel:
             for group in places
         )
         step = make_predict_step(self.graphdef, bypass_codebook=self.bypass_codebook)
-        found: dict[int, Prediction] = {}
         for group, batch in zip(places, prefetch(batches), strict=True):
-            out = step(self.params, self.codebook, batch, np.float32(self.temperature))
-            out = jax.device_get(out)
+            out = jax.device_get(step(self.params, self.codebook, batch, np.float32(self.temperature)))
             for slot, place in enumerate(group.tolist()):
-                found[place] = self._prediction(proteins[place], out, slot)
-        return [found[place] for place in range(len(proteins))]
+                yield place, self._of_protein(proteins[place], out, slot)
 
-    def _prediction(self, protein: Protein, out: "_Batch", slot: int) -> Prediction:
-        logits, first = out.logits[slot], int(out.first[slot])
+    def require_classifier(self) -> None:
+        """Raises DataError for a model that was only pretrained."""
+        if self.config.model.kind == "residues":
+            raise DataError(
+                f"{self.source}: this model was pretrained and classifies nothing yet; train one that starts "
+                "from it, with --init-from"
+            )
+
+    def _of_protein(self, protein: Protein, out: "_Batch", slot: int) -> ProteinOutput:
+        logits = out.of_protein["logits"][slot]
         if not np.isfinite(logits).all():
             raise DataError(
                 f"{protein.name}: the model's output is not finite; its weights or the protein's coordinates "
                 "are beyond all bounds, so leave the protein out"
             )
-        return Prediction(
-            name=protein.name,
-            label=self.class_names[int(logits.argmax())],
-            probabilities=softmax(logits / self.calibration).astype(np.float32),
-            logits=logits,
-            clusters=out.clusters[first : first + len(protein)],
-            seeds=out.seeds[slot],
-            codes=out.codes[slot],
-            importances=out.importances[slot],
+        residues = slice(int(out.first[slot]), int(out.first[slot]) + len(protein))
+        return ProteinOutput(
+            probabilities=softmax(logits.astype(np.float64) / self.calibration),
+            **{name: array[slot] for name, array in out.of_protein.items()},
+            **{name: array[residues] for name, array in out.of_residue.items()},
         )
 
 
 class _Batch(NamedTuple):
-    """Arrays of `Prediction` for the B proteins and N residues of a batch."""
+    """Arrays of `ProteinOutput`, by name, for the B proteins and N residues of a batch."""
 
-    logits: Any
-    """[B, C]"""
     first: Any
     """int32 [B]: place of the first residue of each protein."""
-    clusters: Any
-    """int32 [N]"""
-    seeds: Any
-    """int32 [B, S]"""
-    codes: Any
-    """int32 [B, S]"""
-    importances: Any
-    """[B, S]"""
+    of_protein: dict[str, Any]
+    """[B, ...]"""
+    of_residue: dict[str, Any]
+    """[N, ...]"""
 
 
 @functools.lru_cache(maxsize=16)
@@ -170,12 +202,25 @@ def make_predict_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> Calla
     def predict_step(params: nnx.State, codebook: nnx.State, graph: PackedGraph, temperature: Any) -> _Batch:
         model = nnx.merge(graphdef, params, codebook, copy=True)
         out = forward(model, graph, temperature=temperature, bypass_codebook=bypass_codebook)
-        first = first_node(graph)[:-1]
-        if not isinstance(out, ParTokenOutput):
-            none = jnp.zeros((out.logits.shape[0], 0), jnp.int32)
-            clusters = jnp.full(graph.nodes.mask.shape, -1, jnp.int32)
-            return _Batch(out.logits, first, clusters, none, none, none.astype(jnp.float32))
-        return _Batch(out.logits, first, out.cluster_of_residue, out.seeds, out.codes, out.importances)
+        assert not isinstance(out, ResidueOutput)  # `outputs` refuses such a model
+        of_protein = {"logits": out.logits, "protein_features": out.protein_features}
+        of_residue = {"residue_features": out.node_features}
+        if isinstance(out, ParTokenOutput):
+            of_residue["clusters"] = out.cluster_of_residue
+            of_protein |= {
+                "seeds": out.seeds,
+                "codes": out.codes,
+                "importances": out.importances,
+                "cluster_features": out.cluster_features,
+                "squared_errors": out.squared_errors,
+            }
+        else:
+            num, width = out.protein_features.shape
+            of_residue["clusters"] = jnp.full(graph.nodes.mask.shape, -1, jnp.int32)
+            of_protein |= {name: jnp.zeros((num, 0), jnp.int32) for name in ("seeds", "codes")}
+            of_protein |= {name: jnp.zeros((num, 0)) for name in ("importances", "squared_errors")}
+            of_protein["cluster_features"] = jnp.zeros((num, 0, width))
+        return _Batch(first_node(graph)[:-1], of_protein, of_residue)
 
     return jax.jit(predict_step)
 

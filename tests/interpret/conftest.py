@@ -1,54 +1,55 @@
-"""Annotations made by hand, so that what is written does not depend on a model."""
+"""A model that decides something, and structure files of small proteins."""
 
-import gzip
-from pathlib import Path
+import dataclasses
 
+import gemmi
 import numpy as np
 import pytest
 
-from partoken_jax.interpret.annotation import Annotation, Cluster
-from partoken_jax.proteins import Protein
-from partoken_jax.proteins.structures import read_structure
-
-CRO = Path(__file__).parent / "1orc.pdb.gz"
-"""The PDB entry 1ORC: Cro repressor, 64 residues, five of them with insertion codes, 57 waters."""
-CLASSES = ("oxidoreductase", "transferase", "hydrolase")
-MEMBERS = (range(5, 17), [*range(24, 33), 53], [54, 56, 57], [60, 61])
-"""Residues of the clusters, from the most important one; 53 is number 56, 54 is 56A, 56 is 56C."""
-TOKENS = (14, 3, 14, None)
-IMPORTANCES = (0.5, 0.3, 0.15, 0.05)
-
-
-def annotated(protein: Protein, origin=None, members=MEMBERS) -> Annotation:
-    """A protein with clusters of given residues."""
-    clusters = tuple(
-        Cluster(
-            rank=rank,
-            index=len(members) - rank,
-            importance=IMPORTANCES[rank - 1],
-            seed=next(iter(residues)),
-            residues=np.array(residues, np.int32),
-            token=TOKENS[rank - 1],
-            distance=None if TOKENS[rank - 1] is None else rank / 8,
-            features=np.zeros(2, np.float32),
-        )
-        for rank, residues in enumerate(members, 1)
-    )
-    return Annotation(
-        protein=protein,
-        origin=origin,
-        class_names=CLASSES,
-        probabilities=np.array([0.2, 0.7, 0.1]),
-        clusters=clusters,
-        residue_features=np.zeros((len(protein), 2), np.float32),
-        protein_features=np.zeros(2, np.float32),
-    )
+from partoken_jax.pretrained import load_model
+from partoken_jax.training.objective import split_model
+from tests.interpret.made import cro_annotation
+from tests.pretrained.conftest import make_run
 
 
 @pytest.fixture(scope="session")
-def cro(tmp_path_factory) -> Annotation:
-    """1ORC as it is in an unpacked file, which stays there."""
-    path = tmp_path_factory.mktemp("structures") / "1orc.pdb"
-    path.write_bytes(gzip.decompress(CRO.read_bytes()))
-    contents = read_structure(path)
-    return annotated(contents.proteins[0], contents.origins[0])
+def model(tmp_path_factory, chains):
+    """With codes that its clusters are near to."""
+    model = load_model(make_run(tmp_path_factory.mktemp("annotate") / "run"))
+    network = model.model
+    width, size = model.config.model.node_hidden[0], model.config.model.codebook.size
+    features = [out.cluster_features for _, out in model.outputs(chains)]
+    network.codebook.embeddings[...] = np.concatenate(features)[:size].reshape(size, width)
+    return dataclasses.replace(model, codebook=split_model(network)[2])
+
+
+@pytest.fixture(scope="session")
+def cro(tmp_path_factory):
+    """An annotation, made by hand, of a small protein in a file that stays."""
+    return cro_annotation(tmp_path_factory.mktemp("structures"))
+
+
+def write_pdb(path, proteins, codes=None):
+    """The backbones of proteins as the chains A, B, ... of a PDB file."""
+    structure = gemmi.Structure()
+    structure.add_model(gemmi.Model(1))
+    for name, protein in zip("ABCDEFGHIJ", proteins, strict=False):
+        chain = gemmi.Chain(name)
+        for i, letter in enumerate(protein.sequence):
+            residue = gemmi.Residue()
+            residue.name = gemmi.expand_one_letter(letter, gemmi.ResidueKind.AA)
+            residue.seqid = gemmi.SeqId(f"{protein.residue_numbers[i]}{protein.insertion_codes[i].strip()}")
+            residue.entity_type = gemmi.EntityType.Polymer
+            for atom_name, element, place in zip(
+                ("N", "CA", "C", "O"), "NCCO", protein.backbone[i], strict=True
+            ):
+                if np.isfinite(place).all():
+                    atom = gemmi.Atom()
+                    atom.name, atom.element, atom.occ = atom_name, gemmi.Element(element), 1.0
+                    atom.pos = gemmi.Position(*map(float, place))
+                    residue.add_atom(atom)
+            chain.add_residue(residue)
+        structure[0].add_chain(chain)
+    structure.setup_entities()
+    structure.write_pdb(str(path))
+    return path

@@ -8,7 +8,7 @@ import pytest
 
 from partoken_jax.interpret import colours
 from tests.interpret.browser import CHROMIUM, Browser
-from tests.interpret.conftest import MEMBERS
+from tests.interpret.made import MEMBERS
 from tests.interpret.test_pages import write_all
 
 pytestmark = [

@@ -20,7 +20,7 @@ from partoken_jax.interpret.coloured import (
 )
 from partoken_jax.proteins.structures import read_structure
 from tests.helpers import without_atoms
-from tests.interpret.conftest import annotated
+from tests.interpret.made import annotated
 
 SUFFIXES = [".cif", ".pdb", ".pml", ".cxc", ".mvsj", ".mvsx"]
 

@@ -17,7 +17,7 @@ from partoken_jax.interpret.drawing import principal_frame
 from partoken_jax.interpret.gallery import summary, write_gallery
 from partoken_jax.interpret.pages import page_data, write_page
 from tests.helpers import moved, random_rotation, without_atoms
-from tests.interpret.conftest import annotated
+from tests.interpret.made import annotated
 
 EVIL = "</script><script>alert('x')</script>&amp;"
 VOID = {"meta", "link", "input", "br", "img"}

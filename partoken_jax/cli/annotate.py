@@ -1,0 +1,219 @@
+"""`partoken annotate`: from structure files to classes, clusters and tokens."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+from partoken_jax.cli.flags import whole_number
+from partoken_jax.config import ConfigError
+from partoken_jax.progress import duration, progress, say
+
+if TYPE_CHECKING:
+    from partoken_jax.interpret.annotation import Annotation
+    from partoken_jax.proteins.structures import Skipped
+
+SOME, NONE = 3, 4
+"""Exit codes where only some files, or none, could be annotated."""
+SHOWN = 10
+"""Proteins and reasons that are printed; files have all."""
+
+
+def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
+    """The flags of `partoken annotate`, as a function that tyro reads."""
+
+    def annotate(
+        sources: Annotated[
+            Positional[tuple[str, ...]],
+            arg(
+                help="Structure files (PDB or mmCIF, also with .gz), folders of them, and lists of them: "
+                "files whose name ends in .txt, with a path in every line.",
+                metavar="FILE|FOLDER...",
+            ),
+        ],
+        model: Annotated[
+            str | None,
+            arg(
+                help="Name of a model that comes with the package, its file (.safetensors), or the directory "
+                "of a run. Without it, the ParToken for CATH architectures that comes with the package.",
+                metavar="NAME|FILE|RUN_DIR",
+            ),
+        ] = None,
+        out: Annotated[Path, arg(help="Folder for the results, which is made.", metavar="DIR")] = Path(
+            "annotation"
+        ),
+        chains: Annotated[
+            str | None,
+            arg(
+                help="Chains to take, by their author's names, with commas between them. Without it, all "
+                "that are proteins.",
+                metavar="NAME[,...]",
+            ),
+        ] = None,
+        models: Annotated[
+            Literal["first", "all"],
+            arg(
+                help='Models of a file to take: the first, or all, as for the models of an NMR entry ("all").'
+            ),
+        ] = "first",
+        max_length: Annotated[
+            int, arg(help="Residues of the longest chain that is annotated. Raise it if memory allows.")
+        ] = 2000,
+        too_long: Annotated[
+            Literal["refuse", "crop"],
+            arg(
+                help="What becomes of a longer chain: it is left out, and listed, or its first residues are "
+                'annotated alone ("crop").'
+            ),
+        ] = "refuse",
+        format: Annotated[
+            Literal["csv", "parquet"],
+            arg(help='Of the tables. Choose "parquet" for many proteins; it needs pyarrow.'),
+        ] = "csv",
+        overwrite: Annotated[
+            bool, arg(help="Whether to replace the annotations in DIR; nothing else is ever replaced.")
+        ] = False,
+    ) -> Callable[[], int]:
+        """Predict the class of proteins from structure files, with the clusters of residues that the model
+        found, their tokens and their importances. The exit code is 0, or 3 where some files could not be
+        annotated, or 4 where none could."""
+        if not sources:
+            raise ConfigError("there is no source; name a structure file or a folder")
+        settings = {
+            "chains": None if chains is None else [name.strip() for name in chains.split(",")],
+            "models": models,
+            "max_length": whole_number("max_length", max_length),
+            "too_long": too_long,
+        }
+        return partial(_annotate, sources, model, out, format, overwrite, settings)
+
+    return annotate
+
+
+def _annotate(
+    sources: tuple[str, ...],
+    model: str | None,
+    out: Path,
+    table: Literal["csv", "parquet"],
+    overwrite: bool,
+    settings: dict[str, Any],
+) -> int:
+    from partoken_jax.interpret.write import check_folder
+    from partoken_jax.pretrained import find_model, load_model
+    from partoken_jax.proteins.structure_paths import structure_files
+
+    # Before JAX is imported, which takes long.
+    check_folder(out, overwrite)
+    where = find_model(model)
+    files = [file for source in _listed(sources) for file in structure_files(source)]
+    files = list(dict.fromkeys(files))
+
+    from partoken_jax.interpret.annotate import annotate
+    from partoken_jax.interpret.write import AnnotationFolder
+    from partoken_jax.training.compilation_cache import use_compilation_cache
+
+    use_compilation_cache()
+    trained = load_model(model)
+    skipped: list[Skipped] = []
+    annotations = annotate(files, trained, skipped=skipped, **settings)
+    start = time.perf_counter()
+    with AnnotationFolder(out, trained.class_names, table=table, overwrite=overwrite) as folder:
+        done = _write(annotations, folder, len(files), skipped)
+        seconds = time.perf_counter() - start
+        folder.finish(_manifest(files, where, trained, settings, seconds), skipped)
+    _tell(skipped)
+    say(
+        f"{len(folder.names):,} proteins of {len(done):,} files in {duration(seconds)} with compilation; "
+        f"{out}/predictions.{table} has the classes, clusters.{table} the clusters"
+    )
+    if len(done) == len(files):
+        return 0
+    say(f"{len(files) - len(done):,} of {len(files):,} files gave no protein; {out}/manifest.json says why")
+    return SOME if done else NONE
+
+
+def _write(
+    annotations: Iterator["Annotation"], folder: Any, total: int, skipped: list["Skipped"]
+) -> set[Path]:
+    """Writes every annotation; returns the files that they are of."""
+    from partoken_jax.proteins.structures import Skipped
+
+    done: set[Path] = set()
+    with progress(total, "annotated", unit="files") as update:
+        for annotation in annotations:
+            assert annotation.origin is not None
+            path, protein = annotation.origin.path, annotation.protein
+            if folder.add(annotation) is None:
+                skipped.append(
+                    Skipped(protein.name, "protein", "another protein has the same name; rename a file")
+                )
+                continue
+            if len(folder.names) <= SHOWN:
+                say(_line(annotation))
+            update(int(path not in done))
+            done.add(path)
+    return done
+
+
+def _line(annotation: "Annotation") -> str:
+    """A protein in a line: its class, and its most important cluster."""
+    from partoken_jax.interpret.tables import residue_numbers
+
+    said = f"{annotation.protein.name}: {annotation.title}, {annotation.confidence:.0%}"
+    if not annotation.clusters:
+        return f"{said}; no clusters"
+    first, numbers = annotation.clusters[0], residue_numbers(annotation)
+    token = "" if first.token is None else f", token {first.token}"
+    return (
+        f"{said}; {len(annotation.clusters)} clusters, of which the one around residue {numbers[first.seed]} "
+        f"({first.size} residues{token}) counts {first.importance:.0%}"
+    )
+
+
+def _tell(skipped: list["Skipped"]) -> None:
+    """The first reasons why something was left out, but for waters and the like."""
+    entries = [entry for entry in skipped if entry.what != "residues"]
+    for entry in entries[:SHOWN]:
+        say(f"left out: {entry.what} {entry.name}: {entry.reason}")
+    if len(entries) > SHOWN:
+        say(f"left out: {len(entries) - SHOWN:,} more, which manifest.json lists")
+    sys.stdout.flush()
+
+
+def _listed(sources: tuple[str, ...]) -> Iterator[Path]:
+    """The sources, and in place of a list what it names, seen from the folder of the list."""
+    for source in map(Path, sources):
+        if source.suffix != ".txt" or not source.is_file():
+            yield source
+            continue
+        lines = [line.strip() for line in source.read_text(encoding="utf-8", errors="replace").splitlines()]
+        if not any(lines):
+            raise ConfigError(f"{source}: names no files; write a path into every line")
+        yield from (source.parent / line for line in lines if line)
+
+
+def _manifest(files: list[Path], where: Path, model: Any, settings: dict[str, Any], seconds: float) -> dict:
+    from importlib.metadata import version
+
+    from partoken_jax.interpret.write import checksum
+
+    return {
+        "command": " ".join(["partoken", *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
+        "seconds": round(seconds, 2),
+        "model": {
+            "source": model.source,
+            "sha256": checksum(where) if where.is_file() else None,
+            "kind": model.config.model.kind,
+            "task": model.task,
+            "class_names": list(model.class_names),
+            "epoch": model.epoch,
+        },
+        "settings": settings,
+        "versions": {name: version(name) for name in ("partoken_jax", "jax", "gemmi", "numpy")},
+        "inputs": [{"file": str(file), "sha256": checksum(file)} for file in files],
+    }

@@ -1,0 +1,188 @@
+"""Annotates proteins with a trained model: from structure files, or from proteins that are at hand."""
+
+import warnings
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+
+import numpy as np
+
+from partoken_jax.interpret.annotation import Annotation, Cluster
+from partoken_jax.pretrained import load_model
+from partoken_jax.proteins import DataError, Protein
+from partoken_jax.proteins.structure_paths import structure_files
+from partoken_jax.proteins.structures import Models, Origin, Skipped, read_structure
+
+if TYPE_CHECKING:
+    from partoken_jax.training.trained import ProteinOutput, TrainedModel
+
+MAX_LENGTH = 2000
+"""Residues of the longest chain that is annotated without asking."""
+AT_A_TIME = 64
+"""Proteins that are in memory together."""
+
+TooLong = Literal["refuse", "crop"]
+Source = str | Path | Protein
+
+
+class Found(NamedTuple):
+    """A protein to annotate."""
+
+    protein: Protein
+    origin: Origin | None
+
+
+def annotate(
+    source: Source | Sequence[Source],
+    model: "TrainedModel | str | Path | None" = None,
+    *,
+    chains: Collection[str] | None = None,
+    models: Models = "first",
+    max_length: int = MAX_LENGTH,
+    too_long: TooLong = "refuse",
+    skipped: list[Skipped] | None = None,
+) -> Iterator[Annotation]:
+    """What a model says about proteins, one after another, in the order of the source.
+
+        for annotation in partoken_jax.annotate("my.pdb"):
+            print(annotation.protein.name, annotation.label, annotation.clusters[0].residues)
+
+    An annotation does not depend on the other proteins, and few are in memory at a time.
+
+    Args:
+      source: structure file, folder of structure files, protein, or several of these. A folder is read with
+        all folders in it, in the order of names.
+      model: trained model, or what `load_model` reads; left out, the model that comes with the package.
+      chains: names of the chains to take from structure files; None for all.
+      models: "first" for the first model of a file, "all" for every model.
+      max_length: residues of the longest chain that is annotated whole.
+      too_long: what becomes of a longer chain: "refuse" leaves it out, "crop" annotates its first residues.
+      skipped: gets what is left out, and why; without it, there is a warning for every file or chain that
+        cannot be annotated.
+
+    Raises DataError for a path that is no structure file or folder, and for a model that was only pretrained;
+    ModelError, CheckpointError and ConvertError as `load_model`.
+    """
+    trained = load_model(model) if model is None or isinstance(model, str | Path) else model
+    trained.require_classifier()
+    found = read_sources(
+        source, chains=chains, models=models, max_length=max_length, too_long=too_long, skipped=skipped
+    )
+    return annotate_found(trained, found, skipped)
+
+
+def annotate_found(
+    model: "TrainedModel", found: Iterable[Found], skipped: list[Skipped] | None
+) -> Iterator[Annotation]:
+    """Annotations of proteins in their order, `AT_A_TIME` together. A protein of which the model makes no
+    finite numbers is left out."""
+    rest = iter(found)
+    while group := list(islice(rest, AT_A_TIME)):
+        try:
+            outputs = dict(model.outputs([protein for protein, _ in group]))
+        except DataError:
+            outputs = dict(_one_by_one(model, group, skipped))
+        for place, (protein, origin) in enumerate(group):
+            if place in outputs:
+                yield _annotation(model, protein, origin, outputs.pop(place))
+
+
+def _one_by_one(
+    model: "TrainedModel", group: Sequence[Found], skipped: list[Skipped] | None
+) -> Iterator[tuple[int, "ProteinOutput"]]:
+    for place, (protein, _) in enumerate(group):
+        try:
+            yield from ((place, out) for _, out in model.outputs([protein]))
+        except DataError as error:
+            _skip(Skipped(protein.name, "protein", str(error).removeprefix(f"{protein.name}: ")), skipped)
+
+
+def read_sources(
+    source: Source | Sequence[Source],
+    *,
+    chains: Collection[str] | None,
+    models: Models,
+    max_length: int,
+    too_long: TooLong,
+    skipped: list[Skipped] | None,
+) -> Iterator[Found]:
+    """The proteins of a source; arguments and errors are those of `annotate`."""
+    sources = [source] if isinstance(source, str | Path | Protein) else list(source)
+    # Before the first is read, so that a wrong path is answered at once.
+    parts: list[Protein | Path] = []
+    for one in sources:
+        parts += [one] if isinstance(one, Protein) else structure_files(Path(one))
+    return _read(parts, chains, models, max_length, too_long, skipped)
+
+
+def _read(
+    parts: Sequence[Protein | Path],
+    chains: Collection[str] | None,
+    models: Models,
+    max_length: int,
+    too_long: TooLong,
+    skipped: list[Skipped] | None,
+) -> Iterator[Found]:
+    for part in parts:
+        if isinstance(part, Protein):
+            proteins: list[Protein] = [part]
+            origins: list[Origin | None] = [None]
+        else:
+            contents = read_structure(part, chains, models)
+            proteins, origins = contents.proteins, cast("list[Origin | None]", contents.origins)
+            for entry in contents.skipped:
+                _skip(entry, skipped)
+        for protein, origin in zip(proteins, origins, strict=True):
+            if len(protein) <= max_length:
+                yield Found(protein, origin)
+            elif too_long == "crop":
+                lost = f"{len(protein) - max_length} of {len(protein)} residues are beyond {max_length}"
+                _skip(Skipped(protein.name, "residues", lost), skipped)
+                yield Found(
+                    protein.cropped(max_length), None if origin is None else origin.cropped(max_length)
+                )
+            else:
+                reason = f"it has {len(protein)} residues, and {max_length} is the limit; crop it or raise it"
+                _skip(Skipped(protein.name, "chain", reason), skipped)
+
+
+def _skip(entry: Skipped, skipped: list[Skipped] | None) -> None:
+    if skipped is not None:
+        skipped.append(entry)
+    elif entry.what != "residues":
+        warnings.warn(f"{entry.what} {entry.name} is left out: {entry.reason}", stacklevel=2)
+
+
+def _annotation(
+    model: "TrainedModel", protein: Protein, origin: Origin | None, out: "ProteinOutput"
+) -> Annotation:
+    return Annotation(
+        protein=protein,
+        origin=origin,
+        class_names=model.class_names,
+        probabilities=out.probabilities,
+        clusters=_clusters(out),
+        residue_features=np.where(protein.complete[:, None], out.residue_features, 0),
+        protein_features=out.protein_features.copy(),
+    )
+
+
+def _clusters(out: "ProteinOutput") -> tuple[Cluster, ...]:
+    """The clusters that there are, from the most important one; of equal ones the earlier first."""
+    members = [np.flatnonzero(out.clusters == index).astype(np.int32) for index in range(len(out.seeds))]
+    there = [index for index in range(len(members)) if members[index].size]
+    there.sort(key=lambda index: (-out.importances[index], index))
+    return tuple(
+        Cluster(
+            rank=rank,
+            index=index,
+            importance=float(out.importances[index]),
+            seed=int(out.seeds[index]),
+            residues=members[index],
+            token=int(out.codes[index]) if out.codes[index] >= 0 else None,
+            distance=float(np.sqrt(out.squared_errors[index])) if out.codes[index] >= 0 else None,
+            features=out.cluster_features[index].copy(),
+        )
+        for rank, index in enumerate(there, 1)
+    )

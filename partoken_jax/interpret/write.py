@@ -1,0 +1,208 @@
+"""Writes annotations into a folder, one protein after another, so that any number of them fits in memory.
+
+What the files hold is in docs/guide/annotate.md.
+"""
+
+import csv
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+from partoken_jax.config import ConfigError
+from partoken_jax.files import write_whole
+from partoken_jax.interpret import tables
+from partoken_jax.interpret.annotation import Annotation
+from partoken_jax.proteins.structures import Skipped
+
+Format = Literal["csv", "parquet"]
+SCHEMA = "partoken.annotate/1"
+MANIFEST = "manifest.json"
+ROWS = 10_000
+"""Rows that a table keeps before it writes them."""
+
+
+class AnnotationFolder:
+    """A folder of annotations that is being written; a context manager.
+
+        with AnnotationFolder(Path("annotation"), class_names) as folder:
+            for annotation in annotations:
+                folder.add(annotation)
+            folder.finish(settings, skipped)
+
+    Raises ConfigError for a folder that holds something else, or annotations without `overwrite`, and for
+    Parquet without pyarrow.
+    """
+
+    def __init__(
+        self, path: Path, class_names: Sequence[str], *, table: Format = "csv", overwrite: bool = False
+    ):
+        self.path = path
+        self.names: set[str] = set()
+        self.files: list[str] = []
+        self._stems: set[str] = set()
+        self._finished = False
+        check_folder(path, overwrite)
+        pyarrow = _pyarrow() if table == "parquet" else None
+        _clear(path)
+        (path / "proteins").mkdir(parents=True, exist_ok=True)
+        self._manifest({"state": "running"})
+        self._open = ExitStack()
+        self._tables = {
+            name: self._open.enter_context(_Table(self._file(f"{name}.{table}"), columns, pyarrow))
+            for name, columns in (
+                ("predictions", tables.prediction_columns(class_names)),
+                ("clusters", tables.CLUSTERS),
+                ("residues", tables.RESIDUES),
+            )
+        }
+        self._arrays = self._open.enter_context(zipfile.ZipFile(self._file("embeddings.npz"), "w"))
+
+    def __enter__(self) -> "AnnotationFolder":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+        if not self._finished:
+            self._manifest({"state": "stopped", "proteins": len(self.names)})
+
+    def add(self, annotation: Annotation) -> str | None:
+        """Writes an annotation; returns the name of its files without their suffix, or None, and writes
+        nothing, where a protein of that name was there before."""
+        name = annotation.protein.name
+        if name in self.names:
+            return None
+        self.names.add(name)
+        stem = self._stem(name)
+        text = json.dumps(tables.as_json(annotation), indent=1, allow_nan=False)
+        write_whole(self._file(f"proteins/{stem}.json"), text + "\n")
+        self._tables["predictions"].add([tables.prediction_row(annotation)])
+        self._tables["clusters"].add(tables.cluster_rows(annotation))
+        self._tables["residues"].add(tables.residue_rows(annotation))
+        for what, array in tables.features(annotation).items():
+            entry = zipfile.ZipInfo(f"{what}/{name}.npy")  # with a fixed date: equal annotations, equal files
+            with self._arrays.open(entry, "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array)
+        return stem
+
+    def finish(self, details: Mapping[str, Any], skipped: Iterable[Skipped]) -> None:
+        """Closes the tables and writes the manifest, which says what was done and what was left out."""
+        self._open.close()
+        self._finished = True
+        left_out = [asdict(entry) for entry in skipped]
+        self._manifest({"state": "done", **details, "proteins": len(self.names), "skipped": left_out})
+
+    def _manifest(self, content: Mapping[str, Any]) -> None:
+        text = json.dumps({"schema": SCHEMA, **content, "files": self.files}, indent=1)
+        write_whole(self.path / MANIFEST, text + "\n")
+
+    def _file(self, name: str) -> Path:
+        self.files.append(name)
+        return self.path / name
+
+    def _stem(self, name: str) -> str:
+        """A name that any file system takes, and that no other protein has."""
+        plain = re.sub(r"[^\w.+-]", "_", name)[:200]
+        stem, number = plain, 1
+        while stem.lower() in self._stems:
+            number += 1
+            stem = f"{plain}~{number}"
+        self._stems.add(stem.lower())
+        return stem
+
+
+class _Table:
+    """A table that is written some rows at a time."""
+
+    def __init__(self, path: Path, columns: tables.Columns, pyarrow: ModuleType | None):
+        self.columns = columns
+        self.rows: list[tables.Row] = []
+        self.pyarrow = pyarrow
+        if pyarrow is None:
+            self.file: Any = path.open("w", newline="", encoding="utf-8")
+            self.writer: Any = csv.DictWriter(self.file, columns)
+            self.writer.writeheader()
+        else:
+            types = {str: pyarrow.string(), int: pyarrow.int32(), float: pyarrow.float64()}
+            self.schema = pyarrow.schema([(name, types[kind]) for name, kind in columns.items()])
+            self.file = self.writer = pyarrow.parquet.ParquetWriter(path, self.schema)
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._write()
+        self.file.close()
+
+    def add(self, rows: Sequence[tables.Row]) -> None:
+        self.rows += rows
+        if len(self.rows) >= ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        if self.pyarrow is None:
+            self.writer.writerows(self.rows)
+        elif self.rows:
+            self.writer.write_table(self.pyarrow.Table.from_pylist(self.rows, schema=self.schema))
+        self.rows = []
+
+
+def check_folder(path: Path, overwrite: bool) -> None:
+    """Raises ConfigError for a folder that annotations cannot go to."""
+    if path.exists() and not path.is_dir():
+        raise ConfigError(f"{path}: is a file, but annotations go into a folder; name another with --out")
+    if not path.is_dir() or not any(path.iterdir()):
+        return
+    if _old_files(path) is None:
+        raise ConfigError(
+            f"{path}: holds other files, so no annotations are written there; name a new folder with --out"
+        )
+    if not overwrite:
+        raise ConfigError(
+            f"{path}: has annotations already; name another folder with --out, or replace them with "
+            "--overwrite"
+        )
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _old_files(path: Path) -> list[str] | None:
+    """What the annotations in a folder consist of; None where there are none."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return None
+    known = isinstance(manifest, dict) and manifest.get("schema") == SCHEMA
+    return [str(name) for name in manifest.get("files", ())] if known else None
+
+
+def _clear(path: Path) -> None:
+    """Removes the annotations of before, and no other files."""
+    for name in _old_files(path) or ():
+        file = path / name
+        if file.resolve().is_relative_to(path.resolve()) and file.is_file():
+            file.unlink()
+
+
+def _pyarrow() -> ModuleType:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise ConfigError(
+            "format is 'parquet', which needs pyarrow; install it with pip install 'partoken_jax[parquet]', "
+            "or choose 'csv'"
+        ) from None
+    return pyarrow
