@@ -161,7 +161,7 @@ def _enrichment(rows: Sequence[Enrichment]) -> str:
 
 def _code(token: int, use: TokenUse) -> str:
     named = sorted(use.classes.items(), key=lambda item: (-item[1], item[0]))[:CLASSES]
-    classes = ", ".join(f"{escape(name)} ({count})" for name, count in named)
+    classes = ", ".join(f"{escape(name)} in {count}" for name, count in named)
     examples = "".join(
         f'<a href="proteins/{quote(one.stem)}.html#cluster-{one.rank}">{one.drawing}{escape(one.name)}</a>'
         for one in use.examples
@@ -170,7 +170,7 @@ def _code(token: int, use: TokenUse) -> str:
     proteins = "1 protein" if use.proteins == 1 else f"{use.proteins} proteins"
     return (
         f'<section id="token-{token}"><h3>{_mark(token)}Token {token}</h3>'
-        f"<p>{clusters} in {proteins}, most often said to be {classes}.</p>"
+        f"<p>{clusters} in {proteins}, most often said to be {classes} of them.</p>"
         f'<div class="examples">{examples}</div></section>'
     )
 

@@ -167,9 +167,6 @@ def _summary(annotation: Annotation) -> str:
         f"The model says <strong>{escape(annotation.title)}</strong>, with probability "
         f"{annotation.confidence:.2f}."
     )
-    if 0 <= protein.label < len(annotation.class_names):
-        true = class_title(annotation.class_names[protein.label])
-        says += " That is its label." if true == annotation.title else f" Its label is {escape(true)}."
     residues = f"{len(protein)} residues"
     if count:
         word = "cluster holds" if count == 1 else "clusters hold"

@@ -12,10 +12,9 @@ import pytest
 
 from partoken_jax.interpret.annotation import Annotation
 from partoken_jax.interpret.codebook_page import EXAMPLES, CodebookUse, Enrichment, write_codebook_page
-from partoken_jax.interpret.coloured import write_coloured
 from partoken_jax.interpret.drawing import principal_frame
-from partoken_jax.interpret.gallery import summary, write_gallery
 from partoken_jax.interpret.pages import page_data, write_page
+from partoken_jax.interpret.pictures import Pictures
 from tests.helpers import moved, random_rotation, without_atoms
 from tests.interpret.made import annotated
 
@@ -62,17 +61,12 @@ class Parsed(HTMLParser):
         ]
 
 
-def write_all(annotations: dict[str, Annotation], folder: Path, enrichment=()) -> None:
-    """All pages of a folder."""
-    use, summaries = CodebookUse(), []
+def write_all(annotations: dict[str, Annotation], folder: Path) -> list[str]:
+    """All files of a folder; returns their names."""
     (folder / "proteins").mkdir(parents=True)
-    for stem, annotation in annotations.items():
-        downloads = [path.name for path in write_coloured(annotation, folder / "proteins", stem)]
-        write_page(annotation, folder, stem, downloads)
-        summaries.append(summary(annotation, stem))
-        use.add(annotation, stem)
-    write_gallery(summaries, folder, with_codebook=True)
-    write_codebook_page(use, folder, enrichment)
+    pictures = Pictures(folder, structures=True, pages=True)
+    written = [name for stem, one in annotations.items() for name in pictures.add(one, stem)]
+    return written + pictures.finish()
 
 
 @pytest.fixture
@@ -84,8 +78,11 @@ def evil(cro):
 
 @pytest.fixture
 def folder(cro, evil, tmp_path):
-    write_all({"1orc_A": cro, "odd name~2": evil}, tmp_path / "out", [Enrichment(14, EVIL, 2.5, 1e-9)])
-    return tmp_path / "out"
+    folder = tmp_path / "out"
+    written = write_all({"1orc_A": cro, "odd name~2": evil}, folder)
+    there = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    assert sorted(written) == sorted(there)
+    return folder
 
 
 def test_every_link_leads_to_a_file_of_the_folder(folder):
@@ -119,12 +116,8 @@ def test_names_are_texts_and_nothing_else(folder):
 
 
 def test_the_page_says_what_the_model_says(cro, tmp_path):
-    path = write_page(replace(cro, protein=replace(cro.protein, label=0)), tmp_path, "1orc_A")
-    text = path.read_text()
-    assert (
-        "The model says <strong>transferase</strong>, with probability 0.70. Its label is oxidoreductase."
-        in text
-    )
+    text = write_page(cro, tmp_path, "1orc_A").read_text()
+    assert "The model says <strong>transferase</strong>, with probability 0.70." in text
     assert "4 clusters hold 27 of its 64 residues (42%)." in text
     rows = [
         attributes for tag, attributes in Parsed(text).elements if tag == "tr" and "data-rank" in attributes
@@ -183,8 +176,8 @@ def test_residues_that_are_not_in_the_structure_have_no_place(cro, tmp_path):
 def test_a_model_without_clusters_has_pages_too(cro, tmp_path):
     write_all({"x": annotated(cro.protein, members=())}, tmp_path / "out")
     assert "This model makes no clusters." in (tmp_path / "out/proteins/x.html").read_text()
-    assert "No protein has a token." in (tmp_path / "out/codebook.html").read_text()
     assert "codebook.html" not in (tmp_path / "out/proteins/x.html").read_text()
+    assert not (tmp_path / "out/codebook.html").exists()
 
 
 def test_equal_annotations_give_equal_pages(cro, tmp_path):
@@ -209,3 +202,15 @@ def test_the_codebook_counts_and_keeps_the_nearest_clusters(cro):
     assert (both.clusters, both.proteins, both.residues) == (12, 6, 6 * 15)
     assert both.importance == pytest.approx(6 * 0.65) and both.classes == {"transferase": 6}
     assert [(one.stem, one.rank) for one in both.examples] == [("p5", 1), ("p4", 1), ("p3", 1), ("p2", 1)]
+
+
+def test_the_codebook_lists_enrichment(cro, tmp_path):
+    use = CodebookUse()
+    use.add(cro, "1orc_A")
+    rows = [Enrichment(14, EVIL, 2.5, 1.2e-9)]
+    text = write_codebook_page(use, tmp_path, rows).read_text()
+    assert (
+        "Tokens and classes" in text and '<td class="number">2.50</td><td class="number">1.2e-09</td>' in text
+    )
+    assert Parsed(text).scripts == []
+    assert "Tokens and classes" not in write_codebook_page(use, tmp_path).read_text()

@@ -3,7 +3,7 @@
 window.partoken = window.partoken || {};
 
 (() => {
-  const SIDES = 8; // of a cross-section
+  const SIDES = 12; // of a cross-section
   const GAP = 4.5; // Å between CA atoms; residues further apart are not joined
   const SHAPES = { H: [1.25, 0.22], E: [1.0, 0.22], "-": [0.26, 0.26] }; // half width and half thickness in Å
   const HEAD = 1.75; // half width of an arrow where it is widest
@@ -103,7 +103,7 @@ window.partoken = window.partoken || {};
 
   // Triangles of all residues: {positions, normals, residues} per vertex and indices.
   function ribbon(ca, oxygen, structure) {
-    const steps = ca.length > 2000 ? 3 : 6; // rings of a residue
+    const steps = ca.length > 2000 ? 3 : ca.length > 400 ? 6 : 10; // rings of a residue
     const mesh = { positions: [], normals: [], residues: [], indices: [] };
     for (const [first, last] of segments(ca)) {
       const points = controls(ca, structure, first, last);
