@@ -4,6 +4,7 @@ import json
 import re
 import zipfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +191,7 @@ def pymol_script(annotation: Annotation, stem: str) -> str:
     lines = [
         f"# PyMOL: open from the folder of the structure file, as with: pymol {stem}.pml",
         f"load {stem}.cif, {name}",
+        f"dss {name}",
         "hide everything",
         "show cartoon",
         "show sticks, organic",
@@ -212,6 +214,7 @@ def chimerax_script(annotation: Annotation, stem: str) -> str:
     lines = [
         "# ChimeraX: open this file in a new session; it finds the structure file beside it",
         f'open "{stem}.cif" id 1',
+        "dssp #1",
         "hide #1 atoms",
         "show #1 & ligand atoms",
         "show #1 cartoons",
@@ -305,24 +308,27 @@ def _parts(colour: str) -> str:
 
 def _of_file(origin: Origin) -> gemmi.Structure:
     """The chain and model of the file, with all atoms; what is said of others is left out."""
-    structure = open_structure(origin.path).structure
+    structure = _opened(origin.path, origin.path.stat().st_mtime_ns).clone()
     for place in reversed(range(len(structure))):
         if structure[place].num != origin.model:
             del structure[place]
     model = structure[0]
     for name in {chain.name for chain in model} - {origin.chain}:
         model.remove_chain(name)
-    structure.assemblies.clear()
-    structure.cispeps.clear()
-    for items, ends in (
-        (structure.helices, lambda helix: (helix.start, helix.end)),
-        (structure.connections, lambda connection: (connection.partner1, connection.partner2)),
-    ):
-        for place in reversed(range(len(items))):
-            if any(end.chain_name != origin.chain for end in ends(items[place])):
-                del items[place]
-    structure.sheets.clear()  # programs find strands by themselves, and a sheet may go over several chains
+    # Sheets go over several chains. Without helices as well, programs find both by themselves.
+    for parts in (structure.assemblies, structure.cispeps, structure.helices, structure.sheets):
+        parts.clear()
+    for place in reversed(range(len(structure.connections))):
+        ends = structure.connections[place].partner1, structure.connections[place].partner2
+        if any(end.chain_name != origin.chain for end in ends):
+            del structure.connections[place]
     return structure
+
+
+@lru_cache(maxsize=1)
+def _opened(path: Path, changed: int) -> gemmi.Structure:
+    """A file as it was last changed; its chains are asked for one after another."""
+    return open_structure(path).structure
 
 
 def _of_backbone(protein: Protein) -> gemmi.Structure:

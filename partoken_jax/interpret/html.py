@@ -21,7 +21,7 @@ def write_assets(folder: Path) -> None:
     (folder / "assets").mkdir(parents=True, exist_ok=True)
     for name in ASSETS:
         path, text = folder / "assets" / name, _asset(name)
-        if not path.is_file() or path.read_text() != text:
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_whole(path, text)
 
 

@@ -1,6 +1,7 @@
 """Structure files and scripts: every residue is found again, with the rank of its cluster."""
 
 import json
+import os
 import re
 import zipfile
 from dataclasses import replace
@@ -57,6 +58,26 @@ def test_b_factors_are_ranks_and_no_atom_is_lost(cro, tmp_path):
     assert len(ranks) == 57 and set.union(*ranks.values()) == {0}  # waters
 
 
+def test_residues_that_differ_in_insertion_codes_alone_have_numbers_in_the_sequence(cro, alone):
+    for annotation in (cro, alone):
+        chain = coloured_structure(annotation, "it")[0][0]
+        numbers = [r.label_seq for r in chain if r.entity_type == gemmi.EntityType.Polymer]
+        assert numbers == list(range(numbers[0], numbers[0] + 64))
+    assert coloured_structure(cro, "it")[0][0][0].label_seq == 3  # its sequence begins two residues before
+
+
+def test_a_file_that_has_changed_is_read_again(cro, tmp_path):
+    path = tmp_path / "changed.pdb"
+    origin = replace(cro.origin, path=path)
+    path.write_bytes(cro.origin.path.read_bytes())
+    whole = coloured_structure(replace(cro, origin=origin), "it")[0].count_atom_sites()
+    source = gemmi.read_structure(str(path))
+    source.remove_waters()
+    source.write_pdb(str(path))
+    os.utime(path, ns=(0, 0))
+    assert coloured_structure(replace(cro, origin=origin), "it")[0].count_atom_sites() == whole - 57
+
+
 def test_the_mmcif_lists_clusters_and_residues(cro, tmp_path):
     write_coloured(cro, tmp_path, "it")
     block = gemmi.cif.read(str(tmp_path / "it.cif")).sole_block()
@@ -93,6 +114,8 @@ def test_other_chains_and_models_are_left_out(cro, tmp_path):
     origin = replace(cro.origin, path=path, model=2, chain="B")
     made = coloured_structure(replace(cro, origin=origin), "it")
     assert [(model.num, [chain.name for chain in model]) for model in made] == [(2, ["B"])]
+    # A program that finds helices without sheets takes it that there are no sheets.
+    assert len(made.helices) == len(made.sheets) == 0 < len(structure.helices)
 
 
 @pytest.mark.parametrize(
