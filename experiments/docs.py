@@ -21,6 +21,8 @@ from experiments import (
     learn_tables,
     precision,
     saving_cost,
+    sites,
+    stability,
     start_up,
     streaming,
 )
@@ -169,6 +171,15 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "codebooks": lambda: codebooks.table(read("learn", "codebooks.json")),
         "power": lambda: wrapped(learn_tables.power(read("learn", "summary.json"))),
     },
+    "docs/SITES.md": {
+        "matched": lambda: wrapped(sites.matched(read("sites.json"))),
+        "sites": lambda: sites.text(read("sites.json"), "all"),
+        "sites_held_out": lambda: sites.text(read("sites.json"), "held_out"),
+        "matched_ec": lambda: wrapped(sites.matched(read("sites_ec.json"))),
+        "sites_ec": lambda: sites.text(read("sites_ec.json"), "all"),
+        "sites_ec_held_out": lambda: wrapped(sites.verdict(read("sites_ec.json")["held_out"])),
+        "stability": lambda: stability.table(read("stability.json")),
+    },
     "docs/REFERENCE.md": {"formulas": formula_index},
     "docs/guide/data.md": {
         "padding": padding,
@@ -209,6 +220,9 @@ def texts() -> dict[Path, str]:
             f"{comparison.markdown(result)}\n![times]({name}.png)\n"
         )
     found[RESULTS / "demo" / "report.md"] = demo.report(read("demo", "results.json"))
+    for name in ("sites", "sites_ec"):
+        found[RESULTS / f"{name}.md"] = sites.report(read(f"{name}.json"), f"{name}.png")
+    found[RESULTS / "stability.md"] = stability.report(read("stability.json"))
     for kind in MODELS:
         records = read_records(RESULTS / "ec" / kind / "metrics.jsonl")
         report: Any = read("ec", kind, "report.json")
@@ -228,7 +242,11 @@ def pictures() -> dict[Path, tuple[Callable[[Any, Path], None], Any]]:
 
 def copies() -> dict[Path, Path]:
     """Figures that a result brought along: where the documents have them → where they come from."""
-    found = (RESULTS / "equivalence" / "equivalence.png", RESULTS / "streaming" / "streaming.png")
+    found = (
+        RESULTS / "equivalence" / "equivalence.png",
+        RESULTS / "streaming" / "streaming.png",
+        RESULTS / "sites.png",
+    )
     return {FIGURES / path.name: path for path in found}
 
 

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
         TrainConfig,
     )
     from partoken_jax.graphs import BatchLoader, featurise, neighbour_tables, pack, plan_batches
+    from partoken_jax.interpret.annotate import annotate
+    from partoken_jax.interpret.annotation import Annotation, Cluster
     from partoken_jax.models import (
         GVPClassifier,
         GVPOutput,
@@ -46,11 +48,14 @@ if TYPE_CHECKING:
     from partoken_jax.parameters import parameter_table
     from partoken_jax.presets import preset
     from partoken_jax.pretrained import load_model
+    from partoken_jax.pretrained.export import export
     from partoken_jax.proteins import DataError, Protein, ProteinDataset, load_dataset
     from partoken_jax.training.trained import Prediction, TrainedModel
 
 __all__ = [
+    "Annotation",
     "BatchLoader",
+    "Cluster",
     "CodebookConfig",
     "ConfigError",
     "DataConfig",
@@ -72,7 +77,9 @@ __all__ = [
     "TemperatureConfig",
     "TrainConfig",
     "TrainedModel",
+    "annotate",
     "build_model",
+    "export",
     "featurise",
     "load_dataset",
     "load_model",
@@ -85,6 +92,8 @@ __all__ = [
 
 _ROOMS = {
     "graphs": ("BatchLoader", "featurise", "neighbour_tables", "pack", "plan_batches"),
+    "interpret.annotate": ("annotate",),
+    "interpret.annotation": ("Annotation", "Cluster"),
     "models": (
         "GVPClassifier",
         "GVPOutput",
@@ -97,6 +106,7 @@ _ROOMS = {
     "parameters": ("parameter_table",),
     "presets": ("preset",),
     "pretrained": ("load_model",),
+    "pretrained.export": ("export",),
     "proteins": ("DataError", "Protein", "ProteinDataset", "load_dataset"),
     "training.trained": ("Prediction", "TrainedModel"),
 }

@@ -37,6 +37,7 @@ ROOMS = (
         "timing",
         "convert",
         "pretrained",
+        "interpret",
     ),
     "cli",
 )

@@ -81,12 +81,14 @@ def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
         """Predict the class of proteins from structure files, with the clusters of residues that the model
         found, their tokens and their importances. The exit code is 0, or 3 where some files could not be
         annotated, or 4 where none could."""
+        if whole_number("max_length", max_length) < 1:
+            raise ConfigError(f"max_length is {max_length}, but must be at least 1")
         if not sources:
             raise ConfigError("there is no source; name a structure file or a folder")
         settings = {
             "chains": None if chains is None else [name.strip() for name in chains.split(",")],
             "models": models,
-            "max_length": whole_number("max_length", max_length),
+            "max_length": max_length,
             "too_long": too_long,
         }
         return partial(_annotate, sources, model, out, format, overwrite, settings)

@@ -4,17 +4,18 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from tyro.conf import Positional, arg
 
-from partoken_jax.cli.files import check_input
+from partoken_jax.cli.files import check_input, save_json
 from partoken_jax.config import ConfigError
 from partoken_jax.settings import shown
 from partoken_jax.training.run_directory import check_checkpoint
 
 if TYPE_CHECKING:
     from partoken_jax.training.evaluate import EvaluationReport
+    from partoken_jax.training.trained import TrainedModel
 
 Split = Literal["train", "val", "test"]
 Checkpoint = Literal["best", "last"]
@@ -31,7 +32,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             str | None,
             arg(
                 help="Model to evaluate in place of a run: the name of one that comes with the package, or a "
-                "file of a model (.safetensors). Nothing is written, and without --data the proteins are "
+                "file of a model (.safetensors). Scores are not written, and without --data the proteins are "
                 "those that come with the package.",
                 metavar="NAME|FILE",
             ),
@@ -58,10 +59,36 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
                 metavar="FILE",
             ),
         ] = None,
+        details: Annotated[
+            bool,
+            arg(
+                help="Whether to write details as well, to OUT/details_<split>: confusion matrix, "
+                "calibration, clusters, codes and the classes that they go with. Switch it on to look into a "
+                "model."
+            ),
+        ] = False,
+        sites: Annotated[
+            bool,
+            arg(
+                help="Whether to ask as well if the clusters find the catalytic residues of M-CSA, and to "
+                "write OUT/sites_<split>.json; it needs the extra partoken_jax[sites]. Switch it on for "
+                "enzymes from the PDB."
+            ),
+        ] = False,
+        out: Annotated[
+            Path | None,
+            arg(
+                help="Folder for what --details and --sites write; without it, that of the run.",
+                metavar="FOLDER",
+            ),
+        ] = None,
     ) -> Callable[[], None]:
         """Evaluate a checkpoint of a run and write RUN_DIR/evaluation_<split>.json; or evaluate a model."""
+        if out is not None and not (details or sites):
+            raise ConfigError("--out is for --details and --sites; give one of them")
         if run_dir is not None and model is None:
-            return partial(_evaluate, run_dir, split, checkpoint, data)
+            more = _More(out or run_dir, details, sites)
+            return partial(_evaluate, run_dir, split, checkpoint, data, more)
         if model is None or run_dir is not None:
             what = "Missing from" if model is None else "Too much for"
             raise ConfigError(
@@ -71,21 +98,42 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             raise ConfigError(
                 f"--checkpoint {checkpoint} is of a run, but {shown(model)} is a whole model; leave it out"
             )
-        return partial(_evaluate_model, model, split, data)
+        if out is None and (details or sites):
+            raise ConfigError(f"{shown(model)} has no directory; name a folder for the files with --out")
+        return partial(_evaluate_model, model, split, data, _More(out or Path(), details, sites))
 
     return evaluate
 
 
-def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | None) -> None:
+class _More(NamedTuple):
+    """What is asked for beside the scores."""
+
+    folder: Path
+    details: bool
+    sites: bool
+
+    def check(self) -> None:
+        """Raises DataError where M-CSA is asked for and not installed."""
+        if self.sites:
+            from partoken_jax.interpret.mcsa import mcsa_file
+
+            mcsa_file()
+
+
+def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | None, more: _More) -> None:
     # Before JAX is imported, which takes long.
     check_checkpoint(run_dir, checkpoint)
     check_input(data)
+    more.check()
 
     from partoken_jax.training.compilation_cache import use_compilation_cache
-    from partoken_jax.training.evaluate import evaluate, write_evaluation
+    from partoken_jax.training.evaluate import evaluate_model, write_evaluation
+    from partoken_jax.training.trained import trained_run
 
     use_compilation_cache()
-    report = evaluate(run_dir, split=split, checkpoint=checkpoint, data=None if data is None else str(data))
+    path = None if data is None else str(data)
+    model = trained_run(run_dir, checkpoint)
+    report = evaluate_model(model, split=split, checkpoint=checkpoint, data=path)
     _show(f"{run_dir}: {checkpoint} checkpoint (epoch {report['epoch']})", report)
     try:
         write_evaluation(report)
@@ -94,10 +142,12 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | 
             f"warning: {error.filename}: cannot be written ({error.strerror}), so the result is only printed",
             file=sys.stderr,
         )
+    _add(more, model, report, split, path)
 
 
-def _evaluate_model(source: str, split: Split, data: Path | None) -> None:
+def _evaluate_model(source: str, split: Split, data: Path | None, more: _More) -> None:
     check_input(data)
+    more.check()
 
     from partoken_jax.pretrained import find_model, load_model
     from partoken_jax.proteins.dataset import EMBEDDED
@@ -110,8 +160,37 @@ def _evaluate_model(source: str, split: Split, data: Path | None) -> None:
     from partoken_jax.training.evaluate import evaluate_model
 
     use_compilation_cache()
-    report = evaluate_model(model, split=split, data=str(EMBEDDED if data is None else data))
+    path = str(EMBEDDED if data is None else data)
+    report = evaluate_model(model, split=split, data=path)
     _show(f"{source}: {model.config.model.kind} for {model.task}", report)
+    _add(more, model, report, split, path)
+
+
+def _add(
+    more: _More, model: "TrainedModel", report: "EvaluationReport", split: Split, data: str | None
+) -> None:
+    """Writes and prints what is asked for beside the scores."""
+    if not (more.details or more.sites):
+        return
+    from partoken_jax.training.evaluate import evaluation_data
+
+    dataset, _ = evaluation_data(model, split, data)
+    more.folder.mkdir(parents=True, exist_ok=True)
+    if more.details:
+        from partoken_jax.interpret.details_files import write_details
+        from partoken_jax.interpret.evaluated import evaluated_details
+
+        folder = more.folder / f"details_{split}"
+        write_details(folder, evaluated_details(model, dataset, report))
+        print(f"{folder}: details.md, and the tables and the picture that it is made of")
+    if more.sites:
+        from partoken_jax.interpret.evaluated import evaluated_sites
+        from partoken_jax.interpret.site_table import sites_table, verdict
+
+        found = evaluated_sites(model, dataset)
+        save_json(more.folder / f"sites_{split}.json", found)
+        print(verdict(found), sites_table(found), sep="\n")
+    sys.stdout.flush()
 
 
 def _show(what: str, report: "EvaluationReport") -> None:

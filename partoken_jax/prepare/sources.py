@@ -1,6 +1,5 @@
 """Which sources there are, how one is recognised, and who reads it."""
 
-import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +7,8 @@ from partoken_jax.prepare import bioblobs, npz_files, proteinshake
 from partoken_jax.prepare.annotations import read_labels
 from partoken_jax.prepare.records import Annotations, Chunk, Column, Contents, Plan, Record, pieces
 from partoken_jax.proteins import DataError
-from partoken_jax.proteins.structure_formats import SUFFIXES, is_structure_file, stem
+from partoken_jax.proteins.structure_formats import stem
+from partoken_jax.proteins.structure_paths import structure_files
 from partoken_jax.proteins.structures import read_structure
 
 FILES = 32
@@ -67,7 +67,7 @@ def plan_sources(
     for source in sources:
         if source in proteinshake.RELEASES or _is_whole_data_set(Path(source)):
             raise DataError(f"{source}: is a data set of its own; prepare it without other sources")
-        files += _structure_files(Path(source))
+        files += structure_files(Path(source))
     annotations, columns = (None, {}) if labels is None else read_labels(labels)
     return _structure_plan("structure files", files, list(sources), chains, annotations, columns)
 
@@ -135,27 +135,6 @@ def _whole_data_set(source: str, root: Path) -> Plan | None:
     if bioblobs.is_json_folder(path):
         return bioblobs.plan_json(path)
     if bioblobs.is_pdb_folder(path):
-        files = _structure_files(path / "pdb")
+        files = structure_files(path / "pdb")
         return _structure_plan("BioBlobs", files, [source], None, *bioblobs.pdb_annotations(path))
     return None
-
-
-def _structure_files(path: Path) -> list[Path]:
-    """The structure files that a path names, in the order of their names."""
-    if path.is_dir():
-        files = [
-            Path(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if is_structure_file(Path(name))
-        ]
-        if not files:
-            raise DataError(f"{path}: holds no structure files; their names end in {', '.join(SUFFIXES)}")
-        return sorted(files)
-    if not path.exists():
-        raise DataError(
-            f"{path}: no such file or folder; give one, or {', '.join(proteinshake.RELEASES)} with --root"
-        )
-    if not is_structure_file(path):
-        raise DataError(f"{path}: is no structure file by its name, which would end in {', '.join(SUFFIXES)}")
-    return [path]

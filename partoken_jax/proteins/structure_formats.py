@@ -4,22 +4,26 @@ import gzip
 import os
 import re
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import gemmi
 
+from partoken_jax.proteins.binary_cif import read_binary_cif
+
 MAX_BYTES = 2**29
 """Of a structure file, unpacked: several times the largest of the PDB."""
 SUFFIXES = tuple(
-    f"{suffix}{packed}" for packed in ("", ".gz") for suffix in (".pdb", ".ent", ".cif", ".mmcif", ".mmjson")
+    f"{suffix}{packed}"
+    for packed in ("", ".gz")
+    for suffix in (".pdb", ".ent", ".cif", ".mmcif", ".bcif", ".mmjson")
 )
 """How names of structure files end, in small letters."""
 SUFFIXES_NAMED = (*SUFFIXES, ".json", ".json.gz")
 """The same for a file that is named by itself: mmJSON of PDBj is called .json, as many other things in a
 folder are."""
 _NOT_READ = {
-    ".bcif": "it is BinaryCIF, which is not read; get it as mmCIF (.cif or .cif.gz) from the same place",
     ".mmtf": "it is MMTF, which is not read; get it as mmCIF (.cif or .cif.gz)",
     ".bz2": "it is compressed with bzip2, which is not read; unpack it, or compress it with gzip",
     ".xz": "it is compressed with xz, which is not read; unpack it, or compress it with gzip",
@@ -27,6 +31,11 @@ _NOT_READ = {
     ".zip": "it is a zip archive; unpack it and give the folder",
     ".tar": "it is an archive; unpack it and give the folder",
     ".tgz": "it is an archive; unpack it and give the folder",
+}
+_CIF_READERS: dict[str, Callable[[bytes], gemmi.cif.Document]] = {
+    ".bcif": read_binary_cif,
+    ".mmjson": gemmi.cif.read_mmjson_string,
+    ".json": gemmi.cif.read_mmjson_string,
 }
 _PREDICTED_BY = ("ALPHAFOLD", "ESMFOLD", "COLABFOLD")
 
@@ -50,11 +59,11 @@ def is_structure_file(path: Path) -> bool:
 
 def stem(path: Path) -> str:
     """The name of a structure file without .gz and without what tells its format."""
-    return re.sub(r"\.(pdb|ent|cif|mmcif|mmjson|json)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    return re.sub(r"\.(pdb|ent|cif|mmcif|bcif|mmjson|json)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def open_structure(path: Path) -> Opened:
-    """Reads a PDB, mmCIF or mmJSON file, plain or compressed (.gz).
+    """Reads a PDB, mmCIF, BinaryCIF or mmJSON file, plain or compressed (.gz).
 
     A file is a prediction where its mmCIF has a pLDDT among the quality metrics (`_ma_qa_metric`, as files of
     the AlphaFold database, of AlphaFold 3 and of ModelArchive have), or where its title says that it is the
@@ -73,8 +82,7 @@ def open_structure(path: Path) -> Opened:
         raise StructureError(f"it cannot be read ({reason})") from error
     if not len(structure) or not len(structure[0]):
         raise StructureError("it holds no atoms")
-    title = dict(structure.info.items()).get("_struct.title", "")
-    return Opened(structure, has_plddt or _tells_prediction(title))
+    return Opened(structure, has_plddt or _tells_prediction(_title(structure)))
 
 
 def check_structure_file(path: Path) -> None:
@@ -122,13 +130,14 @@ def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
         except RuntimeError as error:
             if "charge" not in f"{error}":
                 raise
-            structure = gemmi.read_pdb_string(
-                content, max_line_length=72
-            )  # before 1996 the entry's name was there
+            # Until 1996 the entry's name stood where charges are now.
+            structure = gemmi.read_pdb_string(content, max_line_length=72)
         structure.merge_chain_parts()
+        for residue in (residue for model in structure for chain in model for residue in chain):
+            residue.subchain = ""  # a label, which gemmi makes up where there is a TER record
         return structure, False
-    read = gemmi.cif.read_mmjson_string if suffix in (".json", ".mmjson") else gemmi.cif.read_string
-    blocks = [block for block in read(content) if "_atom_site." in block.get_mmcif_category_names()]
+    document = _CIF_READERS.get(suffix, gemmi.cif.read_string)(content)
+    blocks = [block for block in document if "_atom_site." in block.get_mmcif_category_names()]
     if not blocks:
         raise StructureError(
             "it has no coordinates (no _atom_site), as a dictionary or a file of structure factors"
@@ -139,6 +148,13 @@ def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
     structure.merge_chain_parts()
     metrics = [*blocks[0].find_values("_ma_qa_metric.type"), *blocks[0].find_values("_ma_qa_metric.name")]
     return structure, any("plddt" in metric.lower() for metric in metrics)
+
+
+def _title(structure: gemmi.Structure) -> str:
+    try:
+        return structure.info["_struct.title"]
+    except (KeyError, UnicodeDecodeError):  # none, or letters of an older encoding, which do no harm here
+        return ""
 
 
 def _tells_prediction(title: str) -> bool:

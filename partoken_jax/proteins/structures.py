@@ -82,7 +82,7 @@ class StructureContents:
 def read_structure(
     path: Path, chains: Collection[str] | None = None, models: Models = "first"
 ) -> StructureContents:
-    """The protein chains of a PDB, mmCIF or mmJSON file, plain or compressed (.gz).
+    """The protein chains of a PDB, mmCIF, BinaryCIF or mmJSON file, plain or compressed (.gz).
 
     A chain is called by the file and its author's name ("1abc_A"), and keeps the author's residue numbers and
     insertion codes. Those of later models have the number of their model as well ("1abc_model2_A"). A chain's

@@ -81,11 +81,7 @@ def evaluate_model(
     The data may have fewer classes than the model, as a file with few proteins has: labels go by the names of
     the classes. Raises DataError and TrainingError as `evaluate`.
     """
-    config = model.config
-    if data is not None:
-        config = dataclasses.replace(config, data=dataclasses.replace(config.data, path=data))
-    dataset, cropped = limited(load_data(config.data, (split,))[split], config.data, config.seed)
-    require_labels(dataset)
+    dataset, cropped = evaluation_data(model, split, data)
     class_numbers = _class_numbers(model, dataset)
     predictions = predict_all(model, dataset)
     check_finite(predictions, dataset)
@@ -101,6 +97,15 @@ def evaluate_model(
         scores=score(predictions, model.class_names),
         predictions=_of_proteins(dataset.names, predictions),
     )
+
+
+def evaluation_data(model: TrainedModel, split: Split, data: str | None) -> tuple[ProteinDataset, list[str]]:
+    """The proteins of a split as an evaluation of the model reads them, and the names of those that were cut
+    to its `max_length`. Raises DataError for data that cannot be used or have no labels."""
+    config = model.config.data if data is None else dataclasses.replace(model.config.data, path=data)
+    dataset, cropped = limited(load_data(config, (split,))[split], config, model.config.seed)
+    require_labels(dataset)
+    return dataset, cropped
 
 
 def predict_all(model: TrainedModel, dataset: ProteinDataset) -> Predictions:

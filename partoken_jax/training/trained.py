@@ -24,7 +24,7 @@ from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.models import ParTokenOutput, ResidueOutput
 from partoken_jax.proteins import DataError, Protein, ProteinDataset
 from partoken_jax.training.checkpoints import Which, restore
-from partoken_jax.training.objective import Model, forward
+from partoken_jax.training.objective import Model, Output, forward
 from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.summary import read_summary
 
@@ -202,27 +202,33 @@ def make_predict_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool) -> Calla
     def predict_step(params: nnx.State, codebook: nnx.State, graph: PackedGraph, temperature: Any) -> _Batch:
         model = nnx.merge(graphdef, params, codebook, copy=True)
         out = forward(model, graph, temperature=temperature, bypass_codebook=bypass_codebook)
-        assert not isinstance(out, ResidueOutput)  # `outputs` refuses such a model
-        of_protein = {"logits": out.logits, "protein_features": out.protein_features}
-        of_residue = {"residue_features": out.node_features}
-        if isinstance(out, ParTokenOutput):
-            of_residue["clusters"] = out.cluster_of_residue
-            of_protein |= {
-                "seeds": out.seeds,
-                "codes": out.codes,
-                "importances": out.importances,
-                "cluster_features": out.cluster_features,
-                "squared_errors": out.squared_errors,
-            }
-        else:
-            num, width = out.protein_features.shape
-            of_residue["clusters"] = jnp.full(graph.nodes.mask.shape, -1, jnp.int32)
-            of_protein |= {name: jnp.zeros((num, 0), jnp.int32) for name in ("seeds", "codes")}
-            of_protein |= {name: jnp.zeros((num, 0)) for name in ("importances", "squared_errors")}
-            of_protein["cluster_features"] = jnp.zeros((num, 0, width))
-        return _Batch(first_node(graph)[:-1], of_protein, of_residue)
+        return _Batch(first_node(graph)[:-1], *output_arrays(out, graph))
 
     return jax.jit(predict_step)
+
+
+def output_arrays(out: Output, graph: PackedGraph) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The arrays of `ProteinOutput` but the probabilities, by name: those of proteins, those of residues. A
+    GVP has no clusters, so S is 0."""
+    assert not isinstance(out, ResidueOutput)  # `require_classifier` refuses such a model
+    of_protein = {"logits": out.logits, "protein_features": out.protein_features}
+    of_residue = {"residue_features": out.node_features}
+    if isinstance(out, ParTokenOutput):
+        of_residue["clusters"] = out.cluster_of_residue
+        of_protein |= {
+            "seeds": out.seeds,
+            "codes": out.codes,
+            "importances": out.importances,
+            "cluster_features": out.cluster_features,
+            "squared_errors": out.squared_errors,
+        }
+    else:
+        num, width = out.protein_features.shape
+        of_residue["clusters"] = jnp.full(graph.nodes.mask.shape, -1, jnp.int32)
+        of_protein |= {name: jnp.zeros((num, 0), jnp.int32) for name in ("seeds", "codes")}
+        of_protein |= {name: jnp.zeros((num, 0)) for name in ("importances", "squared_errors")}
+        of_protein["cluster_features"] = jnp.zeros((num, 0, width))
+    return of_protein, of_residue
 
 
 def trained_run(run_dir: str | Path, checkpoint: Which = "best") -> TrainedModel:

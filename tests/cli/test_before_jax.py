@@ -62,7 +62,7 @@ def test_help_and_mistakes_need_no_jax(tmp_path):
         "there is no directory": ["time", "--json", str(tmp_path / "no" / "where.json")],
     }
     (tmp_path / "c.yaml").write_text("sead: 4\n")
-    verbs = ([], ["train"], ["evaluate"], ["params"], ["time"], ["convert"])
+    verbs = ([], ["annotate"], ["train"], ["evaluate"], ["params"], ["time"], ["convert"])
     found = answers([[*verb, "--help"] for verb in verbs] + [["dance"]] + list(wrong.values()))
     assert [code for code, _ in found] == [0] * len(verbs) + [2] * (1 + len(wrong))
     for said, (_, err) in zip(wrong, found[1 + len(verbs) :], strict=True):

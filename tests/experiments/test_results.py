@@ -79,6 +79,14 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "faults.json":
         assert result["kills"] == int(given["kills"]) == sum(len(run["kills"]) for run in result["runs"])
         assert not any(run["differences"] for run in result["runs"])
+    elif file.name == "corpus.json":
+        assert result["files"] == len(result["rows"]) == result["read"] + result["refused"]
+        assert result["residues"] > 0 == result["crashes"]
+        assert not any(row.get("not_found") or row.get("left_out") for row in result["rows"])
+    elif file.name == "fuzz_structures.json":
+        assert result["files"] == int(given["files"]) == sum(result["outcomes"].values()) >= 20_000
+        assert result["files"] == result["outcomes"]["read"] + result["outcomes"]["refused"]
+        assert result["slowest_seconds"] < 10
     elif file.name == "saving_cost.json":
         assert {len(seconds) for seconds in result["seconds_per_step"].values()} == {int(given["rounds"])}
     elif file.name == "cluster_start.json":
@@ -92,6 +100,15 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         seeds = int(given.get("seeds", 3))
         assert all(row["seeds"] == len(row["per_seed"]) == seeds for row in result["rows"])
         assert ("data" in given) == any(row["n"] > 700 for row in result["rows"])
+    elif file.name in ("sites.json", "sites_ec.json"):
+        assert result["model"] == given.get("model", "cath-architecture")
+        assert result["draws"] == int(given.get("draws", 1000)) and given["data"].endswith("pdb_chains.npz")
+        assert result["all"]["proteins"] > result["held_out"]["proteins"] > 40
+        assert result["matched"] + len(result["unmatched"]) == result["asked"]
+    elif file.name == "stability.json":
+        assert result["noise"]["proteins"] == int(given.get("chains", 60))
+        assert result["noise"]["draws"] == int(given.get("draws", 3))
+        assert (result["seeds"] is None) == ("models" not in given)
     elif file.name == "does_it_pay.json":
         assert result["tasks"] and result["verdict"]
     elif file == Path("learn/summary.json"):

@@ -1,0 +1,82 @@
+"""`partoken annotate`: results on disk, an exit code that says how it went, and mistakes in a sentence."""
+
+import csv
+import json
+
+import pytest
+
+from partoken_jax.cli import main
+from tests.cli.test_main import complaint
+from tests.interpret.conftest import write_pdb
+from tests.pretrained.conftest import make_run
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    return str(make_run(tmp_path_factory.mktemp("model") / "run"))
+
+
+@pytest.fixture
+def folder(tmp_path, chains):
+    """Two good structures and one that is none."""
+    folder = tmp_path / "structures"
+    folder.mkdir()
+    write_pdb(folder / "one.pdb", chains[:2])
+    write_pdb(folder / "two.pdb", chains[2:3])
+    (folder / "bad.pdb").write_text("nothing\n")
+    return folder
+
+
+def ids(out):
+    return [row["id"] for row in csv.DictReader((out / "predictions.csv").open())]
+
+
+def test_a_folder_is_annotated_as_far_as_it_can_be(folder, tmp_path, capsys, run_dir):
+    out = tmp_path / "out"
+    assert main(["annotate", str(folder), "--model", run_dir, "--out", str(out)]) == 3
+    assert ids(out) == ["one_A", "one_B", "two_A"]
+    said = capsys.readouterr().out
+    assert "one_A: " in said and "left out: file bad: " in said and "1 of 3 files gave no protein" in said
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["state"] == "done" and len(manifest["inputs"]) == 3
+    assert "bad" in [entry["name"] for entry in manifest["skipped"]]
+    assert manifest["model"]["task"] == "cath-class"
+
+
+def test_exit_codes_of_all_and_none(folder, tmp_path, run_dir):
+    good, bad = str(folder / "two.pdb"), str(folder / "bad.pdb")
+    assert main(["annotate", good, "--model", run_dir, "--out", str(tmp_path / "a")]) == 0
+    assert main(["annotate", bad, "--model", run_dir, "--out", str(tmp_path / "b")]) == 4
+
+
+def test_a_list_names_files_from_its_own_folder(folder, tmp_path, run_dir):
+    (folder / "list.txt").write_text("two.pdb\n\none.pdb\n")
+    out = tmp_path / "out"
+    args = ["annotate", str(folder / "list.txt"), "--model", run_dir, "--out", str(out), "--chains", "A"]
+    assert main(args) == 0
+    assert ids(out) == ["two_A", "one_A"]
+
+
+def test_two_files_of_one_name(folder, tmp_path, capsys, chains, run_dir):
+    (folder / "more").mkdir()
+    write_pdb(folder / "more" / "two.pdb", chains[:1])
+    out = tmp_path / "out"
+    assert main(["annotate", str(folder), "--model", run_dir, "--out", str(out)]) == 3
+    assert sorted(ids(out)) == ["one_A", "one_B", "two_A"]
+    assert "another protein has the same name" in capsys.readouterr().out
+
+
+def test_mistakes_change_nothing(folder, tmp_path, capsys, run_dir):
+    out = tmp_path / "out"
+    good = str(folder / "two.pdb")
+    assert "nowhere.pdb" in complaint(capsys, "annotate", "nowhere.pdb", "--out", str(out))
+    assert "no model" in complaint(capsys, "annotate", good, "--model", "cath-clas", "--out", str(out))
+    assert "max_length" in complaint(capsys, "annotate", good, "--max-length", "0", "--out", str(out))
+    assert "no source" in complaint(capsys, "annotate", "--out", str(out))
+    (folder / "empty.txt").write_text("\n")
+    assert "empty.txt" in complaint(capsys, "annotate", str(folder / "empty.txt"), "--out", str(out))
+    assert not out.exists()
+    assert "holds other files" in complaint(capsys, "annotate", good, "--out", str(folder))
+    assert main(["annotate", good, "--model", run_dir, "--out", str(out)]) == 0
+    capsys.readouterr()
+    assert "--overwrite" in complaint(capsys, "annotate", good, "--model", run_dir, "--out", str(out))
