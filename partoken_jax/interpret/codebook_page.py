@@ -12,6 +12,7 @@ from partoken_jax.files import write_whole
 from partoken_jax.interpret import colours
 from partoken_jax.interpret.annotation import Annotation
 from partoken_jax.interpret.drawing import drawing
+from partoken_jax.interpret.enrichment import Enrichment
 from partoken_jax.interpret.html import bar, fill, table, write_assets
 from partoken_jax.proteins.tasks import class_title
 
@@ -19,16 +20,6 @@ EXAMPLES = 4
 """Clusters shown of a token: those nearest to its code."""
 CLASSES = 3
 """Classes named for a token."""
-
-
-class Enrichment(NamedTuple):
-    """How much more often a token is in proteins of a class than in others."""
-
-    token: int
-    class_name: str
-    odds_ratio: float
-    q_value: float
-    """Of Fisher's exact test, after Benjamini and Hochberg."""
 
 
 class Example(NamedTuple):
@@ -97,7 +88,7 @@ def write_codebook_page(use: CodebookUse, folder: Path, enrichment: Sequence[Enr
     Args:
       use: the tokens in the annotated proteins.
       folder: that of all results.
-      enrichment: tokens and classes to list, if they were tested.
+      enrichment: tokens and labels to list, where they were tested (`enrichment.fisher_enrichment`).
 
     Returns:
       The page.
@@ -146,17 +137,17 @@ def _enrichment(rows: Sequence[Enrichment]) -> str:
     if not rows:
         return ""
     written = [
-        f'<tr><td>{row.token}</td><td>{escape(class_title(row.class_name))}</td><td class="number">'
-        f'{row.odds_ratio:.2f}</td><td class="number">{row.q_value:.1e}</td></tr>'
+        f'<tr><td>{row.token}</td><td>{escape(class_title(row.label))}</td><td class="number">{row.both}</td>'
+        f'<td class="number">{row.ratio:.2f}</td><td class="number">{row.q:.1e}</td></tr>'
         for row in rows
     ]
-    header = {"Token": "", "Class": "", "Odds ratio": "number", "q": "number"}
+    header = {"Token": "", "Class": "", "Clusters": "number", "Ratio": "number", "q": "number"}
     said = (
-        '<p class="hint">The odds ratio says how much more often a token is in proteins of the class than in '
-        "the others; q is the p-value of Fisher's exact test after Benjamini and Hochberg.</p>"
+        '<p class="hint">The ratio is the share of the class among the clusters of the token over its share '
+        "among all clusters; q is the p-value of Fisher's exact test after Benjamini and Hochberg.</p>"
     )
     rows_of = table(header, written, "Enrichment of tokens")
-    return f"<section><h2>Tokens and classes</h2>{rows_of}{said}</section>"
+    return f'<section class="usage"><h2>Tokens and classes</h2>{rows_of}{said}</section>'
 
 
 def _code(token: int, use: TokenUse) -> str:

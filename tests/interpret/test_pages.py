@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from partoken_jax.interpret.annotation import Annotation
-from partoken_jax.interpret.codebook_page import EXAMPLES, CodebookUse, Enrichment, write_codebook_page
+from partoken_jax.interpret.codebook_page import EXAMPLES, CodebookUse, write_codebook_page
 from partoken_jax.interpret.drawing import principal_frame
+from partoken_jax.interpret.enrichment import Enrichment
 from partoken_jax.interpret.pages import page_data, write_page
 from partoken_jax.interpret.pictures import Pictures
 from tests.helpers import moved, random_rotation, without_atoms
@@ -207,7 +208,7 @@ def test_the_codebook_counts_and_keeps_the_nearest_clusters(cro):
 def test_the_codebook_lists_enrichment(cro, tmp_path):
     use = CodebookUse()
     use.add(cro, "1orc_A")
-    rows = [Enrichment(14, EVIL, 2.5, 1.2e-9)]
+    rows = [Enrichment(14, EVIL, 3, 4, 5, 20, 2.5, 1e-10, 1.2e-9)]
     text = write_codebook_page(use, tmp_path, rows).read_text()
     assert (
         "Tokens and classes" in text and '<td class="number">2.50</td><td class="number">1.2e-09</td>' in text
