@@ -97,7 +97,8 @@ def _number(chain: gemmi.Chain) -> None:
     number, before = 0, None
     for residue in polymer:
         if before is None or residue.seqid != before.seqid:
-            end, start = before and before.find_atom("C", "*"), residue.find_atom("N", "*")
+            end = None if before is None else before.find_atom("C", "*")
+            start = residue.find_atom("N", "*")
             joined = end is None or start is None or end.pos.dist(start.pos) < LONGEST_BOND
             missing = 0 if before is None or joined else residue.seqid.num - before.seqid.num - 1
             number += 1 + max(missing, 0 if joined else 1)
@@ -170,7 +171,7 @@ def _residue_rows(annotation: Annotation, chain: gemmi.Chain) -> list[list[str]]
     for i, rank in enumerate(annotation.rank_of_residue.tolist()):
         cluster = cluster_of.get(rank)
         token = None if cluster is None else cluster.token
-        label = labels[protein.residue_numbers[i], protein.insertion_codes[i]]
+        label = labels.get((protein.residue_numbers[i], protein.insertion_codes[i]))
         rows.append(
             [
                 name,
@@ -344,7 +345,8 @@ def _of_backbone(protein: Protein) -> gemmi.Structure:
                 atom.name, atom.element = atom_name, gemmi.Element(atom_name[0])
                 atom.pos = gemmi.Position(*map(float, place))
                 residue.add_atom(atom)
-        chain.add_residue(residue)
+        if len(residue):
+            chain.add_residue(residue)
     structure, model = gemmi.Structure(), gemmi.Model(1)
     model.add_chain(chain)
     structure.add_model(model)

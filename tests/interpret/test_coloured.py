@@ -46,6 +46,18 @@ def test_what_is_written_reads_as_the_same_protein(request, tmp_path, which, suf
     np.testing.assert_allclose(read.backbone, protein.backbone, atol=1e-3)
 
 
+def test_residues_without_atoms_are_left_out_of_files_and_listed(cro, tmp_path):
+    backbone = cro.protein.backbone.copy()
+    backbone[10:13] = np.nan
+    annotation = annotated(replace(cro.protein, backbone=backbone))
+    write_coloured(annotation, tmp_path, "it")
+    (read,) = read_structure(tmp_path / "it.cif").proteins
+    assert read.sequence == cro.protein.sequence[:10] + cro.protein.sequence[13:]
+    block = gemmi.cif.read(str(tmp_path / "it.cif")).sole_block()
+    numbers = [row[0] for row in block.find("_partoken_residue.", ["label_seq_id"])]
+    assert numbers == [*map(str, range(1, 11)), ".", ".", ".", *map(str, range(14, 65))]
+
+
 def test_b_factors_are_ranks_and_no_atom_is_lost(cro, tmp_path):
     write_coloured(cro, tmp_path, "it")
     source = gemmi.read_structure(str(cro.origin.path))
