@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ASSETS = ROOT / "partoken_jax" / "interpret" / "assets"
 BUILD = """
 import sys
 from setuptools import build_meta
@@ -49,6 +50,11 @@ def test_a_wheel_holds_the_trained_models(built):
     names = {path.name for path in (ROOT / "partoken_jax" / "pretrained").glob("*.safetensors")}
     held = {Path(name).name for name in zipfile.ZipFile(built[1]).namelist() if name.endswith(".safetensors")}
     assert held == {*names, "one.safetensors"}
+
+
+def test_a_wheel_holds_what_pages_load(built):
+    names = {f"partoken_jax/interpret/assets/{path.name}" for path in ASSETS.iterdir()}
+    assert names and names <= set(zipfile.ZipFile(built[1]).namelist())
 
 
 def test_an_editable_installation_finds_experiments_and_tests_from_everywhere(built, tmp_path):

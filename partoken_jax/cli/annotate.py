@@ -74,6 +74,20 @@ def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
             Literal["csv", "parquet"],
             arg(help='Of the tables. Choose "parquet" for many proteins; it needs pyarrow.'),
         ] = "csv",
+        structures: Annotated[
+            bool,
+            arg(
+                help="Whether to write every chain as mmCIF and PDB with the ranks of clusters as B factors, "
+                "and scripts that colour it in PyMOL, ChimeraX and Mol*."
+            ),
+        ] = False,
+        pages: Annotated[
+            bool,
+            arg(
+                help="Whether to write pages that a browser opens without a network: one for every protein "
+                "and one for the codebook, with DIR/index.html to find them by."
+            ),
+        ] = False,
         overwrite: Annotated[
             bool, arg(help="Whether to replace the annotations in DIR; nothing else is ever replaced.")
         ] = False,
@@ -91,7 +105,8 @@ def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
             "max_length": max_length,
             "too_long": too_long,
         }
-        return partial(_annotate, sources, model, out, format, overwrite, settings)
+        drawn = {"structures": structures, "pages": pages}
+        return partial(_annotate, sources, model, out, format, overwrite, settings, drawn)
 
     return annotate
 
@@ -103,6 +118,7 @@ def _annotate(
     table: Literal["csv", "parquet"],
     overwrite: bool,
     settings: dict[str, Any],
+    drawn: dict[str, bool],
 ) -> int:
     from partoken_jax.interpret.write import check_folder
     from partoken_jax.pretrained import find_model, load_model
@@ -115,6 +131,7 @@ def _annotate(
     files = list(dict.fromkeys(files))
 
     from partoken_jax.interpret.annotate import annotate
+    from partoken_jax.interpret.pictures import Pictures
     from partoken_jax.interpret.write import AnnotationFolder
     from partoken_jax.training.compilation_cache import use_compilation_cache
 
@@ -124,14 +141,18 @@ def _annotate(
     annotations = annotate(files, trained, skipped=skipped, **settings)
     start = time.perf_counter()
     with AnnotationFolder(out, trained.class_names, table=table, overwrite=overwrite) as folder:
-        done = _write(annotations, folder, len(files), skipped)
+        pictures = Pictures(out, **drawn)
+        done = _write(annotations, folder, pictures, len(files), skipped)
+        folder.files += pictures.finish()
         seconds = time.perf_counter() - start
-        folder.finish(_manifest(files, where, trained, settings, seconds), skipped)
+        folder.finish(_manifest(files, where, trained, settings | drawn, seconds), skipped)
     _tell(skipped)
     say(
         f"{len(folder.names):,} proteins of {len(done):,} files in {duration(seconds)} with compilation; "
         f"{out}/predictions.{table} has the classes, clusters.{table} the clusters"
     )
+    if drawn["pages"] and done:
+        say(f"{out}/index.html shows them in a browser")
     if len(done) == len(files):
         return 0
     say(f"{len(files) - len(done):,} of {len(files):,} files gave no protein; {out}/manifest.json says why")
@@ -139,7 +160,7 @@ def _annotate(
 
 
 def _write(
-    annotations: Iterator["Annotation"], folder: Any, total: int, skipped: list["Skipped"]
+    annotations: Iterator["Annotation"], folder: Any, pictures: Any, total: int, skipped: list["Skipped"]
 ) -> set[Path]:
     """Writes every annotation; returns the files that they are of."""
     from partoken_jax.proteins.structures import Skipped
@@ -149,11 +170,13 @@ def _write(
         for annotation in annotations:
             assert annotation.origin is not None
             path, protein = annotation.origin.path, annotation.protein
-            if folder.add(annotation) is None:
+            stem = folder.add(annotation)
+            if stem is None:
                 skipped.append(
                     Skipped(protein.name, "protein", "another protein has the same name; rename a file")
                 )
                 continue
+            folder.files += pictures.add(annotation, stem)
             if len(folder.names) <= SHOWN:
                 say(_line(annotation))
             update(int(path not in done))

@@ -57,6 +57,20 @@ def test_a_list_names_files_from_its_own_folder(folder, tmp_path, run_dir):
     assert ids(out) == ["two_A", "one_A"]
 
 
+def test_structures_and_pages_are_files_of_the_annotations(folder, tmp_path, capsys, run_dir):
+    out = tmp_path / "out"
+    args = ["annotate", str(folder), "--model", run_dir, "--out", str(out)]
+    assert main([*args, "--structures", "--pages"]) == 3
+    assert "index.html shows them" in capsys.readouterr().out
+    listed = set(json.loads((out / "manifest.json").read_text())["files"])
+    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    assert there == listed | {"manifest.json"}
+    for name in ("one_A", "one_B", "two_A"):
+        assert {f"proteins/{name}.{kind}" for kind in ("json", "cif", "pdb", "pml", "html")} <= there
+    assert main([*args, "--overwrite"]) == 3
+    assert not (out / "index.html").exists() and not (out / "proteins" / "one_A.cif").exists()
+
+
 def test_two_files_of_one_name(folder, tmp_path, capsys, chains, run_dir):
     (folder / "more").mkdir()
     write_pdb(folder / "more" / "two.pdb", chains[:1])

@@ -8,6 +8,7 @@ import pytest
 
 from partoken_jax.pretrained import load_model
 from partoken_jax.training.objective import split_model
+from tests.interpret.made import cro_annotation
 from tests.pretrained.conftest import make_run
 
 
@@ -20,6 +21,12 @@ def model(tmp_path_factory, chains):
     features = [out.cluster_features for _, out in model.outputs(chains)]
     network.codebook.embeddings[...] = np.concatenate(features)[:size].reshape(size, width)
     return dataclasses.replace(model, codebook=split_model(network)[2])
+
+
+@pytest.fixture(scope="session")
+def cro(tmp_path_factory):
+    """An annotation, made by hand, of a small protein in a file that stays."""
+    return cro_annotation(tmp_path_factory.mktemp("structures"))
 
 
 def write_pdb(path, proteins, codes=None):
