@@ -4,13 +4,13 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from partoken_jax.interpret.annotation import Annotation, Cluster
 from partoken_jax.pretrained import load_model
-from partoken_jax.proteins import DataError, Protein
+from partoken_jax.proteins import DataError, Protein, ProteinDataset
 from partoken_jax.proteins.structure_paths import structure_files
 from partoken_jax.proteins.structures import Models, Origin, Skipped, read_structure
 
@@ -23,7 +23,7 @@ AT_A_TIME = 64
 """Proteins that are in memory together."""
 
 TooLong = Literal["refuse", "crop"]
-Source = str | Path | Protein
+Source = str | Path | Protein | ProteinDataset
 
 
 class Found(NamedTuple):
@@ -31,6 +31,8 @@ class Found(NamedTuple):
 
     protein: Protein
     origin: Origin | None
+    true_class: str | None = None
+    """Name of its class, where its source has one."""
 
 
 def annotate(
@@ -51,8 +53,8 @@ def annotate(
     An annotation does not depend on the other proteins, and few are in memory at a time.
 
     Args:
-      source: structure file, folder of structure files, protein, or several of these. A folder is read with
-        all folders in it, in the order of names.
+      source: structure file, folder of structure files, protein, data set, or several of these. A folder is
+        read with all folders in it, in the order of names. Only those of a data set have a true class.
       model: trained model, or what `load_model` reads; left out, the model that comes with the package.
       chains: names of the chains to take from structure files; None for all.
       models: "first" for the first model of a file, "all" for every model.
@@ -80,22 +82,23 @@ def annotate_found(
     rest = iter(found)
     while group := list(islice(rest, AT_A_TIME)):
         try:
-            outputs = dict(model.outputs([protein for protein, _ in group]))
+            outputs = dict(model.outputs([one.protein for one in group]))
         except DataError:
             outputs = dict(_one_by_one(model, group, skipped))
-        for place, (protein, origin) in enumerate(group):
+        for place, one in enumerate(group):
             if place in outputs:
-                yield _annotation(model, protein, origin, outputs.pop(place))
+                yield _annotation(model, one, outputs.pop(place))
 
 
 def _one_by_one(
     model: "TrainedModel", group: Sequence[Found], skipped: list[Skipped] | None
 ) -> Iterator[tuple[int, "ProteinOutput"]]:
-    for place, (protein, _) in enumerate(group):
+    for place, one in enumerate(group):
+        name = one.protein.name
         try:
-            yield from ((place, out) for _, out in model.outputs([protein]))
+            yield from ((place, out) for _, out in model.outputs([one.protein]))
         except DataError as error:
-            _skip(Skipped(protein.name, "protein", str(error).removeprefix(f"{protein.name}: ")), skipped)
+            _skip(Skipped(name, "protein", str(error).removeprefix(f"{name}: ")), skipped)
 
 
 def read_sources(
@@ -108,16 +111,16 @@ def read_sources(
     skipped: list[Skipped] | None,
 ) -> Iterator[Found]:
     """The proteins of a source; arguments and errors are those of `annotate`."""
-    sources = [source] if isinstance(source, str | Path | Protein) else list(source)
+    sources = [source] if isinstance(source, str | Path | Protein | ProteinDataset) else list(source)
     # Before the first is read, so that a wrong path is answered at once.
-    parts: list[Protein | Path] = []
+    parts: list[Protein | ProteinDataset | Path] = []
     for one in sources:
-        parts += [one] if isinstance(one, Protein) else structure_files(Path(one))
+        parts += structure_files(Path(one)) if isinstance(one, str | Path) else [one]
     return _read(parts, chains, models, max_length, too_long, skipped)
 
 
 def _read(
-    parts: Sequence[Protein | Path],
+    parts: Sequence[Protein | ProteinDataset | Path],
     chains: Collection[str] | None,
     models: Models,
     max_length: int,
@@ -125,26 +128,36 @@ def _read(
     skipped: list[Skipped] | None,
 ) -> Iterator[Found]:
     for part in parts:
-        if isinstance(part, Protein):
-            proteins: list[Protein] = [part]
-            origins: list[Origin | None] = [None]
-        else:
-            contents = read_structure(part, chains, models)
-            proteins, origins = contents.proteins, cast("list[Origin | None]", contents.origins)
-            for entry in contents.skipped:
-                _skip(entry, skipped)
-        for protein, origin in zip(proteins, origins, strict=True):
+        for one in _of_part(part, chains, models, skipped):
+            protein, origin, _ = one
             if len(protein) <= max_length:
-                yield Found(protein, origin)
+                yield one
             elif too_long == "crop":
                 lost = f"{len(protein) - max_length} of {len(protein)} residues are beyond {max_length}"
                 _skip(Skipped(protein.name, "residues", lost), skipped)
-                yield Found(
-                    protein.cropped(max_length), None if origin is None else origin.cropped(max_length)
-                )
+                cropped = None if origin is None else origin.cropped(max_length)
+                yield one._replace(protein=protein.cropped(max_length), origin=cropped)
             else:
                 reason = f"it has {len(protein)} residues, and {max_length} is the limit; crop it or raise it"
                 _skip(Skipped(protein.name, "chain", reason), skipped)
+
+
+def _of_part(
+    part: Protein | ProteinDataset | Path,
+    chains: Collection[str] | None,
+    models: Models,
+    skipped: list[Skipped] | None,
+) -> Iterator[Found]:
+    if isinstance(part, Protein):
+        yield Found(part, None)
+    elif isinstance(part, ProteinDataset):
+        for protein in part.proteins:
+            yield Found(protein, None, part.class_names[protein.label] if protein.label >= 0 else None)
+    else:
+        contents = read_structure(part, chains, models)
+        for entry in contents.skipped:
+            _skip(entry, skipped)
+        yield from map(Found, contents.proteins, contents.origins)
 
 
 def _skip(entry: Skipped, skipped: list[Skipped] | None) -> None:
@@ -154,17 +167,16 @@ def _skip(entry: Skipped, skipped: list[Skipped] | None) -> None:
         warnings.warn(f"{entry.what} {entry.name} is left out: {entry.reason}", stacklevel=2)
 
 
-def _annotation(
-    model: "TrainedModel", protein: Protein, origin: Origin | None, out: "ProteinOutput"
-) -> Annotation:
+def _annotation(model: "TrainedModel", one: Found, out: "ProteinOutput") -> Annotation:
     return Annotation(
-        protein=protein,
-        origin=origin,
+        protein=one.protein,
+        origin=one.origin,
         class_names=model.class_names,
         probabilities=out.probabilities,
         clusters=_clusters(out),
-        residue_features=np.where(protein.complete[:, None], out.residue_features, 0),
+        residue_features=np.where(one.protein.complete[:, None], out.residue_features, 0),
         protein_features=out.protein_features.copy(),
+        true_class=one.true_class,
     )
 
 

@@ -53,6 +53,8 @@ class Annotation:
     """float32 [L, D]: of the encoder; 0 for residues with missing atoms."""
     protein_features: np.ndarray
     """float32 [D]: what the classifier reads."""
+    true_class: str | None = None
+    """Name of the protein's class where its source has one."""
 
     @property
     def predicted(self) -> int:

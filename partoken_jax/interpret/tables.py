@@ -62,7 +62,7 @@ def as_json(annotation: Annotation) -> dict[str, Any]:
     """All of an annotation but its features, as JSON."""
     protein, origin, clusters = annotation.protein, annotation.origin, annotation.clusters
     by_index = sorted(clusters, key=lambda cluster: cluster.index)
-    true = protein.label if protein.label >= 0 else None
+    true = annotation.true_class
     numbers = residue_numbers(annotation)
     predicted_structure = origin is not None and not np.isnan(origin.plddt).all()
     return {
@@ -77,8 +77,8 @@ def as_json(annotation: Annotation) -> dict[str, Any]:
         "prediction": annotation.predicted,
         "prediction_name": annotation.label,
         "prediction_title": annotation.title,
-        "true_label": true,
-        "is_correct": None if true is None else annotation.predicted == true,
+        "true_label": None if true not in annotation.class_names else annotation.class_names.index(true),
+        "is_correct": None if true is None else annotation.label == true,
         "probabilities": annotation.probabilities.tolist(),
         "class_names": list(annotation.class_names),
         "confidence": annotation.confidence,
@@ -143,7 +143,7 @@ def prediction_row(annotation: Annotation) -> Row:
         None if origin is None else origin.model,
         protein.chain,
         len(protein),
-        annotation.class_names[protein.label] if protein.label >= 0 else None,
+        annotation.true_class,
         annotation.label,
         annotation.confidence,
         len(annotation.clusters),

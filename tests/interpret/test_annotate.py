@@ -1,5 +1,6 @@
 """Annotations: what a model found, told the same way whatever the source, the order and the company."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from partoken_jax.interpret import annotate as module
 from partoken_jax.interpret.annotate import annotate
 from partoken_jax.interpret.tables import as_json
-from partoken_jax.proteins import DataError
+from partoken_jax.proteins import DataError, ProteinDataset
 from partoken_jax.proteins.tasks import ARCHITECTURES, class_title
 from tests.helpers import crop, without_atoms
 from tests.interpret.conftest import write_pdb
@@ -124,6 +125,18 @@ def test_a_path_that_is_no_structure_is_answered_at_once(model, tmp_path, source
     (tmp_path / "table.csv").write_text("id\n")
     with pytest.raises(DataError, match=source):
         annotate(tmp_path / source, model)
+
+
+def test_a_data_set_brings_true_classes_by_their_names(model, chains):
+    """Its classes may be numbered otherwise than the model's."""
+    names = tuple(reversed(model.class_names))
+    labelled = [dataclasses.replace(chain, label=i % 3 - 1) for i, chain in enumerate(chains[:3])]
+    dataset = ProteinDataset(labelled, names, "cath-class", "test", "made up")
+    found = [as_json(annotation) for annotation in annotate(dataset, model)]
+    assert [one["true_label"] for one in found] == [None, len(names) - 1, len(names) - 2]
+    want = [None if t is None else t == one["prediction"] for one in found for t in [one["true_label"]]]
+    assert [one["is_correct"] for one in found] == want
+    assert [one["true_label"] for one in map(as_json, annotate(labelled, model))] == [None] * 3
 
 
 def test_one_residue_can_be_annotated(model, chains):
