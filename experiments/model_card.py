@@ -36,6 +36,7 @@ from partoken_jax.training.trained import TrainedModel
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "experiments" / "results" / "models"
 """What was measured of the models in the package: NAME.json."""
+STABILITY = ROOT / "experiments" / "results" / "stability.json"
 EXAMPLES = 4
 """Proteins of the package whose logits are kept, so that a test can tell whether they are still the same."""
 ELSEWHERE = (
@@ -126,7 +127,7 @@ def card(name: str, result: dict[str, Any]) -> str:
         "Test scores": [classification_table(test)],
         "Are its probabilities right?": _reliability(result["calibration"], test["proteins"]),
         "Clusters and tokens": _clusters(result),
-        "What it cannot do": _limits(result),
+        "What it cannot do": [*_limits(result), *_measured_limits(name)],
         "Terms": [
             "The weights are under Apache-2.0, like the code. They were trained on coordinates from the "
             f"Protein Data Bank (CC0 1.0). {LABELS.get(task.partition('-')[0], '')} `NOTICE` has the sources "
@@ -263,7 +264,8 @@ def _limits(result: dict[str, Any]) -> list[str]:
         + " A residue that lacks an atom is left out.",
         "- It has seen chains of experimental structures; how it does on predicted ones, or on domains "
         "cut from longer chains, was not measured.",
-        "- Its clusters are what helped to classify. That they are sites with a function has not been shown.",
+        "- Its clusters are what helped to classify. That they are sites with a function has not been shown "
+        "([sites](../SITES.md)).",
     ]
     if weak:
         listed = ", ".join(f"{c['name']} ({c['f1']:.2f})" for c in weak)
@@ -273,6 +275,20 @@ def _limits(result: dict[str, Any]) -> list[str]:
             f"- Classes with fewer than 10 test proteins, of which little is known: {', '.join(few)}."
         )
     return lines
+
+
+def _measured_limits(name: str) -> list[str]:
+    """What noise does to the answers, where it was measured of this model (experiments/stability.py)."""
+    stability = json.loads(STABILITY.read_text())
+    if stability["model"] != name:
+        return []
+    rows = [row for row in stability["noise"]["rows"] if not row["whole_residues"]]
+    kept = " and ".join(f"{row['same_label'][0]:.0%} with {row['sigma']} Å" for row in rows)
+    return [
+        f"- It is not robust against errors of coordinates: with Gaussian noise on every atom, "
+        f"{kept}, of {stability['noise']['proteins']} test proteins keep their class "
+        f"([sites](../SITES.md)). Do not trust it on structures that are worse than good experimental ones."
+    ]
 
 
 def measured() -> dict[str, dict[str, Any]]:
