@@ -45,7 +45,7 @@ NAMES = {"gvp": "GVP baseline", "partoken": "ParToken"}
 def demo_config(kind: str, directory: Path, seed: int) -> TrainConfig:
     """The published models in 1 + 2 epochs instead of 120 + 30, with schedules in proportion, on 208 chains.
     ParToken's clusters start at their expected size, and it has 32 codes instead of 512, which follow their
-    clusters faster and come back when nobody chose them: as published, so few clusters leave 2 codes in use."""
+    clusters faster and come back when nobody chose them: so few clusters leave 2 of 512 codes in use."""
     return TrainConfig(
         run_dir=str(directory / kind),
         seed=seed,
