@@ -1,7 +1,6 @@
 """Opens structure files: which formats there are, and how a file becomes a gemmi.Structure."""
 
 import gzip
-import os
 import re
 import zlib
 from collections.abc import Callable
@@ -37,7 +36,9 @@ _CIF_READERS: dict[str, Callable[[bytes], gemmi.cif.Document]] = {
     ".mmjson": gemmi.cif.read_mmjson_string,
     ".json": gemmi.cif.read_mmjson_string,
 }
-_PREDICTED_BY = ("ALPHAFOLD", "ESMFOLD", "COLABFOLD")
+_PREDICTION = re.compile(r"\s*(ALPHAFOLD|ESMFOLD|COLABFOLD)\b.*\bPREDICTION\b", re.IGNORECASE | re.DOTALL)
+_ODD_CHAIN = re.compile(rb"^(ATOM..|HETATM).{14,15}[\x80-\xff]", re.IGNORECASE | re.MULTILINE)
+_ASCII = bytes([*range(128), *b"?" * 128])
 
 
 class StructureError(ValueError):
@@ -66,11 +67,11 @@ def open_structure(path: Path) -> Opened:
     """Reads a PDB, mmCIF, BinaryCIF or mmJSON file, plain or compressed (.gz).
 
     A file is a prediction where its mmCIF has a pLDDT among the quality metrics (`_ma_qa_metric`, as files of
-    the AlphaFold database, of AlphaFold 3 and of ModelArchive have), or where its title says that it is the
-    prediction of AlphaFold, ColabFold or ESMFold.
+    the AlphaFold database, of AlphaFold 3 and of ModelArchive have), or where its title begins with
+    AlphaFold, ColabFold or ESMFold and says that it is a prediction.
 
-    Raises StructureError for a file that does not exist, is too large or of another format, for text that
-    cannot be parsed, and for one without coordinates.
+    Raises StructureError for a file that does not exist, may not be read, is too large or of another format,
+    for text that cannot be parsed, and for one without coordinates.
     """
     check_structure_file(path)
     try:
@@ -78,33 +79,41 @@ def open_structure(path: Path) -> Opened:
     except StructureError:
         raise
     except (RuntimeError, ValueError, IndexError, OSError, EOFError, zlib.error, MemoryError) as error:
+        if isinstance(error, OSError) and error.strerror:
+            raise StructureError(_unreadable(error)) from error
         reason = re.sub(r"^string:|: string$", "", " ".join(f"{error}".split())) or type(error).__name__
         raise StructureError(f"it cannot be read ({reason})") from error
     if not len(structure) or not len(structure[0]):
         raise StructureError("it holds no atoms")
-    return Opened(structure, has_plddt or _tells_prediction(_title(structure)))
+    return Opened(structure, has_plddt or _PREDICTION.match(_title(structure)) is not None)
 
 
 def check_structure_file(path: Path) -> None:
     """Raises StructureError for a file that need not be read."""
-    if not path.is_file():
-        raise StructureError("it is not a file")
     name = path.name.lower()
-    for suffix in (_suffix(path), Path(name).suffix):
-        if suffix in _NOT_READ:
-            raise StructureError(_NOT_READ[suffix])
+    try:
+        if not path.is_file():
+            raise StructureError("it is not a file")
+        size = path.stat().st_size
+    except OSError as error:
+        raise StructureError(_unreadable(error)) from error
+    if (reason := reason_not_read(path)) is not None:
+        raise StructureError(reason)
     if not name.endswith(SUFFIXES_NAMED):
         raise StructureError(
             f"it is no structure file by its name, which would end in {', '.join(SUFFIXES_NAMED)}"
         )
-    size = path.stat().st_size
-    if name.endswith(".gz") and size >= 4:
-        with path.open("rb") as file:
-            if file.read(2) == b"\x1f\x8b":  # gzip, which ends with the length of what it holds
-                file.seek(-4, os.SEEK_END)
-                size = int.from_bytes(file.read(), "little")
     if size > MAX_BYTES:
         raise StructureError(f"it is larger than {MAX_BYTES >> 20} MiB")
+
+
+def reason_not_read(path: Path) -> str | None:
+    """Why a file of this name is not read, where the name is that of a kind which could hold a structure."""
+    return _NOT_READ.get(_suffix(path)) or _NOT_READ.get(Path(path.name.lower()).suffix)
+
+
+def _unreadable(error: OSError) -> str:
+    return f"it cannot be read ({(error.strerror or type(error).__name__).lower()})"
 
 
 def _suffix(path: Path) -> str:
@@ -112,7 +121,7 @@ def _suffix(path: Path) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """What a file holds, unpacked; counted once more, as the length at the end of a gzip file may lie."""
+    """What a file holds, unpacked, and no more of it than `MAX_BYTES`."""
     with path.open("rb") as file:
         is_packed = file.read(2) == b"\x1f\x8b"
     with gzip.open(path) if is_packed else path.open("rb") as source:
@@ -122,8 +131,28 @@ def _content(path: Path) -> bytes:
     return content
 
 
+def _text(suffix: str, content: bytes) -> bytes:
+    """The content, with text in an older encoding, which would be no text to gemmi, rewritten.
+
+    In a PDB file, whose columns must not move, letters beyond ASCII become "?". Other files are taken to be
+    Latin-1 if they are no UTF-8. Raises StructureError where "?" would give several chains one name.
+    """
+    if suffix == ".bcif" or content.isascii():
+        return content
+    if suffix in (".pdb", ".ent"):
+        if _ODD_CHAIN.search(content):
+            raise StructureError("it cannot be read (the name of a chain is no letter of ASCII)")
+        return content.translate(_ASCII)
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1").encode()
+    return content
+
+
 def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
     """The structure, and whether a pLDDT is among the metrics of an mmCIF file."""
+    content = _text(suffix, content)
     if suffix in (".pdb", ".ent"):
         try:
             structure = gemmi.read_pdb_string(content)
@@ -153,10 +182,5 @@ def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
 def _title(structure: gemmi.Structure) -> str:
     try:
         return structure.info["_struct.title"]
-    except (KeyError, UnicodeDecodeError):  # none, or letters of an older encoding, which do no harm here
+    except KeyError:
         return ""
-
-
-def _tells_prediction(title: str) -> bool:
-    """A title such as "ALPHAFOLD MONOMER V2.0 PREDICTION FOR ..."; a crystal may be phased with a model."""
-    return "PREDICTION" in title.upper() and any(name in title.upper() for name in _PREDICTED_BY)

@@ -10,13 +10,19 @@ from typing import Literal
 import gemmi
 import numpy as np
 
+from partoken_jax.proteins.polymers import (
+    BACKBONE,
+    LONGEST_BOND,
+    Polymers,
+    is_water,
+    polymers_of,
+    residue_number,
+    set_entity_types,
+)
 from partoken_jax.proteins.protein import RESIDUE_TYPES, UNKNOWN_RESIDUE, DataError, Protein
 from partoken_jax.proteins.structure_formats import Opened, StructureError, open_structure, stem
 
 Models = Literal["first", "all"]
-BACKBONE = ("N", "CA", "C", "O")
-LONGEST_BOND = 2.5
-"""Å between C and the N of the next residue, which are 1.33 Å apart; what is further apart is a gap."""
 SHOWN = 12
 """Residues that a line about a chain names one by one."""
 _PARENTS = {"U": "C", "O": "K"}
@@ -26,12 +32,7 @@ _FORCE_FIELDS = {
     **{"CYX": "C", "CYM": "C", "ASH": "D", "GLH": "E", "LYN": "K"},
 }
 """Names by which CHARMM and Amber tell the protonation of a residue."""
-_SOLVENTS = ("SOL", "TIP", "TIP3", "TIP4", "TP3", "T3P", "T4P", "SPC")
-"""Names of water in molecular dynamics, which gemmi does not know."""
-
-_PEPTIDE = gemmi.PolymerType.PeptideL
 _NUCLEIC = (gemmi.PolymerType.Dna, gemmi.PolymerType.Rna, gemmi.PolymerType.DnaRnaHybrid)
-_POLYMER, _WATER = gemmi.EntityType.Polymer, gemmi.EntityType.Water
 
 
 @dataclass(frozen=True)
@@ -109,16 +110,27 @@ def read_structure(
     except StructureError as error:
         return StructureContents(skipped=[Skipped(name, "file", str(error))])
     try:
-        _set_entity_types(opened.structure)
+        set_entity_types(opened.structure)
+        there: dict[str, None] = {}
         for i, model in enumerate(opened.structure):
             if i and models == "first":
                 found.counts["models after the first"] = len(opened.structure) - 1
                 break
+            there |= dict.fromkeys(chain.name for chain in model)
             _add_model(found, opened, i, name if i == 0 else f"{name}_model{model.num}", chains, path)
+        found.skipped.extend(_not_there(name, there, chains))
     except (RuntimeError, ValueError, IndexError) as error:  # names in no text are found late
         reason = " ".join(str(error).split())
         return StructureContents(skipped=[Skipped(name, "file", f"it cannot be read ({reason})")])
     return found
+
+
+def _not_there(name: str, there: Collection[str], chains: Collection[str] | None) -> list[Skipped]:
+    """The chosen chains that a file does not have; that it has none of them is said of the file."""
+    missing = sorted(set(chains or ()) - set(there))
+    reason = f"the file has no such chain, only {', '.join(one or '(no name)' for one in there)}"
+    some = len(missing) < len(set(chains or ()))
+    return [Skipped(f"{name}_{chain}", "chain", reason) for chain in missing if some]
 
 
 def _add_model(
@@ -138,64 +150,16 @@ def _add_model(
         _add_chain(found, opened, model.num, chain, f"{name}_{chain.name}" if chain.name else name, path)
 
 
-def _set_entity_types(structure: gemmi.Structure) -> None:
-    """Tells polymers, waters and ligands apart where the file does not.
-
-    gemmi alone ends a chain without a TER record at its first gap, and takes the waters of a simulation for
-    residues of the protein that they share a chain with; naming each of them takes it seconds.
-    """
-    for model in structure:
-        for chain in model:
-            _set_chain_types(chain)
-    structure.add_entity_types(overwrite=False)  # what is still unknown, such as nucleic acids
-
-
-def _set_chain_types(chain: gemmi.Chain) -> None:
-    for residue in chain:  # a TER record may stand after them, which makes them a part of the polymer
-        if _is_water(residue):
-            residue.entity_type = _WATER
-    unknown = [residue for residue in chain if residue.entity_type == gemmi.EntityType.Unknown]
-    acids = [_is_amino_acid(residue) for residue in unknown]
-    ends = [i for i, residue in enumerate(unknown) if acids[i] and residue.het_flag == "A"]
-    if not ends:
-        return
-    last = None
-    for i, residue in enumerate(unknown):
-        # After the last ATOM record a modified end of the chain is bound to it, and a ligand is not.
-        if acids[i] and (i <= ends[-1] or (last is not None and _are_bound(last, residue))):
-            residue.entity_type, last = _POLYMER, residue
-        else:
-            residue.entity_type = gemmi.EntityType.NonPolymer
-
-
-def _is_water(residue: gemmi.Residue) -> bool:
-    return residue.is_water() or residue.name in _SOLVENTS
-
-
-def _is_amino_acid(residue: gemmi.Residue) -> bool:
-    info = gemmi.find_tabulated_residue(residue.name)
-    return info.is_amino_acid() if info.found() else all(residue.find_atom(a, "*") for a in BACKBONE[:3])
-
-
-def _are_bound(first: gemmi.Residue, second: gemmi.Residue) -> bool:
-    end, start = first.find_atom("C", "*"), second.find_atom("N", "*")
-    return end is not None and start is not None and end.pos.dist(start.pos) < LONGEST_BOND
-
-
 def _add_chain(
     found: StructureContents, opened: Opened, model: int, chain: gemmi.Chain, name: str, path: Path
 ) -> None:
     """Adds the protein that a chain is, or why it is none, and what was left out of it."""
-    polymers = [
-        part for part in chain.subchains() if any(residue.entity_type == _POLYMER for residue in part)
-    ]
-    kinds = [part.check_polymer_type() for part in polymers]
-    if _PEPTIDE not in kinds:
-        found.skipped.append(Skipped(name, "chain", _no_protein(chain, kinds)))
+    polymers = polymers_of(chain)
+    residues = polymers.peptide
+    if not residues:
+        found.skipped.append(Skipped(name, "chain", _no_protein(chain, polymers.kinds)))
         return
-    polymer = polymers[kinds.index(_PEPTIDE)]
-    label_chain = polymer.subchain_id()
-    residues = [residue for residue in polymer if residue.entity_type == _POLYMER]
+    label_chain = residues[0].subchain
     if any(residue.seqid.num is None for residue in residues):
         found.skipped.append(Skipped(name, "chain", "one of its residues has no number"))
         return
@@ -203,7 +167,7 @@ def _add_chain(
     letters = [(residue, _letter(residue, counts)) for residue in _one_per_number(residues, counts)]
     kept = [residue for residue, letter in letters if letter is not None]
     others = [residue for residue, letter in letters if letter is None]
-    others += [other for other in chain if other.entity_type != _POLYMER or other.subchain != label_chain]
+    others += [other for other in chain if other.entity_type != gemmi.EntityType.Polymer]
     with np.errstate(over="ignore"):  # `Protein` refuses what is infinite
         atoms = [_backbone(residue, counts) for residue in kept]
         backbone = np.array(atoms, np.float32).reshape(-1, 4, 3)
@@ -236,6 +200,24 @@ def _add_chain(
     )
     found.counts.update(counts)
     _add_notes(found, protein, kept, others)
+    _add_polymers(found, name, polymers)
+
+
+def _add_polymers(found: StructureContents, name: str, polymers: Polymers) -> None:
+    """Lists what a chain has beside its first polymer of amino acids."""
+    if polymers.repeated:
+        reason = (
+            f"its residue numbers begin again, as those of a second chain of this name, of which "
+            f"{_span(polymers.repeated)} are left out; give it a name of its own"
+        )
+        found.skipped.append(Skipped(name, "chain", reason))
+    for other in polymers.others:
+        reason = f"it has a second polymer, of which {_span(other)} are left out"
+        found.skipped.append(Skipped(name, "chain", reason))
+
+
+def _span(residues: list[gemmi.Residue]) -> str:
+    return f"{len(residues)} residues ({residues[0].seqid} to {residues[-1].seqid})"
 
 
 def _add_notes(
@@ -255,9 +237,18 @@ def _add_notes(
         ("read as X (unknown): {}", _listed(unknown)),
         ("masked, as they lack an atom of the backbone: {}", _numbered(protein, ~protein.complete)),
         ("residues are missing after {}", _numbered(protein, gaps)),
+        (
+            "have atoms twice, as of a second chain of this name, and the first are taken: {}",
+            _numbered(protein, np.array([_has_twins(residue) for residue in kept], bool)),
+        ),
     ):
         if residues:
             found.skipped.append(Skipped(protein.name, "residues", reason.format(residues)))
+
+
+def _has_twins(residue: gemmi.Residue) -> bool:
+    atoms = [(atom.name, atom.altloc) for atom in residue]
+    return len(set(atoms)) < len(atoms)
 
 
 def _no_protein(chain: gemmi.Chain, kinds: list[gemmi.PolymerType]) -> str:
@@ -272,7 +263,7 @@ def _no_protein(chain: gemmi.Chain, kinds: list[gemmi.PolymerType]) -> str:
 
 def _one_per_number(polymer: Iterable[gemmi.Residue], counts: Counter[str]) -> Iterator[gemmi.Residue]:
     """Of the residues that share a number and insertion code, the one with the highest occupancy."""
-    for _, same in groupby(polymer, key=lambda residue: (residue.seqid.num, residue.seqid.icode)):
+    for _, same in groupby(polymer, key=residue_number):
         residues = list(same)
         if len(residues) == 1:
             yield residues[0]
@@ -326,7 +317,7 @@ def _plddt(residues: list[gemmi.Residue]) -> np.ndarray:
 
 def _listed(residues: Iterable[gemmi.Residue]) -> str:
     """What the residues are: "2 waters, 1 GOL"."""
-    names = Counter("water" if _is_water(residue) else residue.name for residue in residues)
+    names = Counter("water" if is_water(residue) else residue.name for residue in residues)
     return ", ".join(
         f"{number} {'waters' if name == 'water' and number > 1 else name}" for name, number in names.items()
     )

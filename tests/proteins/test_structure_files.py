@@ -12,7 +12,7 @@ import pytest
 from experiments import corpus, fuzz_structures
 from experiments.result_files import read
 from partoken_jax.proteins.binary_cif import decode
-from partoken_jax.proteins.structure_formats import stem
+from partoken_jax.proteins.structure_formats import reason_not_read, stem
 from partoken_jax.proteins.structures import read_structure
 
 FOLDER = Path(__file__).parent / "structures"
@@ -172,6 +172,21 @@ def test_confidence_of_a_prediction(name, tmp_path):
     assert np.isnan(read_structure(tmp_path / name).origins[0].plddt).all(), "B factors of a crystal"
 
 
+@pytest.mark.parametrize(
+    ("title", "is_predicted"),
+    [
+        ("CRYSTAL STRUCTURE PHASED WITH AN ALPHAFOLD PREDICTION", False),
+        ("ALPHAFOLD MONOMER V2.0 PREDICTION FOR", True),
+        ("ESMFOLD V1 PREDICTION FOR", True),
+    ],
+)
+def test_titles_of_predictions_begin_with_the_program(title, is_predicted, tmp_path):
+    text = FILES["alphafold_layout.pdb"].read_text()
+    (tmp_path / "x.pdb").write_text(text.replace("ALPHAFOLD MONOMER V2.0 PREDICTION FOR", title))
+    (origin,) = read_structure(tmp_path / "x.pdb").origins
+    assert np.isfinite(origin.plddt).all() == is_predicted
+
+
 def test_no_confidence_where_b_factors_are_none():
     for name in READ:
         if "alphafold" not in name:
@@ -240,6 +255,14 @@ def test_what_is_not_read_is_said(name, words, tmp_path):
     (tmp_path / name).write_text('{"a": 1}' if name.endswith("json") else "data_x\n_cell.length_a 1\n")
     (skipped,) = read_structure(tmp_path / name).skipped
     assert skipped.what == "file" and words in skipped.reason
+
+
+def test_kinds_that_are_not_read_are_known_by_their_names():
+    names = ("a.mmtf", "a.mmtf.gz", "A.PDB.BZ2", "a.cif.xz", "a.cif.zst", "a.zip", "a.tar.gz", "a.tgz")
+    assert all(reason_not_read(Path(name)) for name in names)
+    assert [reason_not_read(Path(name)) for name in ("a.pdb", "a.cif.gz", "a.bcif", "a.txt", "zip")] == [
+        None
+    ] * 5
 
 
 def test_what_a_file_unpacks_to_is_counted(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What is read of a structure file, and what is left out."""
 
-import gzip
+import os
+from pathlib import Path
 
 import gemmi
 import numpy as np
@@ -96,6 +97,65 @@ def test_chains_can_be_chosen(tmp_path, chains):
     assert skipped.what == "file" and "none of the chosen chains, only A, B" in skipped.reason
 
 
+def test_every_chosen_chain_that_is_not_there_is_listed(tmp_path, chains):
+    both = [chain_of(chains[0], "A"), chain_of(chains[2], "B")]
+    path = write_structure(tmp_path / "x.pdb", structure_of(both, both[:1]))
+    found = read_structure(path, ["Z", "A", "Q"], models="all")
+    assert [protein.name for protein in found.proteins] == ["x_A", "x_model2_A"]
+    reason = "the file has no such chain, only A, B"
+    assert [(s.name, s.what, s.reason) for s in found.skipped] == [
+        ("x_Q", "chain", reason), ("x_Z", "chain", reason),
+    ]  # fmt: skip
+    assert read_structure(path, ["A", "B"]).skipped == []
+
+
+def test_a_second_chain_of_one_name_is_left_out_and_listed(tmp_path, chains):
+    first, other, second = (chain_of(protein, "A") for protein in (chains[0], chains[2], chains[0]))
+    other.name = "B"
+    water = residue("HOH", 900, {"O": (50.0, 0, 0)}, polymer=False)
+    path = tmp_path / "x.pdb"
+    second.add_residue(water)
+    write_structure(path, structure_of([first, other, second]))
+    found = read_structure(path)
+    assert [(protein.name, len(protein)) for protein in found.proteins] == [
+        ("x_A", len(chains[0])), ("x_B", len(chains[2])),
+    ]  # fmt: skip
+    said = {skipped.what: skipped.reason for skipped in found.skipped}
+    numbers = f"{len(first)} residues ({first[0].seqid} to {first[-1].seqid})"
+    assert f"a second chain of this name, of which {numbers} are left out" in said["chain"]
+    assert said["residues"] == "1 water"
+    # Side by side, gemmi makes them one chain, of residues with two atoms of every name.
+    found = read_structure(write_structure(path, structure_of([first, second])))
+    assert [len(protein) for protein in found.proteins] == [len(chains[0])]
+    assert (
+        f"have atoms twice, as of a second chain of this name, and the first are taken: {first[0].seqid}"
+        in (" ".join(skipped.reason for skipped in found.skipped))
+    )
+
+
+def test_a_second_polymer_of_a_chain_is_no_ligand(tmp_path, chains):
+    chain = chain_of(chains[0], "A")
+    for i, made in enumerate(chain_of(chains[2], "A")):
+        made.seqid = gemmi.SeqId(500 + i, " ")
+        chain.add_residue(made)
+    for i, made in enumerate(chain):
+        made.subchain = "A" if i < len(chains[0]) else "B"
+    structure = structure_of([chain])
+    for name in "AB":
+        entity = gemmi.Entity(name)
+        entity.entity_type, entity.polymer_type = gemmi.EntityType.Polymer, gemmi.PolymerType.PeptideL
+        entity.subchains = [name]
+        structure.entities.append(entity)
+    path = tmp_path / "x.cif"
+    path.write_text(structure.make_mmcif_document().as_string())
+    found = read_structure(path)
+    assert [len(protein) for protein in found.proteins] == [len(chains[0])]
+    last = 500 + len(chains[2]) - 1
+    reason = f"it has a second polymer, of which {len(chains[2])} residues (500 to {last}) are left out"
+    assert [(s.name, s.what, s.reason) for s in found.skipped] == [("x_A", "chain", reason)]
+    assert found.counts["waters and ligands"] == 0
+
+
 def test_a_residue_without_a_parent_is_unknown_and_two_of_one_number_are_one(tmp_path, chains):
     chain = chain_of(chains[0], "A")
     chain[2].name = "UNK"
@@ -127,11 +187,29 @@ def test_a_file_that_cannot_be_read_is_listed(name, text, tmp_path):
     assert skipped.what == "file" and skipped.name == "a" and "\n" not in skipped.reason
 
 
-def test_a_file_that_would_unpack_to_too_much_is_listed(tmp_path):
-    path = tmp_path / "a.cif.gz"
-    path.write_bytes(gzip.compress(b"data_x\n")[:-4] + (2**30).to_bytes(4, "little"))
+def test_a_download_that_was_cut_off_is_said_to_be_that(tmp_path, chains):
+    path = write_structure(tmp_path / "a.pdb.gz", structure_of([chain_of(chains[0], "A")]))
+    path.write_bytes(path.read_bytes()[:-300] + b"\xff" * 4)  # as the length of what it holds, 4 GiB
     (skipped,) = read_structure(path).skipped
-    assert skipped.reason == "it is larger than 512 MiB"
+    assert skipped.what == "file" and "ended before the end-of-stream" in skipped.reason
+
+
+def test_what_is_no_file_or_may_not_be_read_is_listed(tmp_path, chains, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.pdb")
+    (tmp_path / "link.pdb").symlink_to(tmp_path / "nowhere.pdb")
+    for name in ("pipe.pdb", "link.pdb", "none.pdb"):
+        (skipped,) = read_structure(tmp_path / name).skipped
+        assert (skipped.what, skipped.reason) == ("file", "it is not a file")
+    path = write_structure(tmp_path / "a.pdb", structure_of([chain_of(chains[0], "A")]))
+
+    def forbid(*args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    for what in ("open", "stat"):  # of the file, and of the folder that it is in
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, what, forbid)
+            (skipped,) = read_structure(path).skipped
+        assert (skipped.what, skipped.reason) == ("file", "it cannot be read (permission denied)")
 
 
 def test_a_name_that_is_no_text_is_listed(tmp_path, chains):
