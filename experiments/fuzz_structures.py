@@ -4,8 +4,9 @@
 
 The files are those of `tests/proteins/structures`. Each is changed in bytes (flipped, cut out, repeated, cut
 off) or in lines and fields (left out, swapped, repeated, mixed with another file, values that no file should
-have), and a compressed one as it is or inside. Everything is read in another process, so that a file is
-counted as well if it ends that process or takes longer than 10 s.
+have), and a compressed one as it is or inside. What is read of a file gets clusters, and is written as JSON, as
+a page and as coloured structure files, which are read again. Everything is done in another process, so that a
+file is counted as well if it ends that process or takes longer than 10 s.
 """
 
 import gzip
@@ -22,8 +23,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.flags import Flags, count, output, run_script
-from partoken_jax.proteins.structures import read_structure
+from partoken_jax.interpret.annotation import Annotation, Cluster
+from partoken_jax.interpret.coloured import write_coloured
+from partoken_jax.interpret.pages import page
+from partoken_jax.interpret.tables import as_json
+from partoken_jax.proteins import Protein
+from partoken_jax.proteins.structures import Origin, read_structure
 
 FOLDER = Path(__file__).parents[1] / "tests" / "proteins" / "structures"
 PATIENCE = 10.0
@@ -156,6 +164,52 @@ def broken(index: int, seed: int) -> tuple[str, str, bytes]:
     return path.name, mutation.__name__, packed
 
 
+def made_up(protein: Protein, origin: Origin) -> Annotation:
+    """A protein with two clusters, one of which has a token."""
+    middle = len(protein) // 2
+    clusters = [
+        Cluster(
+            rank=rank,
+            index=rank - 1,
+            importance=1 / 2,
+            seed=int(residues[0]),
+            residues=residues.astype(np.int32),
+            token=token,
+            distance=None if token is None else 0.5,
+            features=np.zeros(2, np.float32),
+        )
+        for rank, residues, token in (
+            (1, np.arange(middle, len(protein)), 3),
+            (2, np.arange(middle), None),
+        )
+        if len(residues)
+    ]
+    return Annotation(
+        protein=protein,
+        origin=origin,
+        class_names=("1.10", "2.40"),
+        probabilities=np.array([0.25, 0.75]),
+        clusters=tuple(clusters),
+        residue_features=np.zeros((len(protein), 2), np.float32),
+        protein_features=np.zeros(2, np.float32),
+    )
+
+
+def not_written(annotation: Annotation, folder: Path) -> str | None:
+    """Writes all files of an annotation; what is not the same when they are read again."""
+    json.dumps(as_json(annotation), allow_nan=False)
+    page(annotation).encode()
+    protein = annotation.protein
+    for path in write_coloured(annotation, folder, "written"):
+        if path.suffix in (".cif", ".pdb"):
+            again = read_structure(path).proteins
+            numbers = [one.residue_numbers.tolist() for one in again]
+            if numbers != [protein.residue_numbers.tolist()]:
+                return f"other residues in the {path.suffix}"
+        path.unlink()
+    return None
+
+
 def outcome(index: int, seed: int, folder: Path) -> tuple[str, str]:
     """What came of a broken file: "read", "refused", "traceback" or "wrong", and the details."""
     name, _, content = broken(index, seed)
@@ -163,6 +217,9 @@ def outcome(index: int, seed: int, folder: Path) -> tuple[str, str]:
     path.write_bytes(content)
     try:
         found = read_structure(path, models="all")
+        for protein, origin in zip(found.proteins, found.origins, strict=True):
+            if said := not_written(made_up(protein, origin), folder):
+                return "wrong", f"{protein.name}: {said}"
     except Exception as error:  # what this script is there to find
         return "traceback", f"{type(error).__name__}: {error}"
     finally:

@@ -17,11 +17,16 @@ from partoken_jax.interpret import colours
 from partoken_jax.interpret.annotation import Annotation, Cluster
 from partoken_jax.interpret.tables import residue_numbers
 from partoken_jax.proteins import Protein
-from partoken_jax.proteins.structure_formats import open_structure
-from partoken_jax.proteins.structures import BACKBONE, Origin
+from partoken_jax.proteins.polymers import (
+    BACKBONE,
+    LONGEST_BOND,
+    polymers_of,
+    residue_number,
+    set_entity_types,
+)
+from partoken_jax.proteins.structure_formats import StructureError, open_structure
+from partoken_jax.proteins.structures import Origin
 
-LONGEST_BOND = 2.5
-"""Å from C of a residue to N of the next one; farther, there is a gap."""
 B_FACTOR = "rank of the cluster that the residue is in: 1 for the most important one, 0 for none"
 """What the column of B factors holds."""
 
@@ -29,7 +34,7 @@ B_FACTOR = "rank of the cluster that the residue is in: 1 for the most important
 def write_coloured(annotation: Annotation, folder: Path, stem: str) -> list[Path]:
     """Writes a protein and its clusters for the programs that show structures.
 
-    The files are `stem` with .cif (mmCIF), .pdb where the format has room for it (`why_no_pdb`), .pml
+    The files are `stem` with .cif (mmCIF), .pdb where the format has room for it (`fits_pdb`), .pml
     (PyMOL), .cxc (ChimeraX), .mvsj (MolViewSpec, refers to the .cif) and .mvsx (the same and the .cif in one
     archive, for Mol*). The structure is the chain in the file that the protein is from, with all its atoms
     and numbers, or the backbone alone where there is no file. B factors are the ranks of clusters.
@@ -44,7 +49,7 @@ def write_coloured(annotation: Annotation, folder: Path, stem: str) -> list[Path
     text = coloured_mmcif(annotation, structure)
     view = json.dumps(molviewspec(annotation, f"{stem}.cif"), indent=1) + "\n"
     contents: dict[str, str] = {".cif": text}
-    if why_no_pdb(structure) is None:
+    if fits_pdb(structure):
         contents[".pdb"] = structure.make_pdb_string(gemmi.PdbWriteOptions(minimal=False))
     contents[".pml"] = pymol_script(annotation, stem)
     contents[".cxc"] = chimerax_script(annotation, stem)
@@ -70,15 +75,12 @@ def coloured_structure(annotation: Annotation, name: str) -> gemmi.Structure:
     places = zip(protein.residue_numbers.tolist(), protein.insertion_codes, strict=True)
     rank_at = dict(zip(places, annotation.rank_of_residue.tolist(), strict=True))
     for residue in structure[0][0]:
-        rank = None if residue.is_water() else rank_at.get((residue.seqid.num, residue.seqid.icode))
-        if residue.is_water():
-            residue.entity_type = gemmi.EntityType.Water
-        elif rank is not None:
-            residue.entity_type = gemmi.EntityType.Polymer
-        elif residue.entity_type == gemmi.EntityType.Unknown:  # of a PDB file
-            residue.entity_type = gemmi.EntityType.NonPolymer
         for atom in residue:
-            atom.b_iso, atom.aniso = rank or 0, gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+            atom.b_iso, atom.aniso = 0, gemmi.SMat33f(0, 0, 0, 0, 0, 0)
+    # A ligand may have the number of a residue.
+    for residue in structure[0][0] if origin is None else polymers_of(structure[0][0]).peptide:
+        for atom in residue:
+            atom.b_iso = rank_at.get(residue_number(residue), 0)
     structure.assign_subchains()
     structure.ensure_entities()
     structure.assign_label_seq_id()  # by the sequence of a PDB file, if it has one
@@ -105,21 +107,17 @@ def _number(chain: gemmi.Chain) -> None:
         residue.label_seq, before = number, residue
 
 
-def why_no_pdb(structure: gemmi.Structure) -> str | None:
-    """Why a structure does not fit into a PDB file, as the end of a sentence; None if it does."""
+def fits_pdb(structure: gemmi.Structure) -> bool:
+    """Whether the names, numbers and coordinates of a structure have room in a PDB file."""
     chain = structure[0][0]
-    if len(chain.name) > 1:
-        return f"the name of chain {chain.name} has more than one letter"
-    long = next((residue.name for residue in chain if len(residue.name) > 3), None)
-    if long is not None:
-        return f"the name of residue {long} has more than three letters"
-    if structure[0].count_atom_sites() >= 99_999:
-        return "it has more atoms than the format has numbers"
     numbers = [residue.seqid.num or 0 for residue in chain]
-    if min(numbers) < -999 or max(numbers) > 9999:
-        return "its residue numbers have more than four characters"
-    far = any(not -999 < x < 9999 for residue in chain for atom in residue for x in atom.pos.tolist())
-    return "its coordinates have more digits than the format has room for" if far else None
+    return (
+        len(chain.name) <= 1
+        and all(len(residue.name) <= 3 for residue in chain)
+        and structure[0].count_atom_sites() < 99_999
+        and all(-999 <= number <= 9999 for number in numbers)
+        and all(-999 < x < 9999 for residue in chain for atom in residue for x in atom.pos.tolist())
+    )
 
 
 def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
@@ -162,9 +160,8 @@ def coloured_mmcif(annotation: Annotation, structure: gemmi.Structure) -> str:
 
 def _residue_rows(annotation: Annotation, chain: gemmi.Chain) -> list[list[str]]:
     protein = annotation.protein
-    labels = {
-        (residue.seqid.num, residue.seqid.icode): residue.label_seq for residue in reversed(list(chain))
-    }
+    polymer = [residue for residue in chain if residue.entity_type == gemmi.EntityType.Polymer]
+    labels = {residue_number(residue): residue.label_seq for residue in reversed(polymer)}
     name = cif.quote(chain.name) if chain.name else "."
     cluster_of = {cluster.rank: cluster for cluster in annotation.clusters}
     rows = []
@@ -309,10 +306,16 @@ def _parts(colour: str) -> str:
 
 def _of_file(origin: Origin) -> gemmi.Structure:
     """The chain and model of the file, with all atoms; what is said of others is left out."""
-    structure = _opened(origin.path, origin.path.stat().st_mtime_ns).clone()
+    try:
+        changed = origin.path.stat().st_mtime_ns
+    except OSError:
+        raise StructureError("it is not there any more") from None
+    structure = _opened(origin.path, changed).clone()
     for place in reversed(range(len(structure))):
         if structure[place].num != origin.model:
             del structure[place]
+    if not len(structure) or origin.chain not in (chain.name for chain in structure[0]):
+        raise StructureError(f"it has changed, and has no chain {origin.chain} any more")
     model = structure[0]
     for name in {chain.name for chain in model} - {origin.chain}:
         model.remove_chain(name)
@@ -329,7 +332,9 @@ def _of_file(origin: Origin) -> gemmi.Structure:
 @lru_cache(maxsize=1)
 def _opened(path: Path, changed: int) -> gemmi.Structure:
     """A file as it was last changed; its chains are asked for one after another."""
-    return open_structure(path).structure
+    structure = open_structure(path).structure
+    set_entity_types(structure)
+    return structure
 
 
 def _of_backbone(protein: Protein) -> gemmi.Structure:
@@ -346,6 +351,7 @@ def _of_backbone(protein: Protein) -> gemmi.Structure:
                 atom.pos = gemmi.Position(*map(float, place))
                 residue.add_atom(atom)
         if len(residue):
+            residue.entity_type = gemmi.EntityType.Polymer
             chain.add_residue(residue)
     structure, model = gemmi.Structure(), gemmi.Model(1)
     model.add_chain(chain)

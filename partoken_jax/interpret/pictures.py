@@ -8,6 +8,8 @@ from partoken_jax.interpret.coloured import write_coloured
 from partoken_jax.interpret.gallery import Summary, summary, write_gallery
 from partoken_jax.interpret.html import ASSETS
 from partoken_jax.interpret.pages import write_page
+from partoken_jax.proteins.structure_formats import StructureError
+from partoken_jax.proteins.structures import Skipped
 
 
 class Pictures:
@@ -23,6 +25,8 @@ class Pictures:
 
     def __init__(self, folder: Path, *, structures: bool, pages: bool):
         self.folder, self.structures, self.pages = folder, structures, pages
+        self.skipped: list[Skipped] = []
+        """Proteins without the files of `write_coloured`, and why."""
         self._summaries: list[Summary] = []
         self._use = CodebookUse()
 
@@ -31,7 +35,11 @@ class Pictures:
         the folder."""
         written, folder = [], self.folder / "proteins"
         if self.structures:
-            written = write_coloured(annotation, folder, stem)
+            try:
+                written = write_coloured(annotation, folder, stem)
+            except StructureError as error:
+                reason = f"it has no structure file, for the file that it is from cannot be used: {error}"
+                self.skipped.append(Skipped(annotation.protein.name, "structure", reason))
         if self.pages:
             there = [path.name for path in written]
             there += [f"{stem}.json"] if (folder / f"{stem}.json").is_file() else []

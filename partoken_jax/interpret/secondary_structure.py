@@ -4,6 +4,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from partoken_jax.proteins import Protein
+from partoken_jax.proteins.polymers import LONGEST_BOND
 
 BOND_ENERGY = -0.5
 """kcal/mol: below it, two residues are bonded (Kabsch and Sander 1983)."""
@@ -58,7 +59,8 @@ def _bonds(protein: Protein) -> set[tuple[int, int]]:
     along = carbon[:-1] - oxygen[:-1]
     with np.errstate(invalid="ignore", divide="ignore"):
         hydrogen = nitrogen[1:] + along / np.linalg.norm(along, axis=1, keepdims=True)
-        follows = np.linalg.norm(nitrogen[1:] - carbon[:-1], axis=1) < 2.5  # not after a gap; False for NaN
+        # Not after a gap; False for NaN.
+        follows = np.linalg.norm(nitrogen[1:] - carbon[:-1], axis=1) < LONGEST_BOND
     donors = np.flatnonzero(follows & np.isfinite(hydrogen).all(axis=1)) + 1
     donors = donors[[protein.sequence[i] != "P" for i in donors]]
     acceptors = np.flatnonzero(protein.complete)

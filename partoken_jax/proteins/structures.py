@@ -42,8 +42,9 @@ class Skipped:
     name: str
     """The file (without its suffixes), or the chain as it would be called."""
     what: str
-    """ "file", "chain", "protein", "label" (of a table, for which there is no protein), or "residues" where a
-    protein is there, but some of its chain's residues are missing, masked or of unknown type."""
+    """ "file", "chain", "protein", "label" (of a table, for which there is no protein), "structure" (file
+    of an annotated protein, with its clusters), or "residues" where a protein is there, but some of its
+    chain's residues are missing, masked or of unknown type."""
     reason: str
 
 

@@ -14,14 +14,16 @@ from partoken_jax.interpret import colours
 from partoken_jax.interpret.coloured import (
     chimerax_script,
     coloured_structure,
+    fits_pdb,
     molviewspec,
     pymol_script,
-    why_no_pdb,
     write_coloured,
 )
+from partoken_jax.interpret.pictures import Pictures
 from partoken_jax.proteins.structures import read_structure
 from tests.helpers import without_atoms
 from tests.interpret.made import annotated
+from tests.structure_files import residue, write_structure
 
 SUFFIXES = [".cif", ".pdb", ".pml", ".cxc", ".mvsj", ".mvsx"]
 
@@ -114,6 +116,50 @@ def test_equal_annotations_give_equal_files(cro, tmp_path):
     assert written[0] == written[1]
 
 
+@pytest.mark.parametrize("suffix", [".pdb", ".cif"])
+def test_a_ligand_with_the_number_of_a_residue_is_in_no_cluster(cro, tmp_path, suffix):
+    structure = gemmi.read_structure(str(cro.origin.path))
+    number = int(cro.protein.residue_numbers[5])  # of the first cluster
+    structure[0][0].add_residue(residue("GOL", number, {"C1": (40.0, 0, 0)}, polymer=False))
+    path = write_structure(tmp_path / f"x{suffix}", structure)
+    (protein,), (origin,) = read_structure(path).proteins, read_structure(path).origins
+    chain = coloured_structure(annotated(protein, origin), "it")[0][0]
+    own, ligand = (one for one in chain if one.seqid.num == number)
+    assert (own.name, ligand.name) == (chain[5].name, "GOL")
+    assert {atom.b_iso for atom in own} == {1} and {atom.b_iso for atom in ligand} == {0}
+    assert own.label_seq and not ligand.label_seq
+    assert ligand.entity_type == gemmi.EntityType.NonPolymer
+
+
+@pytest.mark.parametrize("suffix", [".pdb", ".cif"])
+def test_letters_of_an_older_encoding_do_no_harm(cro, tmp_path, suffix):
+    path = write_structure(tmp_path / f"x{suffix}", gemmi.read_structure(str(cro.origin.path)))
+    lines = path.read_bytes()
+    if suffix == ".pdb":
+        lines = b"HEADER    PROT\xe9INE\nTITLE     PROT\xe9INE\nAUTHOR    M\xdcLLER\n" + lines
+        lines = lines.replace(b" N   GLN A   3", b" N\xe9  GLN A   3").replace(b" O   HOH", b" O\xe9  HOH")
+    else:
+        lines = re.sub(rb"(?<=_struct\.title ).*", b" 'prot\xe9ine'", lines)
+    path.write_bytes(lines)
+    (protein,), (origin,) = read_structure(path).proteins, read_structure(path).origins
+    write_coloured(annotated(protein, origin), tmp_path, "it")
+    (again,) = read_structure(tmp_path / "it.cif").proteins
+    assert again.sequence == protein.sequence == cro.protein.sequence
+    if suffix == ".cif":
+        assert "protéine" in (tmp_path / "it.cif").read_text(encoding="utf-8")
+
+
+def test_a_file_that_is_gone_or_another_ends_no_run(cro, tmp_path):
+    (tmp_path / "proteins").mkdir()
+    (tmp_path / "other.pdb").write_text("ATOM      1  CA  GLY B   1       0.0     0.0     0.0   1.00  0.00\n")
+    pictures = Pictures(tmp_path, structures=True, pages=True)
+    for name, words in (("gone.pdb", "not there any more"), ("other.pdb", "has no chain A any more")):
+        origin = replace(cro.origin, path=tmp_path / name)
+        assert pictures.add(replace(cro, origin=origin), "x") == ["proteins/x.html"]
+        entry = pictures.skipped[-1]
+        assert (entry.name, entry.what) == ("1orc_A", "structure") and words in entry.reason
+
+
 def test_other_chains_and_models_are_left_out(cro, tmp_path):
     structure = gemmi.read_structure(str(cro.origin.path))
     other = structure[0][0].clone()
@@ -132,19 +178,19 @@ def test_other_chains_and_models_are_left_out(cro, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    "change",
     [
-        (lambda chain: setattr(chain, "name", "AA"), "more than one letter"),
-        (lambda chain: setattr(chain[0], "name", "A1BCD"), "more than three letters"),
-        (lambda chain: setattr(chain[0], "seqid", gemmi.SeqId(12345, " ")), "four characters"),
-        (lambda chain: setattr(chain[0][0], "pos", gemmi.Position(1e5, 0, 0)), "coordinates"),
+        lambda chain: setattr(chain, "name", "AA"),
+        lambda chain: setattr(chain[0], "name", "A1BCD"),
+        lambda chain: setattr(chain[0], "seqid", gemmi.SeqId(12345, " ")),
+        lambda chain: setattr(chain[0][0], "pos", gemmi.Position(1e5, 0, 0)),
     ],
 )
-def test_what_does_not_fit_into_a_pdb_file_is_said(cro, change, reason):
+def test_what_does_not_fit_into_a_pdb_file_is_known(cro, change):
     structure = coloured_structure(cro, "it")
-    assert why_no_pdb(structure) is None
+    assert fits_pdb(structure)
     change(structure[0][0])
-    assert reason in why_no_pdb(structure)
+    assert not fits_pdb(structure)
 
 
 def test_a_chain_that_does_not_fit_has_no_pdb_file(alone, tmp_path):
