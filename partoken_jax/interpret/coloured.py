@@ -77,8 +77,8 @@ def coloured_structure(annotation: Annotation, name: str) -> gemmi.Structure:
     for residue in structure[0][0]:
         for atom in residue:
             atom.b_iso, atom.aniso = 0, gemmi.SMat33f(0, 0, 0, 0, 0, 0)
-    # A ligand may have the number of a residue.
-    for residue in structure[0][0] if origin is None else polymers_of(structure[0][0]).peptide:
+    own = structure[0][0] if origin is None else _own_residues(structure[0][0])
+    for residue in own:  # a ligand may have the number of one of them
         for atom in residue:
             atom.b_iso = rank_at.get(residue_number(residue), 0)
     structure.assign_subchains()
@@ -86,6 +86,16 @@ def coloured_structure(annotation: Annotation, name: str) -> gemmi.Structure:
     structure.assign_label_seq_id()  # by the sequence of a PDB file, if it has one
     _number(structure[0][0])
     return structure
+
+
+def _own_residues(chain: gemmi.Chain) -> list[gemmi.Residue]:
+    """The residues that a chain is read as; removes those of a second chain of its name."""
+    for residue in polymers_of(chain).repeated:
+        residue.flag = "x"
+    for place in reversed(range(len(chain))):
+        if chain[place].flag == "x":
+            del chain[place]
+    return polymers_of(chain).peptide
 
 
 def _number(chain: gemmi.Chain) -> None:

@@ -65,28 +65,44 @@ class Polymers(NamedTuple):
 
     kinds: list[gemmi.PolymerType]
     peptide: list[gemmi.Residue]
-    """The first polymer of L-amino acids, as far as its numbers do not begin again; empty without one."""
+    """The first polymer of L-amino acids; of residues that have a number twice, the first. Empty without."""
     repeated: list[gemmi.Residue]
-    """The rest of it, as where a PDB file has two chains of one name."""
+    """Its residues that have the number of an earlier one, as where a PDB file has two chains of one name."""
     others: list[list[gemmi.Residue]]
 
 
 def polymers_of(chain: gemmi.Chain) -> Polymers:
     """The polymers of a chain whose types are set (`set_entity_types`)."""
-    parts = [part for part in chain.subchains() if any(residue.entity_type == _POLYMER for residue in part)]
-    kinds = [part.check_polymer_type() for part in parts]
-    residues = [[residue for residue in part if residue.entity_type == _POLYMER] for part in parts]
-    if _PEPTIDE not in kinds:
-        return Polymers(kinds, [], [], residues)
-    first = residues.pop(kinds.index(_PEPTIDE))
-    seen: set[tuple[int | None, str]] = set()
-    end = 0
-    for number, same in groupby(first, key=residue_number):
-        if number in seen:
-            break
-        seen.add(number)
-        end += len(list(same))
-    return Polymers(kinds, first[:end], first[end:], residues)
+    kinds: dict[str, gemmi.PolymerType] = {}
+    residues: dict[str, list[gemmi.Residue]] = {}
+    for part in chain.subchains():  # a ligand in the midst of a polymer makes two parts of it
+        name, own = part.subchain_id(), [residue for residue in part if residue.entity_type == _POLYMER]
+        if own:
+            residues.setdefault(name, []).extend(own)
+            if kinds.get(name, gemmi.PolymerType.Unknown) == gemmi.PolymerType.Unknown:
+                kinds[name] = part.check_polymer_type()
+    first = next((name for name, kind in kinds.items() if kind == _PEPTIDE), None)
+    peptide, repeated = ([], []) if first is None else _split(residues.pop(first))
+    return Polymers(list(kinds.values()), peptide, repeated, list(residues.values()))
+
+
+def _split(polymer: list[gemmi.Residue]) -> tuple[list[gemmi.Residue], list[gemmi.Residue]]:
+    """The residues whose number is new, and those whose number was there before.
+
+    Where a whole residue comes again, so does a chain, and all that follows is of it; where atoms do, such as
+    hydrogens at the end of a file, it goes on.
+    """
+    kept: list[gemmi.Residue] = []
+    repeated: list[gemmi.Residue] = []
+    whole: dict[tuple[int | None, str], bool] = {}
+    is_second = False
+    for number, group in groupby(polymer, key=residue_number):
+        same = list(group)
+        has_ca = any(residue.find_atom("CA", "*") for residue in same)
+        is_second |= has_ca and whole.get(number, False)
+        (repeated if is_second or number in whole else kept).extend(same)
+        whole.setdefault(number, has_ca)
+    return kept, repeated
 
 
 def residue_number(residue: gemmi.Residue) -> tuple[int | None, str]:

@@ -208,12 +208,12 @@ def _add_polymers(found: StructureContents, name: str, polymers: Polymers) -> No
     """Lists what a chain has beside its first polymer of amino acids."""
     if polymers.repeated:
         reason = (
-            f"its residue numbers begin again, as those of a second chain of this name, of which "
-            f"{_span(polymers.repeated)} are left out; give it a name of its own"
+            f"numbers of its residues come again, as in a second chain of this name: "
+            f"{_span(polymers.repeated)} are left out; give them another name"
         )
         found.skipped.append(Skipped(name, "chain", reason))
     for other in polymers.others:
-        reason = f"it has a second polymer, of which {_span(other)} are left out"
+        reason = f"it has another polymer: {_span(other)} are left out"
         found.skipped.append(Skipped(name, "chain", reason))
 
 

@@ -131,6 +131,22 @@ def test_a_ligand_with_the_number_of_a_residue_is_in_no_cluster(cro, tmp_path, s
     assert ligand.entity_type == gemmi.EntityType.NonPolymer
 
 
+def test_a_second_chain_of_the_name_is_left_out(cro, tmp_path):
+    structure = gemmi.read_structure(str(cro.origin.path))
+    structure.remove_waters()
+    once = structure[0].count_atom_sites()
+    first = structure[0][0]
+    other, again = first.clone(), first.clone()
+    other.name = "B"
+    for chain in (other, again):
+        structure[0].add_chain(chain)
+    path = write_structure(tmp_path / "x.pdb", structure)
+    found = read_structure(path)
+    assert [len(protein) for protein in found.proteins] == [64, 64]
+    made = coloured_structure(annotated(found.proteins[0], found.origins[0]), "it")
+    assert made[0].count_atom_sites() == once
+
+
 @pytest.mark.parametrize("suffix", [".pdb", ".cif"])
 def test_letters_of_an_older_encoding_do_no_harm(cro, tmp_path, suffix):
     path = write_structure(tmp_path / f"x{suffix}", gemmi.read_structure(str(cro.origin.path)))

@@ -286,7 +286,7 @@ def test_a_title_in_another_encoding(tmp_path):
     assert len(read_structure(tmp_path / "x.pdb").proteins) == 1
 
 
-def test_broken_files_are_read_or_refused(tmp_path):
+def test_broken_files_are_read_and_written_or_refused(tmp_path):
     """A few hundred of other seeds than the recorded 20,000."""
     found = {i: fuzz_structures.outcome(i, 17, tmp_path) for i in range(300)}
     assert {what for what, _ in found.values()} == {"read", "refused"}, found
