@@ -1,4 +1,4 @@
-"""Reads and writes structure files broken at random, and counts what is not answered by a protein or a sentence.
+"""Breaks structure files at random, and counts what is not answered by a protein, written, or a sentence.
 
     python -m experiments.fuzz_structures --files 20000 --json experiments/results/fuzz_structures.json
 

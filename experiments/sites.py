@@ -93,7 +93,8 @@ def matched(result: dict[str, Any]) -> str:
 
 def text(result: dict[str, Any], which: str) -> str:
     """What holds of some chains, and the table."""
-    return f"{wrapped(verdict(result[which]))}\n\n{sites_table(result[which])}"
+    report = {"draws": result["draws"], **result[which]}
+    return f"{wrapped(verdict(report))}\n\n{sites_table(report)}"
 
 
 def report(result: dict[str, Any], picture: str) -> str:

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import gemmi
 import numpy as np
 
 from experiments.flags import Flags, count, output, run_script
@@ -33,6 +32,7 @@ from partoken_jax.pretrained import load_model
 from partoken_jax.progress import say
 from partoken_jax.proteins import Protein, ProteinDataset, load_dataset, subset
 from partoken_jax.proteins.neighbours import neighbour_table
+from partoken_jax.proteins.structures import read_structure
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.report import environment
@@ -43,24 +43,11 @@ NMR = Path(__file__).parent / "data" / "nmr"
 """Backbones of NMR entries of the PDB, one chain each."""
 NOISE = ((0.1, False), (0.3, False), (0.3, True))
 """Its size in Å, and whether all atoms of a residue move alike."""
-ATOMS = ("N", "CA", "C", "O")
 
 
 def nmr_models(path: Path) -> list[Protein]:
-    """The models of an entry that holds complete residues of one chain."""
-    structure = gemmi.read_structure(str(path))
-    found = []
-    for model in structure:
-        residues = list(model[0])
-        backbone = [[residue.find_atom(atom, "*").pos.tolist() for atom in ATOMS] for residue in residues]
-        found.append(
-            Protein(
-                name=f"{path.name.split('.')[0]} {model.num}",
-                sequence=gemmi.one_letter_code([residue.name for residue in residues]).upper(),
-                backbone=np.array(backbone, np.float32),
-            )
-        )
-    return found
+    """The models of an entry that holds one chain."""
+    return read_structure(path, models="all").proteins
 
 
 def random_reference(proteins: Sequence[Protein], said: Sequence[Prediction], neighbours: int) -> Agreement:
@@ -173,11 +160,15 @@ def of_tokens(model: TrainedModel, dataset: ProteinDataset) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> str:
     """A result as Markdown."""
     noise, tokens, seeds = result["noise"], result["tokens"], result["seeds"]
-    header = ("", "adjusted Rand index", "of residues in clusters in both", "overlap", "same class")
+    header = (
+        *("", "adjusted Rand index", "of residues in clusters in both", "overlap"),
+        *("same token, of clusters with the same seed", "same class"),
+    )
     rows: list[tuple[object, ...]] = [
         (
             f"{row['entry']}, {row['models']} models of {row['residues']} residues",
             *(f"{row[name]:.2f}" for name in Agreement._fields),
+            "",
             f"{row['same_label']:.0%}",
         )
         for row in result["nmr"]
@@ -185,7 +176,9 @@ def table(result: dict[str, Any]) -> str:
     rows += [
         (
             f"{_noise(row)}, {noise['proteins']} chains",
-            *(_shown(row[name]) for name in (*Agreement._fields, "same_label")),
+            *(_shown(row[name]) for name in Agreement._fields),
+            f"{row['same_seed_same_token']:.2f}",
+            _shown(row["same_label"]),
         )
         for row in noise["rows"]
     ]

@@ -25,12 +25,13 @@ def sites_table(report: dict[str, Any]) -> str:
     for what, name in (("clusters", "any cluster"), ("top", "the most important cluster")):
         row = report[what]
         p = min(1.0, 2 * min(row["p"], row["p_fewer"]))  # of both sides
+        sign = "≤" if p <= 2 / (1 + report["draws"]) else "="  # no draw is as far out
         times = "" if row["enrichment"] is None else f", {_shown(row['enrichment'], '.2f')} times"
         rows.append(
             (
                 f"catalytic residues in {name}",
                 _shown(row["share"], ".1%"),
-                f"{row['random']:.1%} in random clusters{times}, p = {p:.3f}",
+                f"{row['random']:.1%} in random clusters{times}, p {sign} {p:.3f}",
             )
         )
     layers = report["by_layer"]
@@ -70,17 +71,17 @@ def verdict(report: dict[str, Any]) -> str:
         f"The clusters themselves lie {_central(report['clusters_auroc']['centre'])} than other residues do "
         f"(AUROC {report['clusters_auroc']['centre'][0]:.3f}); against residues as close to the centre as "
         f"theirs, catalytic ones are {_more(report['by_layer'])} in them.",
-        _tokens(report["tokens"]),
+        _tokens(report["tokens"], clusters["share"][0] > 0),
     ]
     if report["groups"] < FEW:
         said.insert(0, f"Only {report['groups']} groups of chains, too few to rely on what follows.")
     return " ".join(said)
 
 
-def _tokens(rows: Sequence[dict[str, Any]]) -> str:
-    """Which tokens go with catalytic residues."""
+def _tokens(rows: Sequence[dict[str, Any]], some_held: bool) -> str:
+    """Which tokens go with catalytic residues, some of which clusters hold."""
     if not rows:
-        return "No cluster with a token holds a catalytic residue."
+        return "The model has no tokens." if some_held else "No cluster holds a catalytic residue."
     found = [row for row in rows if row["q"] < LIMIT]
     if not found:
         return (

@@ -209,7 +209,7 @@ def site_report(counts: Sequence[SiteCounts], groups: np.ndarray | None = None) 
         unrelated.
 
     Returns:
-      `proteins`, `groups`, `residues`, `sites`, `coverage`; of `clusters` and `top` the share of catalytic
+      `proteins`, `groups`, `residues`, `sites`, `draws`, `coverage`; of `clusters` and `top` the share of catalytic
       residues in them, the same of `random` clusters (mean over the draws), their ratio `enrichment`, and
       `p` and `p_fewer`, the shares of draws with as many or more, and as many or fewer; `by_layer`, the
       share and the enrichment against residues as close to the centre; `auroc` and `recall`
@@ -234,6 +234,7 @@ def site_report(counts: Sequence[SiteCounts], groups: np.ndarray | None = None) 
         "groups": len(np.unique(group)),
         "residues": int(residues.sum()),
         "sites": int(sites.sum()),
+        "draws": len(counts[0].random_in_cluster),
         "coverage": ratio_estimate(np.array([c.covered for c in counts]), residues, group),
         "clusters": _against_random(
             in_cluster,

@@ -135,6 +135,12 @@ def test_a_planted_signal_is_found_and_said():
     said = verdict(report)
     assert "more often" in said and "better than chance" in said and "1 (12 of 12, 3.0 times)" in said
     assert "12 chains" in sites_table(report)
+    assert "p ≤ 0.020" in sites_table(report), "the least that 99 draws can give"
+    report["clusters"]["p"] = 0.02
+    assert "p = 0.040" in sites_table(report)
+    assert verdict(report | {"tokens": []}).endswith("The model has no tokens.")
+    report["clusters"]["share"] = [0, 0, 0]
+    assert verdict(report | {"tokens": []}).endswith("No cluster holds a catalytic residue.")
 
 
 def test_few_chains_are_said_to_be_few_and_no_difference_is_none():
