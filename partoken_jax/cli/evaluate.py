@@ -63,8 +63,8 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             bool,
             arg(
                 help="Whether to write details as well, to OUT/details_<split>: confusion matrix, "
-                "calibration, clusters, codes and the classes that they go with. Switch it on to look into a "
-                "model."
+                "calibration, clusters, codes and the classes that they go with, and a page of the codebook. "
+                "Switch it on to look into a model."
             ),
         ] = False,
         sites: Annotated[
@@ -177,12 +177,14 @@ def _add(
     dataset, _ = evaluation_data(model, split, data)
     more.folder.mkdir(parents=True, exist_ok=True)
     if more.details:
-        from partoken_jax.interpret.details_files import write_details
-        from partoken_jax.interpret.evaluated import evaluated_details
+        from partoken_jax.interpret.evaluated import write_evaluated_details
 
         folder = more.folder / f"details_{split}"
-        write_details(folder, evaluated_details(model, dataset, report))
-        print(f"{folder}: details.md, and the tables and the picture that it is made of")
+        write_evaluated_details(folder, model, dataset, report)
+        print(
+            f"{folder}: details.md, and the tables and the picture that it is made of; codebook.html shows "
+            "the codes, if there are any, in a browser"
+        )
     if more.sites:
         from partoken_jax.interpret.evaluated import evaluated_sites
         from partoken_jax.interpret.site_table import sites_table, verdict

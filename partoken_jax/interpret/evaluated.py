@@ -1,29 +1,58 @@
 """What an evaluation can tell beside its scores: from a model and the proteins that it was evaluated on."""
 
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from partoken_jax.interpret.annotate import Found, annotate_found
+from partoken_jax.interpret.annotation import Annotation
+from partoken_jax.interpret.codebook_page import CodebookUse, write_codebook_page
 from partoken_jax.interpret.details import Details, details
+from partoken_jax.interpret.details_files import LIMIT, write_details
+from partoken_jax.interpret.gallery import summary, write_gallery
 from partoken_jax.interpret.mcsa import match_sites, mcsa_file, read_mcsa
+from partoken_jax.interpret.pages import write_page
 from partoken_jax.interpret.sites import count_all, site_report
 from partoken_jax.proteins import DataError, ProteinDataset
 from partoken_jax.training.evaluate import EvaluationReport
 from partoken_jax.training.trained import TrainedModel
 
 
-def evaluated_details(model: TrainedModel, dataset: ProteinDataset, report: EvaluationReport) -> Details:
-    """The details of an evaluation, whose report has the labels as the model counts them.
+def write_evaluated_details(
+    folder: Path, model: TrainedModel, dataset: ProteinDataset, report: EvaluationReport
+) -> None:
+    """Writes the details of an evaluation, whose report has the labels as the model counts them, and the page
+    of the codebook into a folder, which is made where there is none.
 
-    Raises DataError for a model that was only pretrained.
+    Raises DataError for a model that was only pretrained, and OSError where a file cannot be written.
     """
     model.require_classifier()
     found = (Found(protein, None) for protein in dataset.proteins)
     rows: Any = report["predictions"]
     labels = {row["name"]: row["label"] for row in rows}
     annotations = list(annotate_found(model, found, None))
-    return details(annotations, np.array([labels[a.protein.name] for a in annotations]))
+    told = details(annotations, np.array([labels[a.protein.name] for a in annotations]))
+    write_details(folder, told)
+    if told.codes:
+        _write_codebook(folder, annotations, told)
+
+
+def _write_codebook(folder: Path, annotations: Sequence[Annotation], told: Details) -> None:
+    """Writes codebook.html, with the true classes that go with tokens, and pages of the proteins it shows."""
+    use = CodebookUse()
+    plain = [re.sub(r"[^\w.+-]", "_", annotation.protein.name)[:100] for annotation in annotations]
+    stems = [f"{place}_{name}" for place, name in enumerate(plain)]
+    for annotation, stem in zip(annotations, stems, strict=True):
+        use.add(annotation, stem)
+    shown = {example.stem for token in use.tokens.values() for example in token.examples}
+    linked = [(a, stem) for a, stem in zip(annotations, stems, strict=True) if stem in shown]
+    for annotation, stem in linked:
+        write_page(annotation, folder, stem)
+    write_gallery([summary(annotation, stem) for annotation, stem in linked], folder, with_codebook=True)
+    write_codebook_page(use, folder, [row for row in told.enrichment if row.q < LIMIT])
 
 
 def evaluated_sites(model: TrainedModel, dataset: ProteinDataset) -> dict[str, Any]:

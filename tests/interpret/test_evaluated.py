@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_details_and_sites_of_a_run(run_dir, listed, capsys):
     codes = list(csv.DictReader((run_dir / "details_val" / "codes.csv").open()))
     sizes = report["scores"]["clustering"]["cluster_sizes"]
     assert sum(int(row["clusters"]) for row in codes) == sizes["count"]
+    assert "The model has no tokens." not in said
+    page = (run_dir / "details_val" / "codebook.html").read_text()
+    tokens = {int(row["token"]) for row in codes}
+    assert {int(token) for token in re.findall(r'<section id="token-(\d+)"', page)} == tokens
+    told = list(csv.DictReader((run_dir / "details_val" / "enrichment.csv").open()))
+    assert ("Tokens and classes" in page) == any(float(row["q"]) < 0.05 for row in told)
+    links = set(re.findall(r'href="(proteins/[^"#]+)#', page))
+    written = (run_dir / "details_val" / "proteins").iterdir()
+    assert links == {f"proteins/{path.name}" for path in written} and 0 < len(links) <= 4 * len(tokens)
     found = json.loads((run_dir / "sites_val.json").read_text())
     assert found["proteins"] == found["sites"] == found["matched"] == DATA.max_eval
 
