@@ -211,8 +211,8 @@ def site_report(counts: Sequence[SiteCounts], groups: np.ndarray | None = None) 
     Returns:
       `proteins`, `groups`, `residues`, `sites`, `draws`, `coverage`; of `clusters` and `top` the share of
       catalytic residues in them, the same of `random` clusters (mean over the draws), their ratio
-      `enrichment`, and `p` and `p_fewer`, the shares of draws with as many or more, and as many or fewer; `by_layer`, the
-      share and the enrichment against residues as close to the centre; `auroc` and `recall`
+      `enrichment`, and `p` and `p_fewer`, the shares of draws with as many or more, and as many or fewer;
+      `by_layer`, the share and the enrichment against residues as close to the centre; `auroc` and `recall`
       (at `coverages`) by ranking, means over proteins; `auroc_difference`, importance minus each of the
       others; `clusters_auroc`, how central the clusters themselves lie, by each of these; `tokens`,
       `fisher_enrichment` of clusters that hold a catalytic residue.
