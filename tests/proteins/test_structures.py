@@ -133,6 +133,28 @@ def test_a_second_chain_of_one_name_is_left_out_and_listed(tmp_path, chains):
     )
 
 
+def test_atoms_at_the_end_of_a_file_cut_no_chain(tmp_path, chains):
+    path = write_structure(tmp_path / "x.pdb", structure_of([chain_of(chains[0], "A")]))
+    atoms = [line for line in path.read_text().splitlines() if line.startswith("ATOM")]
+    hydrogens = [f"{line[:12]} HA {line[16:76]} H" for line in atoms if line[12:16] == " CA "]
+    other = f"{atoms[0][:21]}B{atoms[0][22:]}"  # after which gemmi begins a chain of the name again
+    path.write_text("\n".join([*atoms[:40], other, *hydrogens[:3], *atoms[40:]]))
+    (protein,) = read_structure(path).proteins
+    assert protein.sequence == chains[0].sequence and protein.complete.all()
+
+
+def test_a_ligand_in_the_midst_of_a_polymer_divides_it_not(tmp_path, chains):
+    chain = chain_of(chains[0], "A")
+    chain.add_residue(residue("GOL", 950, {"C1": (40.0, 0, 0)}, polymer=False), 5)
+    structure = structure_of([chain])
+    structure.assign_subchains()
+    path = tmp_path / "x.cif"
+    path.write_text(structure.make_mmcif_document().as_string())
+    found = read_structure(path)
+    assert [protein.sequence for protein in found.proteins] == [chains[0].sequence]
+    assert [skipped.reason for skipped in found.skipped] == ["1 GOL"]
+
+
 def test_a_second_polymer_of_a_chain_is_no_ligand(tmp_path, chains):
     chain = chain_of(chains[0], "A")
     for i, made in enumerate(chain_of(chains[2], "A")):
