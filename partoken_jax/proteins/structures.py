@@ -310,7 +310,7 @@ def _plddt(residues: list[gemmi.Residue]) -> np.ndarray:
     """float32 [L]: B factors of CA; NaN for all where one of them is no confidence."""
     atoms = [residue.find_atom("CA", "*") for residue in residues]
     values = np.array([np.nan if atom is None else atom.b_iso for atom in atoms], np.float32)
-    there = values[np.isfinite(values)]
+    there = values[~np.isnan(values)]  # of one that is infinite, none is a confidence
     if there.size and there.min() >= 0 and there.max() <= 100:
         return values * 100 if there.max() <= 1 else values
     return np.full_like(values, np.nan)

@@ -172,6 +172,14 @@ def test_confidence_of_a_prediction(name, tmp_path):
     assert np.isnan(read_structure(tmp_path / name).origins[0].plddt).all(), "B factors of a crystal"
 
 
+def test_what_is_infinite_is_no_confidence(tmp_path):
+    lines = FILES["alphafold_layout.pdb"].read_text().splitlines(keepends=True)
+    place = next(i for i, line in enumerate(lines) if line.startswith("ATOM") and line[12:16] == " CA ")
+    lines[place] = lines[place][:60] + " 1e400" + lines[place][66:]
+    (tmp_path / "x.pdb").write_text("".join(lines))
+    assert np.isnan(read_structure(tmp_path / "x.pdb").origins[0].plddt).all()
+
+
 @pytest.mark.parametrize(
     ("title", "is_predicted"),
     [
