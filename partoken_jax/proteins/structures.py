@@ -208,17 +208,18 @@ def _add_polymers(found: StructureContents, name: str, polymers: Polymers) -> No
     """Lists what a chain has beside its first polymer of amino acids."""
     if polymers.repeated:
         reason = (
-            f"numbers of its residues come again, as in a second chain of this name: "
-            f"{_span(polymers.repeated)} are left out; give them another name"
+            "numbers of its residues come again, as in a second chain of this name, which is left out: "
+            f"{_span(polymers.repeated)}; give it another name"
         )
         found.skipped.append(Skipped(name, "chain", reason))
     for other in polymers.others:
-        reason = f"it has another polymer: {_span(other)} are left out"
+        reason = f"it has another polymer, which is left out: {_span(other)}"
         found.skipped.append(Skipped(name, "chain", reason))
 
 
 def _span(residues: list[gemmi.Residue]) -> str:
-    return f"{len(residues)} residues ({residues[0].seqid} to {residues[-1].seqid})"
+    first, last = residues[0].seqid, residues[-1].seqid
+    return f"1 residue ({first})" if len(residues) == 1 else f"{len(residues)} residues ({first} to {last})"
 
 
 def _add_notes(

@@ -122,7 +122,7 @@ def test_a_second_chain_of_one_name_is_left_out_and_listed(tmp_path, chains):
     ]  # fmt: skip
     said = {skipped.what: skipped.reason for skipped in found.skipped}
     numbers = f"{len(first)} residues ({first[0].seqid} to {first[-1].seqid})"
-    assert f"as in a second chain of this name: {numbers} are left out" in said["chain"]
+    assert f"as in a second chain of this name, which is left out: {numbers};" in said["chain"]
     assert said["residues"] == "1 water"
     # Side by side, gemmi makes them one chain, of residues with two atoms of every name.
     found = read_structure(write_structure(path, structure_of([first, second])))
@@ -173,7 +173,7 @@ def test_a_second_polymer_of_a_chain_is_no_ligand(tmp_path, chains):
     found = read_structure(path)
     assert [len(protein) for protein in found.proteins] == [len(chains[0])]
     last = 500 + len(chains[2]) - 1
-    reason = f"it has another polymer: {len(chains[2])} residues (500 to {last}) are left out"
+    reason = f"it has another polymer, which is left out: {len(chains[2])} residues (500 to {last})"
     assert [(s.name, s.what, s.reason) for s in found.skipped] == [("x_A", "chain", reason)]
     assert found.counts["waters and ligands"] == 0
 
