@@ -18,7 +18,7 @@ SMALL = {
     "codebook": "PROTEINS = 12",
     "own_data": 'SIZES, EPOCHS = {"train": 8, "val": 4, "test": 4}, 1\n'
     'MODEL = "--preset small --model.num-layers 1 --model.codebook.size 8"',
-    "timing": 'BATCH, RESIDUES, REPEATS, PASSES = 2, 30, 5, ("forward",)',
+    "timing": 'BATCH, RESIDUES, REPEATS, LAYERS, PASSES = 2, 30, 5, 1, ("forward",)',
 }
 
 # Cells that are added, of which each prints what the notebook computed.
