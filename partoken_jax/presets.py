@@ -48,7 +48,7 @@ PRESETS: dict[str, dict[str, Change]] = {
         "class_balance": Change(0.3, _RECIPE),
         "clip_norm": Change(5.0, _RECIPE),
     },
-    # Minutes on the CPU of a laptop with the proteins that come with the package.
+    # For a CPU, with the proteins that come with the package.
     "small": {
         "model.node_hidden": Change([32, 8], "speed: an eighth of the parameters"),
         "model.edge_hidden": Change([16, 1], "speed"),
@@ -57,9 +57,9 @@ PRESETS: dict[str, dict[str, Change]] = {
         "data.neighbours": Change(16, "speed"),
         "data.batch_size": Change(16, "more steps from few proteins"),
         "data.max_shapes": Change(1, "one compilation"),
-        "stage0.epochs": Change(16, "minutes instead of hours"),
+        "stage0.epochs": Change(16, "a fraction of the published 150 epochs"),
         "stage0.warmup_epochs": Change(1, "in proportion to the epochs"),
-        "stage1.epochs": Change(8, "minutes instead of hours"),
+        "stage1.epochs": Change(8, "a fraction of the published 150 epochs"),
         "stage1.warmup_epochs": Change(1, "in proportion to the epochs"),
         "stage1.learning_rate": Change(1e-3, "goes on as fast as before, in few epochs"),
         "loss.ramp_epochs": Change(1, "in proportion to the epochs"),

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from partoken_jax.config import ConfigError
+from partoken_jax.config import ConfigError, TrainConfig
 from partoken_jax.training.checkpoints import restore
 from partoken_jax.training.objective import named_arrays
 from partoken_jax.training.run_directory import CheckpointError
@@ -32,7 +32,7 @@ class InitialWeights(NamedTuple):
 
 
 def initial_weights(
-    source: str, state: TrainState, weights: Mapping[str, np.ndarray] | None
+    source: str, state: TrainState, weights: Mapping[str, np.ndarray] | None, config: TrainConfig
 ) -> InitialWeights:
     """A fresh state with the weights of a run, or with `weights`.
 
@@ -40,6 +40,8 @@ def initial_weights(
       source: the directory of a run, whose best checkpoint is taken, or the file that `weights` are from.
       state: the fresh state.
       weights: arrays by dotted names; None where `source` is a directory.
+      config: of the run that starts. Where the run in a directory had another number of neighbours or another
+        activation, which its weights fit as well, the lines say so.
 
     A layer of the classifier, and a codebook, of another size stay fresh. Between a model that pretrains and
     one that classifies only the encoder is taken, but for the layers that read residue types where one of
@@ -53,8 +55,10 @@ def initial_weights(
                 "or partoken_jax.convert.read_initial_weights (weights of the original) and pass it as "
                 "`weights`"
             )
-        restored = restore(source, "best").state
-        weights = named_arrays(restored.params, restored.codebook)
+        restored = restore(source, "best")
+        weights = named_arrays(restored.state.params, restored.state.codebook)
+        taken = initial_weights(source, state, weights, config)
+        return taken._replace(lines=taken.lines + _other_inputs(restored.config, config))
     here = named_arrays(state.params, state.codebook)
     if _pretrains(weights) != _pretrains(here):
         return _with_encoder(source, state, weights)
@@ -69,6 +73,19 @@ def initial_weights(
     if fresh:
         lines.append(f"not there, or of another size, so they start fresh: {', '.join(fresh)}")
     return InitialWeights(started, lines, encoder_alone=False)
+
+
+def _other_inputs(there: TrainConfig, here: TrainConfig) -> list[str]:
+    """What the weights were trained with and this run does otherwise, though they fit it."""
+    pairs = {
+        "data.neighbours": (there.data.neighbours, here.data.neighbours),
+        "model.output_activation": (there.model.output_activation, here.model.output_activation),
+    }
+    return [
+        f"the weights were trained with {name} {old}, but this run has {new}; set it as it was there"
+        for name, (old, new) in pairs.items()
+        if old != new
+    ]
 
 
 def _with_encoder(source: str, state: TrainState, weights: Mapping[str, np.ndarray]) -> InitialWeights:

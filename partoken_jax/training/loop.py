@@ -142,7 +142,7 @@ def train(
         graphdef, state = initial_state(config)
         started = InitialWeights(state, [], encoder_alone=True)
         if config.init_from is not None:
-            started = initial_weights(config.init_from, state, weights)
+            started = initial_weights(config.init_from, state, weights, config)
 
     if stop is not None and stop.is_set():
         raise Interrupted(f"{run_dir}: stopped before the first step; the same command with --resume goes on")

@@ -66,7 +66,7 @@ def test_a_file_holds_the_codebook_and_float32(file):
 def test_training_can_start_from_a_file(model, file, tmp_path):
     config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, num_classes=7))
     _, fresh = random_state(config)
-    started, said, alone = initial_weights(str(file), fresh, model_arrays(file))
+    started, said, alone = initial_weights(str(file), fresh, model_arrays(file), config)
     assert "classifier.layers.2.kernel" in said[1] and "encoder" not in said[1]
     assert not alone  # so that a trained partitioner is not started again
     ours, theirs = (named_arrays(part.params, part.codebook) for part in (started, model))

@@ -243,10 +243,12 @@ READERS = ("encoder.residue_embedding.", "encoder.node_norm.", "encoder.node_gvp
 @pytest.mark.parametrize("kind, sees_types", [("partoken", True), ("gvp", False)])
 def test_a_model_starts_from_the_encoder_and_nothing_else(kind, sees_types, pretrained):
     model = dataclasses.replace(TINY.model, kind=kind, residue_types=sees_types, num_layers=1)
-    _, shapes = abstract_state(dataclasses.replace(TINY, model=model))
+    more = dataclasses.replace(TINY.data, neighbours=TINY.data.neighbours + 1)
+    config = dataclasses.replace(TINY, model=model, data=more)
+    _, shapes = abstract_state(config)
     params, codebook = jax.tree.map(lambda x: jnp.full(x.shape, 7, x.dtype), (shapes.params, shapes.codebook))
     state, lines, alone = initial_weights(
-        pretrained[0].run_dir, shapes._replace(params=params, codebook=codebook), None
+        pretrained[0].run_dir, shapes._replace(params=params, codebook=codebook), None, config
     )
     source = by_path(restore(pretrained[0].run_dir, "best").state.params)
     for name, array in by_path(state.params, state.codebook).items():
@@ -258,4 +260,5 @@ def test_a_model_starts_from_the_encoder_and_nothing_else(kind, sees_types, pret
         "partoken": ["attention", "classifier", "codebook", "fusion", "partitioner"],
         "gvp": ["classifier", "encoder.node_gvp", "encoder.node_norm"],
     }
+    assert "data.neighbours" in lines.pop()  # which the weights fit as well, so that nothing else tells
     assert sorted(lines[-1].removeprefix("starts fresh: ").split(", ")) == fresh[kind]
