@@ -55,8 +55,8 @@ def annotate(
     >>> for annotation in pt.annotate(protein):  # or pt.annotate("my.pdb")
     ...     print(annotation.protein.name, annotation.title, len(annotation.clusters))
     1ABA_A 3.40 (3-layer (aba) sandwich) 5
-    >>> [cluster.rank for cluster in annotation.clusters]
-    [1, 2, 3, 4, 5]
+    >>> print(*[cluster.size for cluster in annotation.clusters])
+    8 11 8 7 14
 
     An annotation does not depend on the other proteins, up to the rounding of float32, and few are in memory
     at a time.
