@@ -50,8 +50,13 @@ def annotate(
 ) -> Iterator[Annotation]:
     """What a model says about proteins, one after another, in the order of the source.
 
-        for annotation in partoken_jax.annotate("my.pdb"):
-            print(annotation.protein.name, annotation.label, annotation.clusters[0].residues)
+    >>> import partoken_jax as pt
+    >>> protein = pt.load_dataset(task="cath-class", split="test").proteins[2]
+    >>> for annotation in pt.annotate(protein):  # or pt.annotate("my.pdb")
+    ...     print(annotation.protein.name, annotation.title, len(annotation.clusters))
+    1ABA_A 3.40 (3-layer (aba) sandwich) 5
+    >>> print(*[cluster.size for cluster in annotation.clusters])
+    8 11 8 7 14
 
     An annotation does not depend on the other proteins, up to the rounding of float32, and few are in memory
     at a time.
