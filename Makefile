@@ -1,5 +1,5 @@
 # make demo    train both models on real proteins, a report under runs/demo/
-# make test    lint, types, and all tests, with the notebook and the golden vectors
+# make test    lint, types, and all tests, with the notebooks and the golden vectors
 # make check   lint, types, and the quick tests of what you have changed; `make check BASE=main` since main
 # make lint    ruff and mypy alone          make parity   the golden vectors alone
 # make docs    the documentation, with warnings as errors, into site/

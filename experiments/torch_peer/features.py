@@ -60,8 +60,8 @@ def dihedral_features(backbone: Tensor, linked: Tensor) -> Tensor:
     cosine = (n2 * n1).sum(-1).clamp(-COSINE_LIMIT, COSINE_LIMIT)
     sign = (u2 * n1).sum(-1).sign()
     sine = sign * (1 - cosine * cosine).sqrt()
-    # A sign of 0 means an angle of 0.
-    cosine = torch.where(valid & (sign != 0), cosine, 1.0)
+    on_a_line = (n2 == 0).all(-1) | (n1 == 0).all(-1)  # not where the sign is 0: docs/PARITY.md
+    cosine = torch.where(valid & ~on_a_line, cosine, 1.0)
     return torch.cat([cosine, torch.where(valid, sine, 0.0)]).T
 
 

@@ -1,5 +1,7 @@
 """`partoken annotate`: from structure files to classes, clusters and tokens."""
 
+import functools
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -122,35 +124,37 @@ def _annotate(
 ) -> int:
     from partoken_jax.interpret.write import check_folder
     from partoken_jax.pretrained import find_model, load_model
-    from partoken_jax.proteins.structure_paths import structure_files
 
     # Before JAX is imported, which takes long.
     check_folder(out, overwrite)
     where = find_model(model)
-    files = [file for source in _listed(sources) for file in structure_files(source)]
-    files = list(dict.fromkeys(files))
+    files = _files(sources, out)
 
-    from partoken_jax.interpret.annotate import annotate
+    from partoken_jax.interpret.annotate import annotate_found, read_parts
     from partoken_jax.interpret.pictures import Pictures
     from partoken_jax.interpret.write import AnnotationFolder
     from partoken_jax.training.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
     trained = load_model(model)
+    trained.require_classifier()
     skipped: list[Skipped] = []
-    annotations = annotate(files, trained, skipped=skipped, **settings)
     start = time.perf_counter()
     with AnnotationFolder(out, trained.class_names, table=table, overwrite=overwrite) as folder:
         pictures = Pictures(out, **drawn)
-        done = _write(annotations, folder, pictures, len(files), skipped)
+        with progress(len(files), "annotated", unit="files") as update:
+            found = read_parts(_counted(files, update), skipped=skipped, **settings)
+            done = _write(annotate_found(trained, found, skipped), folder, pictures, skipped)
         folder.files += pictures.finish()
         seconds = time.perf_counter() - start
         folder.finish(_manifest(files, where, trained, settings | drawn, seconds), skipped)
     _tell(skipped)
-    say(
-        f"{len(folder.names):,} proteins of {len(done):,} files in {duration(seconds)} with compilation; "
-        f"{out}/predictions.{table} has the classes, clusters.{table} the clusters"
-    )
+    if done:
+        say(
+            f"{_counted_as(len(folder.names), 'protein')} of {_counted_as(len(done), 'file')} in "
+            f"{duration(seconds)} with compilation; {out}/predictions.{table} has the classes, "
+            f"clusters.{table} the clusters"
+        )
     if drawn["pages"] and done:
         say(f"{out}/index.html shows them in a browser")
     if len(done) == len(files):
@@ -159,28 +163,54 @@ def _annotate(
     return SOME if done else NONE
 
 
+def _files(sources: tuple[str, ...], out: Path) -> list[Path]:
+    """The files that the sources name, each once; those of annotations, old ones in `out` and any in a folder
+    within a source, are left out."""
+    from partoken_jax.interpret.write import earlier_annotations, has_annotations
+    from partoken_jax.proteins.structure_paths import structure_files
+
+    ours = functools.cache(has_annotations)
+    found: dict[Path, Path] = {}
+    for source, is_listed in _listed(sources):
+        # What a list names may be missing; the others are annotated.
+        for file in [source] if is_listed and not source.is_dir() else structure_files(source):
+            if not any(ours(folder) for folder in file.parents if source in folder.parents):
+                found.setdefault(file.absolute(), file)
+    old = {file.resolve() for file in earlier_annotations(out)}
+    files = [file for file in found.values() if file.resolve() not in old]
+    if not files:
+        raise ConfigError(f"{out}: the sources hold nothing but annotations of before; name other ones")
+    return files
+
+
+def _counted(files: list[Path], update: Callable[..., None]) -> Iterator[Path]:
+    for file in files:
+        yield file
+        update(1)
+
+
+def _counted_as(count: int, what: str) -> str:
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def _write(
-    annotations: Iterator["Annotation"], folder: Any, pictures: Any, total: int, skipped: list["Skipped"]
+    annotations: Iterator["Annotation"], folder: Any, pictures: Any, skipped: list["Skipped"]
 ) -> set[Path]:
     """Writes every annotation; returns the files that they are of."""
     from partoken_jax.proteins.structures import Skipped
 
     done: set[Path] = set()
-    with progress(total, "annotated", unit="files") as update:
-        for annotation in annotations:
-            assert annotation.origin is not None
-            path, protein = annotation.origin.path, annotation.protein
-            stem = folder.add(annotation)
-            if stem is None:
-                skipped.append(
-                    Skipped(protein.name, "protein", "another protein has the same name; rename a file")
-                )
-                continue
-            folder.files += pictures.add(annotation, stem)
-            if len(folder.names) <= SHOWN:
-                say(_line(annotation))
-            update(int(path not in done))
-            done.add(path)
+    for annotation in annotations:
+        assert annotation.origin is not None
+        name = annotation.protein.name
+        stem = folder.add(annotation)
+        if stem is None:
+            skipped.append(Skipped(name, "protein", "another protein has the same name; rename a file"))
+            continue
+        folder.files += pictures.add(annotation, stem)
+        if len(folder.names) <= SHOWN:
+            say(_line(annotation))
+        done.add(annotation.origin.path)
     return done
 
 
@@ -194,45 +224,51 @@ def _line(annotation: "Annotation") -> str:
     first, numbers = annotation.clusters[0], residue_numbers(annotation)
     token = "" if first.token is None else f", token {first.token}"
     return (
-        f"{said}; {len(annotation.clusters)} clusters, of which the one around residue {numbers[first.seed]} "
-        f"({first.size} residues{token}) counts {first.importance:.0%}"
+        f"{said}; {_counted_as(len(annotation.clusters), 'cluster')}, the most important around residue "
+        f"{numbers[first.seed]} ({_counted_as(first.size, 'residue')}{token}, {first.importance:.0%})"
     )
 
 
 def _tell(skipped: list["Skipped"]) -> None:
     """The first reasons why something was left out, but for waters and the like."""
-    entries = [entry for entry in skipped if entry.what != "residues"]
+    from partoken_jax.interpret.annotate import CROPPED
+
+    entries = [e for e in skipped if e.what != "residues" or e.reason.startswith(CROPPED)]
     for entry in entries[:SHOWN]:
-        say(f"left out: {entry.what} {entry.name}: {entry.reason}")
+        say(
+            f"left out: {entry.what} of {entry.name}: {entry.reason}"
+            if entry.what == "residues"
+            else f"left out: {entry.what} {entry.name}: {entry.reason}"
+        )
     if len(entries) > SHOWN:
         say(f"left out: {len(entries) - SHOWN:,} more, which manifest.json lists")
     sys.stdout.flush()
 
 
-def _listed(sources: tuple[str, ...]) -> Iterator[Path]:
-    """The sources, and in place of a list what it names, seen from the folder of the list."""
+def _listed(sources: tuple[str, ...]) -> Iterator[tuple[Path, bool]]:
+    """The sources, and in place of a list what it names, seen from the folder of the list; with whether it is
+    from a list."""
     for source in map(Path, sources):
         if source.suffix != ".txt" or not source.is_file():
-            yield source
+            yield source, False
             continue
-        lines = [line.strip() for line in source.read_text(encoding="utf-8", errors="replace").splitlines()]
+        text = source.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        lines = [line.strip() for line in text.splitlines()]
         if not any(lines):
             raise ConfigError(f"{source}: names no files; write a path into every line")
-        yield from (source.parent / line for line in lines if line)
+        yield from ((source.parent / line, True) for line in lines if line)
 
 
 def _manifest(files: list[Path], where: Path, model: Any, settings: dict[str, Any], seconds: float) -> dict:
     from importlib.metadata import version
 
-    from partoken_jax.interpret.write import checksum
-
     return {
-        "command": " ".join(["partoken", *sys.argv[1:]]),
+        "command": shlex.join(["partoken", *sys.argv[1:]]),
         "date": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
         "seconds": round(seconds, 2),
         "model": {
             "source": model.source,
-            "sha256": checksum(where) if where.is_file() else None,
+            "sha256": _checksum(where),
             "kind": model.config.model.kind,
             "task": model.task,
             "class_names": list(model.class_names),
@@ -240,5 +276,15 @@ def _manifest(files: list[Path], where: Path, model: Any, settings: dict[str, An
         },
         "settings": settings,
         "versions": {name: version(name) for name in ("partoken_jax", "jax", "gemmi", "numpy")},
-        "inputs": [{"file": str(file), "sha256": checksum(file)} for file in files],
+        "inputs": [{"file": str(file), "sha256": _checksum(file)} for file in files],
     }
+
+
+def _checksum(path: Path) -> str | None:
+    """None where there is none: of a folder, or of what cannot be read."""
+    from partoken_jax.proteins.prepared import checksum
+
+    try:
+        return checksum(path) if path.is_file() else None
+    except OSError:
+        return None

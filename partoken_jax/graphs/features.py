@@ -89,8 +89,11 @@ def dihedral(
     cosine = jnp.clip(jnp.sum(n2 * n1, axis=-1), -COSINE_LIMIT, COSINE_LIMIT)
     sign = jnp.sign(jnp.sum(u2 * n1, axis=-1))
     sine = sign * jnp.sqrt(1 - cosine * cosine)
-    # A sign of 0 means an angle of 0, as in sign · arccos(cos).
-    return jnp.where(valid & (sign != 0), cosine, 1.0), jnp.where(valid, sine, 0.0)
+    # As published, sign · arccos(cos) would be 0 where the sign is. In a planar peptide bond, whose angle is
+    # π, that is a matter of the last bit, which differs between programs of different shapes. So only points
+    # on a line, which have no angle, get 0.
+    on_a_line = (n2 == 0).all(axis=-1) | (n1 == 0).all(axis=-1)
+    return jnp.where(valid & ~on_a_line, cosine, 1.0), jnp.where(valid, sine, 0.0)
 
 
 def direction_features(

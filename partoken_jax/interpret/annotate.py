@@ -1,5 +1,6 @@
 """Annotates proteins with a trained model: from structure files, or from proteins that are at hand."""
 
+import dataclasses
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MAX_LENGTH = 2000
 """Residues of the longest chain that is annotated without asking."""
+CROPPED = "cropped by"
+"""How the reason begins where a chain is annotated as far as its first residues."""
 AT_A_TIME = 64
 """Proteins that are in memory together."""
 
@@ -47,10 +50,16 @@ def annotate(
 ) -> Iterator[Annotation]:
     """What a model says about proteins, one after another, in the order of the source.
 
-        for annotation in partoken_jax.annotate("my.pdb"):
-            print(annotation.protein.name, annotation.label, annotation.clusters[0].residues)
+    >>> import partoken_jax as pt
+    >>> protein = pt.load_dataset(task="cath-class", split="test").proteins[2]
+    >>> for annotation in pt.annotate(protein):  # or pt.annotate("my.pdb")
+    ...     print(annotation.protein.name, annotation.title, len(annotation.clusters))
+    1ABA_A 3.40 (3-layer (aba) sandwich) 5
+    >>> print(*[cluster.size for cluster in annotation.clusters])
+    8 11 8 7 14
 
-    An annotation does not depend on the other proteins, and few are in memory at a time.
+    An annotation does not depend on the other proteins, up to the rounding of float32, and few are in memory
+    at a time.
 
     Args:
       source: structure file, folder of structure files, protein, data set, or several of these. A folder is
@@ -63,8 +72,8 @@ def annotate(
       skipped: gets what is left out, and why; without it, there is a warning for every file or chain that
         cannot be annotated.
 
-    Raises DataError for a path that is no structure file or folder, and for a model that was only pretrained;
-    ModelError, CheckpointError and ConvertError as `load_model`.
+    Raises DataError for a path that does not exist, and for a model that was only pretrained; ModelError,
+    CheckpointError and ConvertError as `load_model`.
     """
     trained = load_model(model) if model is None or isinstance(model, str | Path) else model
     trained.require_classifier()
@@ -116,24 +125,30 @@ def read_sources(
     parts: list[Protein | ProteinDataset | Path] = []
     for one in sources:
         parts += structure_files(Path(one)) if isinstance(one, str | Path) else [one]
-    return _read(parts, chains, models, max_length, too_long, skipped)
+    return read_parts(
+        parts, chains=chains, models=models, max_length=max_length, too_long=too_long, skipped=skipped
+    )
 
 
-def _read(
-    parts: Sequence[Protein | ProteinDataset | Path],
+def read_parts(
+    parts: Iterable[Protein | ProteinDataset | Path],
+    *,
     chains: Collection[str] | None,
     models: Models,
     max_length: int,
     too_long: TooLong,
     skipped: list[Skipped] | None,
 ) -> Iterator[Found]:
+    """The same for files, not folders; one that cannot be read is left out."""
     for part in parts:
         for one in _of_part(part, chains, models, skipped):
             protein, origin, _ = one
             if len(protein) <= max_length:
                 yield one
             elif too_long == "crop":
-                lost = f"{len(protein) - max_length} of {len(protein)} residues are beyond {max_length}"
+                lost = (
+                    f"{CROPPED} {len(protein) - max_length} of {len(protein)} residues, beyond {max_length}"
+                )
                 _skip(Skipped(protein.name, "residues", lost), skipped)
                 cropped = None if origin is None else origin.cropped(max_length)
                 yield one._replace(protein=protein.cropped(max_length), origin=cropped)
@@ -157,7 +172,10 @@ def _of_part(
         contents = read_structure(part, chains, models)
         for entry in contents.skipped:
             _skip(entry, skipped)
-        yield from map(Found, contents.proteins, contents.origins)
+        for protein, origin in zip(contents.proteins, contents.origins, strict=True):
+            # The name of a file may be no text.
+            name = protein.name.encode(errors="backslashreplace").decode()
+            yield Found(dataclasses.replace(protein, name=name), origin)
 
 
 def _skip(entry: Skipped, skipped: list[Skipped] | None) -> None:

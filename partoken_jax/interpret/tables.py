@@ -68,7 +68,7 @@ def as_json(annotation: Annotation) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "name": protein.name,
-        "file": None if origin is None else str(origin.path),
+        "file": _file(annotation),
         "model_number": None if origin is None else origin.model,
         "chain": protein.chain,
         "label_chain": None if origin is None else origin.label_chain,
@@ -111,6 +111,7 @@ def as_json(annotation: Annotation) -> dict[str, Any]:
             "insertion_code": [code.strip() for code in protein.insertion_codes],
             "label_number": _label_numbers(annotation),
             "type": protein.sequence,
+            "complete": protein.complete.tolist(),
             "plddt": _rounded(origin.plddt) if origin is not None and predicted_structure else None,
             "rank": annotation.rank_of_residue.tolist(),
         },
@@ -139,7 +140,7 @@ def prediction_row(annotation: Annotation) -> Row:
     protein, origin = annotation.protein, annotation.origin
     values = (
         protein.name,
-        None if origin is None else str(origin.path),
+        _file(annotation),
         None if origin is None else origin.model,
         protein.chain,
         len(protein),
@@ -204,6 +205,13 @@ def features(annotation: Annotation) -> dict[str, np.ndarray]:
         "clusters": np.array(clusters, np.float32).reshape(-1, width),
         "protein": annotation.protein_features.astype(np.float32),
     }
+
+
+def _file(annotation: Annotation) -> str | None:
+    """The path of its file; bytes that are no text as backslashes and numbers."""
+    if annotation.origin is None:
+        return None
+    return str(annotation.origin.path).encode(errors="backslashreplace").decode()
 
 
 def _label_numbers(annotation: Annotation) -> list[int | None]:

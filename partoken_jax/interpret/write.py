@@ -4,7 +4,6 @@ What the files hold is in docs/guide/annotate.md.
 """
 
 import csv
-import hashlib
 import json
 import re
 import zipfile
@@ -26,6 +25,10 @@ from partoken_jax.proteins.structures import Skipped
 Format = Literal["csv", "parquet"]
 SCHEMA = "partoken.annotate/1"
 MANIFEST = "manifest.json"
+NAME_BYTES = 200
+"""Of the name of a file, at most; file systems take 255, with the suffix."""
+OURS = (".json", ".html", ".cif", ".pdb", ".pml", ".cxc", ".mvsj", ".mvsx")
+"""Suffixes of the files in proteins/."""
 ROWS = 10_000
 """Rows that a table keeps before it writes them."""
 
@@ -110,7 +113,7 @@ class AnnotationFolder:
 
     def _stem(self, name: str) -> str:
         """A name that any file system takes, and that no other protein has."""
-        plain = re.sub(r"[^\w.+-]", "_", name)[:200]
+        plain = re.sub(r"[^\w.+-]", "_", name).encode()[:NAME_BYTES].decode(errors="ignore")
         stem, number = plain, 1
         while stem.lower() in self._stems:
             number += 1
@@ -127,7 +130,7 @@ class _Table:
         self.rows: list[tables.Row] = []
         self.pyarrow = pyarrow
         if pyarrow is None:
-            self.file: Any = path.open("w", newline="", encoding="utf-8")
+            self.file: Any = path.open("w", newline="", encoding="utf-8", errors="backslashreplace")
             self.writer: Any = csv.DictWriter(self.file, columns)
             self.writer.writeheader()
         else:
@@ -172,10 +175,9 @@ def check_folder(path: Path, overwrite: bool) -> None:
         )
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def has_annotations(path: Path) -> bool:
+    """Whether a folder is one of annotations."""
+    return _old_files(path) is not None
 
 
 def _old_files(path: Path) -> list[str] | None:
@@ -190,10 +192,21 @@ def _old_files(path: Path) -> list[str] | None:
 
 def _clear(path: Path) -> None:
     """Removes the annotations of before, and no other files."""
-    for name in _old_files(path) or ():
-        file = path / name
-        if file.resolve().is_relative_to(path.resolve()) and file.is_file():
-            file.unlink()
+    for file in earlier_annotations(path):
+        file.unlink(missing_ok=True)
+
+
+def earlier_annotations(path: Path) -> set[Path]:
+    """The files of the annotations in a folder; none where it has none. What a run that was killed left in
+    proteins/ and assets/ it could not list."""
+    names = _old_files(path)
+    if names is None:
+        return set()
+    left = [file for file in (path / "proteins").glob("*") if file.suffix in OURS]
+    left += (path / "assets").glob("*.*")
+    files = {path / name for name in names} | set(left)
+    inside = path.resolve()
+    return {file for file in files if file.is_file() and file.resolve().is_relative_to(inside)}
 
 
 def _pyarrow() -> ModuleType:

@@ -7,7 +7,7 @@ from partoken_jax.prepare import bioblobs, npz_files, proteinshake
 from partoken_jax.prepare.annotations import read_labels
 from partoken_jax.prepare.records import Annotations, Chunk, Column, Contents, Plan, Record, pieces
 from partoken_jax.proteins import DataError
-from partoken_jax.proteins.structure_formats import stem
+from partoken_jax.proteins.structure_formats import StructureError, check_structure_file, stem
 from partoken_jax.proteins.structure_paths import structure_files
 from partoken_jax.proteins.structures import read_structure
 
@@ -68,8 +68,19 @@ def plan_sources(
         if source in proteinshake.RELEASES or _is_whole_data_set(Path(source)):
             raise DataError(f"{source}: is a data set of its own; prepare it without other sources")
         files += structure_files(Path(source))
+        _check_named(Path(source))
     annotations, columns = (None, {}) if labels is None else read_labels(labels)
     return _structure_plan("structure files", files, list(sources), chains, annotations, columns)
+
+
+def _check_named(path: Path) -> None:
+    """Raises DataError for a file that is named by itself and is no structure."""
+    if path.is_dir():
+        return
+    try:
+        check_structure_file(path)
+    except StructureError as error:
+        raise DataError(f"{path}: {error}") from None
 
 
 def _structure_plan(

@@ -4,19 +4,14 @@ import os
 from pathlib import Path
 
 from partoken_jax.proteins.protein import DataError
-from partoken_jax.proteins.structure_formats import (
-    SUFFIXES,
-    StructureError,
-    check_structure_file,
-    is_structure_file,
-)
+from partoken_jax.proteins.structure_formats import SUFFIXES, is_structure_file
 
 
 def structure_files(path: Path) -> list[Path]:
-    """The file itself, or all structure files of a folder and the folders in it, in the order of their names.
+    """The file itself, whatever it is, or all structure files of a folder and the folders in it, in the order
+    of their names.
 
-    Raises DataError for a path that does not exist, a folder without structure files, and a file that is none
-    by its name or of a kind that is not read.
+    Raises DataError for a path that does not exist and a folder without structure files.
     """
     if path.is_dir():
         files = [
@@ -28,10 +23,6 @@ def structure_files(path: Path) -> list[Path]:
         if not files:
             raise DataError(f"{path}: holds no structure files; their names end in {', '.join(SUFFIXES)}")
         return sorted(files)
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         raise DataError(f"{path}: no such file or folder; correct the path")
-    try:
-        check_structure_file(path)
-    except StructureError as error:
-        raise DataError(f"{path}: {error}") from None
     return [path]

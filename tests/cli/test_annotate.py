@@ -71,6 +71,21 @@ def test_structures_and_pages_are_files_of_the_annotations(folder, tmp_path, cap
     assert not (out / "index.html").exists() and not (out / "proteins" / "one_A.cif").exists()
 
 
+def test_what_a_list_names_may_be_missing(folder, tmp_path, capsys, run_dir):
+    (folder / "list.txt").write_text("\ufefftwo.pdb\nnowhere.pdb\n")
+    out = tmp_path / "out"
+    assert main(["annotate", str(folder / "list.txt"), "--model", run_dir, "--out", str(out)]) == 3
+    assert ids(out) == ["two_A"] and "left out: file nowhere: it is not a file" in capsys.readouterr().out
+
+
+def test_annotations_are_never_read_as_structures(folder, tmp_path, run_dir, monkeypatch):
+    monkeypatch.chdir(folder)
+    args = ["annotate", ".", "--model", run_dir, "--structures"]
+    for more in ([], ["--overwrite"], ["--out", "elsewhere"]):
+        assert main([*args, *more]) == 3
+    assert ids(folder / "annotation") == ids(folder / "elsewhere") == ["one_A", "one_B", "two_A"]
+
+
 def test_two_files_of_one_name(folder, tmp_path, capsys, chains, run_dir):
     (folder / "more").mkdir()
     write_pdb(folder / "more" / "two.pdb", chains[:1])

@@ -33,6 +33,21 @@ def test_dihedral_is_the_signed_angle_between_two_planes(points):
         np.testing.assert_allclose([cosine[i], sine[i]], [np.cos(angle), np.sin(angle)], atol=1e-5)
 
 
+def test_a_planar_dihedral_is_not_a_matter_of_rounding():
+    """Of points in a plane the triple product is 0 or the last bit, whichever way a program computes it."""
+    rng = np.random.default_rng(0)
+    turns, _ = np.linalg.qr(rng.normal(size=(500, 3, 3)))
+    trans = np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0], [1, -1, 0]]) @ turns
+    cis = np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0], [1, 1, 0]]) @ turns
+    line = np.zeros((500, 4, 3)) + np.arange(4)[:, None] * [1.0, 0, 0]
+    valid = jnp.ones(500, bool)
+    for shape, angle in ((trans, -1), (cis, 1), (line, 1)):
+        points = jnp.asarray(np.float32(shape)).swapaxes(0, 1)
+        cosine, sine = dihedral(*points, valid)
+        np.testing.assert_allclose(cosine, angle, atol=1e-6)
+        np.testing.assert_allclose(sine, 0, atol=1e-3)
+
+
 def test_side_chain_direction(points):
     n, ca, c, _ = points
     got = side_chain_direction(n, ca, c)

@@ -1,7 +1,9 @@
 """Annotations: what a model found, told the same way whatever the source, the order and the company."""
 
 import dataclasses
+import gzip
 import json
+import os
 
 import numpy as np
 import pytest
@@ -119,12 +121,25 @@ def test_a_protein_without_finite_numbers_does_not_stop_the_others(model, protei
     assert [entry.name for entry in skipped] == [proteins[1].name] and "not finite" in skipped[0].reason
 
 
-@pytest.mark.parametrize("source", ["missing.pdb", "folder", "table.csv"])
-def test_a_path_that_is_no_structure_is_answered_at_once(model, tmp_path, source):
+@pytest.mark.parametrize("source", ["missing.pdb", "folder"])
+def test_a_path_without_structures_is_answered_at_once(model, tmp_path, source):
     (tmp_path / "folder").mkdir()
-    (tmp_path / "table.csv").write_text("id\n")
     with pytest.raises(DataError, match=source):
         annotate(tmp_path / source, model)
+
+
+def test_files_that_cannot_be_read_do_not_stop_the_others(model, proteins, tmp_path):
+    write_pdb(tmp_path / "good.pdb", proteins[:1])
+    (tmp_path / "table.csv").write_text("id\n")
+    (tmp_path / "cut.pdb.gz").write_bytes(gzip.compress((tmp_path / "good.pdb").read_bytes())[:300])
+    (tmp_path / "nowhere.pdb").symlink_to(tmp_path / "missing.pdb")
+    os.mkfifo(tmp_path / "pipe.pdb")
+    skipped = []
+    found = list(annotate([tmp_path, tmp_path / "table.csv"], model, skipped=skipped))
+    assert [annotation.protein.name for annotation in found] == ["good_A"]
+    left_out = {entry.name: entry.reason for entry in skipped if entry.what == "file"}
+    assert left_out.keys() == {"table.csv", "cut", "nowhere", "pipe"}
+    assert "cannot be read" in left_out["cut"] and "not a file" in left_out["pipe"]
 
 
 def test_a_data_set_brings_true_classes_by_their_names(model, chains):
@@ -141,7 +156,7 @@ def test_a_data_set_brings_true_classes_by_their_names(model, chains):
 
 def test_one_residue_can_be_annotated(model, chains):
     (annotation,) = annotate(crop(chains[0], 5, 1), model)
-    assert len(annotation.protein) == 1 and annotation.coverage in (0, 1)
+    assert len(annotation.protein) == 1 and annotation.coverage == len(annotation.clusters)
 
 
 def test_architectures_of_the_model_have_titles():

@@ -1,6 +1,7 @@
 """The folder of annotations: complete, documented, written once, and never over something else."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -123,6 +124,25 @@ def test_an_interrupted_folder_can_be_written_again(tmp_path, annotations):
         raise KeyboardInterrupt
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["state"] == "stopped"
     write(tmp_path / "out", annotations, overwrite=True)
+
+
+def test_what_a_killed_run_left_is_cleared(tmp_path, annotations):
+    """It could list nothing."""
+    out = write(tmp_path / "out", annotations)
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps(manifest | {"state": "running", "files": []}))
+    write(out, annotations[:1], overwrite=True)
+    assert [path.stem for path in (out / "proteins").iterdir()] == [annotations[0].protein.name]
+
+
+@pytest.mark.parametrize("name", ["名" * 100, "prot\udce9ine", "a/b:c*d", "x" * 300])
+def test_any_name_becomes_a_file(tmp_path, annotations, name):
+    named = name.encode(errors="backslashreplace").decode()  # as `annotate` does
+    protein = dataclasses.replace(annotations[0].protein, name=named)
+    folder = write(tmp_path / "out", [dataclasses.replace(annotations[0], protein=protein)])
+    (path,) = (folder / "proteins").iterdir()
+    assert json.loads(path.read_text())["name"] == named
+    assert np.load(folder / "embeddings.npz")[f"protein/{named}"].ndim == 1
 
 
 def test_a_protein_of_the_same_name_is_not_written_over(tmp_path, annotations):
