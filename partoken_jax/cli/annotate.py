@@ -146,6 +146,7 @@ def _annotate(
             found = read_parts(_counted(files, update), skipped=skipped, **settings)
             done = _write(annotate_found(trained, found, skipped), folder, pictures, skipped)
         folder.files += pictures.finish()
+        skipped += pictures.skipped
         seconds = time.perf_counter() - start
         folder.finish(_manifest(files, where, trained, settings | drawn, seconds), skipped)
     _tell(skipped)
