@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import jax
 import pytest
+from jax._src import compiler
 
 from partoken_jax.proteins import Protein, load_dataset
 from tests.helpers import crop
@@ -29,6 +30,22 @@ LONGEST = (
     *("tests/experiments/test_compare.py", "tests/test_notebook.py", "tests/torch_peer"),
     *("tests/nn/test_message_passing.py", "tests/experiments"),
 )
+
+
+FLAGS = os.environ.get("XLA_FLAGS", "")
+PLAIN = "xla_cpu_use_fusion_emitters"
+"""Turned off, a program that is not optimised compiles in a quarter of the time. An optimised one gains
+little, so it stays as users have it."""
+made_options = compiler.get_compile_options
+
+
+def options_for_tests(*args, env_options_overrides=None, **kwargs):
+    if jax.config.jax_disable_most_optimizations:
+        env_options_overrides = {PLAIN: False, **(env_options_overrides or {})}
+    return made_options(*args, env_options_overrides=env_options_overrides, **kwargs)
+
+
+compiler.get_compile_options = options_for_tests
 
 
 def pytest_collection_modifyitems(items):
@@ -46,7 +63,10 @@ def pytest_runtest_setup(item):
     spared = "case3" in item.nodeid or "general" in item.nodeid
     real = item.nodeid.startswith(OPTIMISED) and not spared
     jax.config.update("jax_disable_most_optimizations", not real)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not real)  # for processes that it starts
+    # For processes that it starts; this one has read the flags by now.
+    jax.devices()
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(not real)
+    os.environ["XLA_FLAGS"] = FLAGS if real else f"{FLAGS} --{PLAIN}=false"
 
 
 @pytest.fixture(scope="module", autouse=True)

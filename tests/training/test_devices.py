@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 def on_eight(tmp_path_factory):
     """What eight virtual devices find, by kind of model."""
     out = tmp_path_factory.mktemp("devices") / "eight.npz"
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
     command = [sys.executable, "-m", "tests.training.on_devices", str(out)]
     subprocess.run(command, cwd=ROOT, env={**os.environ, **flags}, check=True, timeout=300)
     arrays = dict(np.load(out))
