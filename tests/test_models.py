@@ -269,6 +269,7 @@ def test_output_record(plain):
         "cluster_mask": (b, s), "cluster_sizes": (b, s), "codes": (b, s), "importances": (b, s),
         "squared_errors": (b, s),
         "presence": (b, k), "usage": (k,), "perplexity": (), "entropy_loss": (),
+        "node_features": (n, d), "protein_features": (b, d),
     }  # fmt: skip
     kinds = {"cluster_of_residue": "int32", "seeds": "int32", "cluster_sizes": "int32", "codes": "int32"}
     start = first_of(LENGTHS)
