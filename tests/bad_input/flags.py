@@ -19,7 +19,7 @@ def _run(folder: Path) -> None:
 
 
 CASES = [
-    Case("no verb", (), ("Expected one of {train,", "partoken --help")),
+    Case("no verb", (), ("Expected one of {annotate, train,", "partoken --help")),
     Case("an empty verb", ("",), ("partoken --help",)),
     Case("an unknown verb", ("trian",), ("trian", "train, evaluate,")),
     Case("a verb in capitals", ("TRAIN",), ("TRAIN", "train, evaluate,")),
