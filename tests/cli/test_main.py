@@ -116,8 +116,8 @@ def test_proteins_too_long_are_refused_by_name(capsys, tmp_path):
             ["evaluate"],
             "Missing from partoken evaluate: RUN_DIR or --model, one of them; see `partoken evaluate --help`",
         ),
-        (["dance"], "options: dance; there are train, evaluate,"),
-        ([], "Expected one of {train, evaluate"),
+        (["dance"], "options: dance; there are annotate, train,"),
+        ([], "Expected one of {annotate, train"),
     ],
 )
 def test_flags_and_verbs_that_do_not_exist(args, said, capsys):
