@@ -84,6 +84,20 @@ def memory(data: Path, number: int) -> dict[str, Any]:
     }
 
 
+def sentence(results: dict[str, Any]) -> str:
+    """What was measured, for a reader."""
+    speed, memory = results["speed"], results["memory"]
+    peaks = ", ".join(f"{row['peak_bytes'] / 1e6:,.0f} MB after {row['proteins']:,}" for row in memory)
+    return (
+        f"On a {speed['device'].upper()} with 2 shared cores, {speed['proteins']} enzymes of "
+        f"{speed['residues'] / speed['proteins']:.0f} residues on average took {speed['seconds']:.0f} s, "
+        f"{speed['proteins_per_second']:.0f} proteins a second, and "
+        f"{speed['seconds_with_compilation']:.0f} s the first time, with compilation. Peak memory "
+        f"was {peaks} chains of {SHORT} residues "
+        f"(`{results['command']}`)."
+    )
+
+
 def main() -> None:
     flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--data", type=Path, default=CHAINS, help="The data set.")
@@ -97,10 +111,9 @@ def main() -> None:
     results: dict[str, Any] = {
         "schema": "partoken.annotate_speed/1",
         "command": " ".join(["python -m experiments.annotate_speed", *sys.argv[1:]]),
-        "speed": speed(args.data),
         "memory": [],
     }
-    say(json.dumps(results["speed"]))
+    # Before this process grows: a child counts the peak of its parent as its own.
     for number in args.numbers:
         words = [sys.executable, "-m", "experiments.annotate_speed", "--data", str(args.data)]
         done = subprocess.run(
@@ -108,6 +121,8 @@ def main() -> None:
         )
         results["memory"].append(json.loads(done.stdout.splitlines()[-1]))
         say(json.dumps(results["memory"][-1]))
+    results["speed"] = speed(args.data)
+    say(json.dumps(results["speed"]))
     peaks = np.array([row["peak_bytes"] for row in results["memory"]])
     results["growth"] = round(float(peaks[-1] / peaks[0]), 3)
     if args.json is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import (
+    annotate_speed,
     codebooks,
     demo,
     faults,
@@ -181,6 +182,9 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "stability": lambda: stability.table(read("stability.json")),
     },
     "docs/REFERENCE.md": {"formulas": formula_index},
+    "docs/guide/annotate.md": {
+        "speed": lambda: wrapped(annotate_speed.sentence(read("annotate_speed.json"))),
+    },
     "docs/guide/data.md": {
         "padding": padding,
         "streaming": lambda: streaming.table(read("streaming", "streaming.json")),

@@ -79,6 +79,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "faults.json":
         assert result["kills"] == int(given["kills"]) == sum(len(run["kills"]) for run in result["runs"])
         assert not any(run["differences"] for run in result["runs"])
+    elif file.name == "annotate_speed.json":
+        assert [row["proteins"] for row in result["memory"]] == [500, 2_000, 10_000]
+        assert result["growth"] < 1.1 and result["speed"]["proteins"] == 769
     elif file.name == "corpus.json":
         assert result["files"] == len(result["rows"]) == result["read"] + result["refused"]
         assert result["residues"] > 0 == result["crashes"]
