@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # Before jax is imported. What one test compiled need not be compiled again by another, by the other
@@ -74,13 +73,11 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def few_maps():
-    """Compiled programs are let go when there are many. Linux gives a process 65,530 maps of memory, and a
-    worker that has the programs of all files comes near: it then ends without a word."""
+def programs_of_a_file():
+    """What a file compiled goes with it. Linux gives a process 65,530 maps of memory, and a worker that keeps
+    the programs of all files comes near: it then ends without a word. Nor is it any faster."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
-        jax.clear_caches()
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -191,4 +191,5 @@ def test_two_processes_are_killed_stopped_and_resumed_to_the_losses_of_one(parto
         read = second.read(number)
         batches = [note["shards"] for note in read if "shards" in note]
         assert len(batches) > 10 and all(shards == [number] for shards in batches)
-        assert sum("proteins" in note for note in read) == len(batches)
+        # At its end a process may have begun a batch that nobody waits for.
+        assert 0 <= len(batches) - sum("proteins" in note for note in read) <= 1
