@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from partoken_jax.cli.flags import whole_number
-from partoken_jax.config import ConfigError
+from partoken_jax.config import ConfigError, DataConfig
 from partoken_jax.progress import duration, progress, say
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
         ] = "first",
         max_length: Annotated[
             int, arg(help="Residues of the longest chain that is annotated. Raise it if memory allows.")
-        ] = 2000,
+        ] = DataConfig.max_length,
         too_long: Annotated[
             Literal["refuse", "crop"],
             arg(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from partoken_jax.config import DataConfig
 from partoken_jax.interpret.annotation import Annotation, Cluster
 from partoken_jax.pretrained import load_model
 from partoken_jax.proteins import DataError, Protein, ProteinDataset
@@ -18,8 +19,6 @@ from partoken_jax.proteins.structures import Models, Origin, Skipped, read_struc
 if TYPE_CHECKING:
     from partoken_jax.training.trained import ProteinOutput, TrainedModel
 
-MAX_LENGTH = 2000
-"""Residues of the longest chain that is annotated without asking."""
 CROPPED = "cropped by"
 """How the reason begins where a chain is annotated as far as its first residues."""
 AT_A_TIME = 64
@@ -44,7 +43,7 @@ def annotate(
     *,
     chains: Collection[str] | None = None,
     models: Models = "first",
-    max_length: int = MAX_LENGTH,
+    max_length: int = DataConfig.max_length,
     too_long: TooLong = "refuse",
     skipped: list[Skipped] | None = None,
 ) -> Iterator[Annotation]:
@@ -77,8 +76,13 @@ def annotate(
     """
     trained = load_model(model) if model is None or isinstance(model, str | Path) else model
     trained.require_classifier()
-    found = read_sources(
-        source, chains=chains, models=models, max_length=max_length, too_long=too_long, skipped=skipped
+    sources = [source] if isinstance(source, str | Path | Protein | ProteinDataset) else source
+    # Before the first is read, so that a wrong path is answered at once.
+    parts: list[Protein | ProteinDataset | Path] = []
+    for one in sources:
+        parts += structure_files(Path(one)) if isinstance(one, str | Path) else [one]
+    found = read_parts(
+        parts, chains=chains, models=models, max_length=max_length, too_long=too_long, skipped=skipped
     )
     return annotate_found(trained, found, skipped)
 
@@ -110,26 +114,6 @@ def _one_by_one(
             _skip(Skipped(name, "protein", str(error).removeprefix(f"{name}: ")), skipped)
 
 
-def read_sources(
-    source: Source | Sequence[Source],
-    *,
-    chains: Collection[str] | None,
-    models: Models,
-    max_length: int,
-    too_long: TooLong,
-    skipped: list[Skipped] | None,
-) -> Iterator[Found]:
-    """The proteins of a source; arguments and errors are those of `annotate`."""
-    sources = [source] if isinstance(source, str | Path | Protein | ProteinDataset) else list(source)
-    # Before the first is read, so that a wrong path is answered at once.
-    parts: list[Protein | ProteinDataset | Path] = []
-    for one in sources:
-        parts += structure_files(Path(one)) if isinstance(one, str | Path) else [one]
-    return read_parts(
-        parts, chains=chains, models=models, max_length=max_length, too_long=too_long, skipped=skipped
-    )
-
-
 def read_parts(
     parts: Iterable[Protein | ProteinDataset | Path],
     *,
@@ -139,7 +123,8 @@ def read_parts(
     too_long: TooLong,
     skipped: list[Skipped] | None,
 ) -> Iterator[Found]:
-    """The same for files, not folders; one that cannot be read is left out."""
+    """The proteins of files, and proteins themselves; arguments are those of `annotate`. A file that cannot be
+    read is left out."""
     for part in parts:
         for one in _of_part(part, chains, models, skipped):
             protein, origin, _ = one

@@ -1,6 +1,5 @@
 """What an evaluation can tell beside its scores: from a model and the proteins that it was evaluated on."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from partoken_jax.interpret.gallery import summary, write_gallery
 from partoken_jax.interpret.mcsa import match_sites, mcsa_file, read_mcsa
 from partoken_jax.interpret.pages import write_page
 from partoken_jax.interpret.sites import count_all, site_report
+from partoken_jax.interpret.write import plain_name
 from partoken_jax.proteins import DataError, ProteinDataset
 from partoken_jax.training.evaluate import EvaluationReport
 from partoken_jax.training.trained import TrainedModel
@@ -43,8 +43,7 @@ def write_evaluated_details(
 def _write_codebook(folder: Path, annotations: Sequence[Annotation], told: Details) -> None:
     """Writes codebook.html, with the true classes that go with tokens, and pages of the proteins it shows."""
     use = CodebookUse()
-    plain = [re.sub(r"[^\w.+-]", "_", annotation.protein.name)[:100] for annotation in annotations]
-    stems = [f"{place}_{name}" for place, name in enumerate(plain)]
+    stems = [f"{place}_{plain_name(annotation.protein.name)}" for place, annotation in enumerate(annotations)]
     for annotation, stem in zip(annotations, stems, strict=True):
         use.add(annotation, stem)
     shown = {example.stem for token in use.tokens.values() for example in token.examples}

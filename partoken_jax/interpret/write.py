@@ -113,7 +113,7 @@ class AnnotationFolder:
 
     def _stem(self, name: str) -> str:
         """A name that any file system takes, and that no other protein has."""
-        plain = re.sub(r"[^\w.+-]", "_", name).encode()[:NAME_BYTES].decode(errors="ignore")
+        plain = plain_name(name)
         stem, number = plain, 1
         while stem.lower() in self._stems:
             number += 1
@@ -156,6 +156,11 @@ class _Table:
         elif self.rows:
             self.writer.write_table(self.pyarrow.Table.from_pylist(self.rows, schema=self.schema))
         self.rows = []
+
+
+def plain_name(name: str) -> str:
+    """The name of a protein as one of a file, which any file system takes."""
+    return re.sub(r"[^\w.+-]", "_", name).encode()[:NAME_BYTES].decode(errors="ignore")
 
 
 def check_folder(path: Path, overwrite: bool) -> None:
