@@ -123,8 +123,8 @@ def read_parts(
     too_long: TooLong,
     skipped: list[Skipped] | None,
 ) -> Iterator[Found]:
-    """The proteins of files, and proteins themselves; arguments are those of `annotate`. A file that cannot be
-    read is left out."""
+    """The proteins of files, and proteins themselves, with the arguments of `annotate`. A file that cannot
+    be read is left out."""
     for part in parts:
         for one in _of_part(part, chains, models, skipped):
             protein, origin, _ = one
