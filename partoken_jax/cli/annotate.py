@@ -1,9 +1,7 @@
 """`partoken annotate`: from structure files to classes, clusters and tokens."""
 
 import functools
-import shlex
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -13,16 +11,15 @@ from tyro.conf import Positional, arg
 
 from partoken_jax.cli.flags import whole_number
 from partoken_jax.config import ConfigError, DataConfig
-from partoken_jax.progress import duration, progress, say
+from partoken_jax.progress import duration, say
 
 if TYPE_CHECKING:
-    from partoken_jax.interpret.annotation import Annotation
     from partoken_jax.proteins.structures import Skipped
 
 SOME, NONE = 3, 4
 """Exit codes where only some files, or none, could be annotated."""
 SHOWN = 10
-"""Proteins and reasons that are printed; files have all."""
+"""Reasons that are printed; manifest.json has all."""
 
 
 def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
@@ -106,62 +103,44 @@ def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
             "models": models,
             "max_length": max_length,
             "too_long": too_long,
+            "format": format,
+            "structures": structures,
+            "pages": pages,
+            "overwrite": overwrite,
         }
-        drawn = {"structures": structures, "pages": pages}
-        return partial(_annotate, sources, model, out, format, overwrite, settings, drawn)
+        return partial(_annotate, sources, model, out, settings)
 
     return annotate
 
 
-def _annotate(
-    sources: tuple[str, ...],
-    model: str | None,
-    out: Path,
-    table: Literal["csv", "parquet"],
-    overwrite: bool,
-    settings: dict[str, Any],
-    drawn: dict[str, bool],
-) -> int:
+def _annotate(sources: tuple[str, ...], model: str | None, out: Path, settings: dict[str, Any]) -> int:
     from partoken_jax.interpret.write import check_folder
-    from partoken_jax.pretrained import find_model, load_model
+    from partoken_jax.pretrained import find_model
 
     # Before JAX is imported, which takes long.
-    check_folder(out, overwrite)
-    where = find_model(model)
+    check_folder(out, settings["overwrite"])
+    find_model(model)
     files = _files(sources, out)
 
-    from partoken_jax.interpret.annotate import annotate_found, read_parts
-    from partoken_jax.interpret.pictures import Pictures
-    from partoken_jax.interpret.write import AnnotationFolder
+    from partoken_jax.interpret.run import annotate_files, counted_as
     from partoken_jax.training.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
-    trained = load_model(model)
-    trained.require_classifier()
-    skipped: list[Skipped] = []
-    start = time.perf_counter()
-    with AnnotationFolder(out, trained.class_names, table=table, overwrite=overwrite) as folder:
-        pictures = Pictures(out, **drawn)
-        with progress(len(files), "annotated", unit="files") as update:
-            found = read_parts(_counted(files, update), skipped=skipped, **settings)
-            done = _write(annotate_found(trained, found, skipped), folder, pictures, skipped)
-        folder.files += pictures.finish()
-        skipped += pictures.skipped
-        seconds = time.perf_counter() - start
-        folder.finish(_manifest(files, where, trained, settings | drawn, seconds), skipped)
-    _tell(skipped)
+    result = annotate_files(files, out, model, **settings)
+    _tell(result.skipped)
+    done, left = len(result.done), len(files) - len(result.done)
     if done:
+        table = settings["format"]
         say(
-            f"{_counted_as(len(folder.names), 'protein')} of {_counted_as(len(done), 'file')} in "
-            f"{duration(seconds)} with compilation; {out}/predictions.{table} has the classes, "
+            f"{counted_as(result.proteins, 'protein')} of {counted_as(done, 'file')} in "
+            f"{duration(result.seconds)} with compilation; {out}/predictions.{table} has the classes, "
             f"clusters.{table} the clusters"
         )
-    if drawn["pages"] and done:
-        say(f"{out}/index.html shows them in a browser")
-    if len(done) == len(files):
-        return 0
-    say(f"{len(files) - len(done):,} of {len(files):,} files gave no protein; {out}/manifest.json says why")
-    return SOME if done else NONE
+        if settings["pages"]:
+            say(f"{out}/index.html shows them in a browser")
+    if left:
+        say(f"{left:,} of {len(files):,} files gave no protein; {out}/manifest.json says why")
+    return 0 if not left else SOME if done else NONE
 
 
 def _files(sources: tuple[str, ...], out: Path) -> list[Path]:
@@ -182,52 +161,6 @@ def _files(sources: tuple[str, ...], out: Path) -> list[Path]:
     if not files:
         raise ConfigError(f"{out}: the sources hold nothing but annotations of before; name other ones")
     return files
-
-
-def _counted(files: list[Path], update: Callable[..., None]) -> Iterator[Path]:
-    for file in files:
-        yield file
-        update(1)
-
-
-def _counted_as(count: int, what: str) -> str:
-    return f"{count:,} {what}{'s' * (count != 1)}"
-
-
-def _write(
-    annotations: Iterator["Annotation"], folder: Any, pictures: Any, skipped: list["Skipped"]
-) -> set[Path]:
-    """Writes every annotation; returns the files that they are of."""
-    from partoken_jax.proteins.structures import Skipped
-
-    done: set[Path] = set()
-    for annotation in annotations:
-        assert annotation.origin is not None
-        name = annotation.protein.name
-        stem = folder.add(annotation)
-        if stem is None:
-            skipped.append(Skipped(name, "protein", "another protein has the same name; rename a file"))
-            continue
-        folder.files += pictures.add(annotation, stem)
-        if len(folder.names) <= SHOWN:
-            say(_line(annotation))
-        done.add(annotation.origin.path)
-    return done
-
-
-def _line(annotation: "Annotation") -> str:
-    """A protein in a line: its class, and its most important cluster."""
-    from partoken_jax.interpret.tables import residue_numbers
-
-    said = f"{annotation.protein.name}: {annotation.title}, {annotation.confidence:.0%}"
-    if not annotation.clusters:
-        return f"{said}; no clusters"
-    first, numbers = annotation.clusters[0], residue_numbers(annotation)
-    token = "" if first.token is None else f", token {first.token}"
-    return (
-        f"{said}; {_counted_as(len(annotation.clusters), 'cluster')}, the most important around residue "
-        f"{numbers[first.seed]} ({_counted_as(first.size, 'residue')}{token}, {first.importance:.0%})"
-    )
 
 
 def _tell(skipped: list["Skipped"]) -> None:
@@ -258,34 +191,3 @@ def _listed(sources: tuple[str, ...]) -> Iterator[tuple[Path, bool]]:
         if not any(lines):
             raise ConfigError(f"{source}: names no files; write a path into every line")
         yield from ((source.parent / line, True) for line in lines if line)
-
-
-def _manifest(files: list[Path], where: Path, model: Any, settings: dict[str, Any], seconds: float) -> dict:
-    from importlib.metadata import version
-
-    return {
-        "command": shlex.join(["partoken", *sys.argv[1:]]),
-        "date": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime()),
-        "seconds": round(seconds, 2),
-        "model": {
-            "source": model.source,
-            "sha256": _checksum(where),
-            "kind": model.config.model.kind,
-            "task": model.task,
-            "class_names": list(model.class_names),
-            "epoch": model.epoch,
-        },
-        "settings": settings,
-        "versions": {name: version(name) for name in ("partoken_jax", "jax", "gemmi", "numpy")},
-        "inputs": [{"file": str(file), "sha256": _checksum(file)} for file in files],
-    }
-
-
-def _checksum(path: Path) -> str | None:
-    """None where there is none: of a folder, or of what cannot be read."""
-    from partoken_jax.proteins.prepared import checksum
-
-    try:
-        return checksum(path) if path.is_file() else None
-    except OSError:
-        return None
