@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.metrics import normalized_mutual_info_score
 
 from experiments.flags import Flags, count, output, run_script
 from experiments.timing_tables import wrapped
 from partoken_jax.interpret.bootstrap import mean_estimate
-from partoken_jax.interpret.purity import association, normalised_information, purity
+from partoken_jax.interpret.purity import association, purity
 from partoken_jax.interpret.random_clusters import grow_random
 from partoken_jax.interpret.stability import (
     Agreement,
@@ -152,7 +153,10 @@ def of_tokens(model: TrainedModel, dataset: ProteinDataset) -> dict[str, Any]:
         "rows": [
             {"label": label, "measure": name, **association(measure, codes.ravel(), protein, values)}
             for label, values in labels.items()
-            for name, measure in (("purity", purity), ("normalised information", normalised_information))
+            for name, measure in (
+                ("purity", purity),
+                ("normalised information", normalized_mutual_info_score),
+            )
         ],
     }
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from partoken_jax.interpret.annotation import Annotation
 from partoken_jax.interpret.enrichment import Enrichment, fisher_enrichment
+from partoken_jax.interpret.tables import residue_numbers
 from partoken_jax.training.calibration import Bin, reliability
 from partoken_jax.training.metrics import Distribution, confusion_matrix, distribution
 
@@ -126,6 +127,7 @@ def _typical(annotations: Sequence[Annotation], labels: np.ndarray) -> list[Typi
     found: dict[int, list[TypicalCluster]] = {}
     for annotation, label in zip(annotations, labels.tolist(), strict=True):
         nearest: dict[int, TypicalCluster] = {}  # of this protein
+        numbers = residue_numbers(annotation)
         for cluster in annotation.clusters:
             if cluster.token is None or cluster.distance is None:
                 continue
@@ -135,18 +137,10 @@ def _typical(annotations: Sequence[Annotation], labels: np.ndarray) -> list[Typi
                 protein=annotation.protein.name,
                 rank=cluster.rank,
                 label="" if label < 0 else annotation.class_names[label],
-                residues=_numbers(annotation, cluster.residues),
+                residues=" ".join(numbers[i] for i in cluster.residues),
             )
             if cluster.token not in nearest or row < nearest[cluster.token]:
                 nearest[cluster.token] = row
         for token, row in nearest.items():
             found.setdefault(token, []).append(row)
     return [row for token in sorted(found) for row in sorted(found[token])[:TYPICAL]]
-
-
-def _numbers(annotation: Annotation, residues: np.ndarray) -> str:
-    """The residues' numbers, as in "41 42 43A"."""
-    protein = annotation.protein
-    return " ".join(
-        f"{protein.residue_numbers[i]}{protein.insertion_codes[i].strip()}" for i in residues.tolist()
-    )

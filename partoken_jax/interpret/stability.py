@@ -1,6 +1,6 @@
 """Whether a model cuts a protein the same way twice: over NMR models, under noise, over training seeds.
 
-Legend: L residues of a protein.
+Legend: L residues of a protein. Needs scikit-learn (the extra "baselines").
 """
 
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
+from sklearn.metrics import adjusted_rand_score
 
 from partoken_jax.proteins import DataError, Protein
 from partoken_jax.training.trained import Prediction
@@ -18,29 +19,12 @@ class Agreement(NamedTuple):
     """How alike two partitions of a protein's residues are."""
 
     adjusted_rand: float
-    """Of all residues, those in no cluster being a group of their own."""
+    """Index of Hubert and Arabie (1985), 0 for what chance gives. Of all residues, those in no cluster being
+    a group of their own."""
     adjusted_rand_clustered: float
     """Of the residues that are in a cluster in both; 1 where there are none."""
     overlap: float
     """Residues in a cluster in both over those in a cluster in either; 1 where there are none."""
-
-
-def adjusted_rand(first: np.ndarray, second: np.ndarray) -> float:
-    """The adjusted Rand index of two partitions, int [L] (Hubert and Arabie 1985): 1 for the same one,
-    however its groups are numbered, and 0 for what two random ones of these sizes have on average.
-
-    (Σ n_ij(n_ij-1)/2 - E) / ((A + B)/2 - E), A and B the pairs together in each, E = AB / (L(L-1)/2).
-    """
-    _, i = np.unique(first, return_inverse=True)
-    _, j = np.unique(second, return_inverse=True)
-    table = np.zeros((i.max(initial=0) + 1, j.max(initial=0) + 1))
-    np.add.at(table, (i, j), 1)
-    both, one, other, pairs = (
-        float((n * (n - 1) / 2).sum()) for n in (table, table.sum(1), table.sum(0), table.sum())
-    )
-    expected = one * other / pairs if pairs else 0.0
-    most = (one + other) / 2
-    return 1.0 if most == expected else (both - expected) / (most - expected)
 
 
 def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
@@ -49,8 +33,8 @@ def agreement(first: np.ndarray, second: np.ndarray) -> Agreement:
         raise DataError(f"clusterings of {len(first)} and {len(second)} residues cannot be compared")
     both, either = (first >= 0) & (second >= 0), (first >= 0) | (second >= 0)
     return Agreement(
-        adjusted_rand(first, second),
-        adjusted_rand(first[both], second[both]),
+        float(adjusted_rand_score(first, second)),
+        float(adjusted_rand_score(first[both], second[both])),
         float(both.sum() / either.sum()) if either.any() else 1.0,
     )
 
