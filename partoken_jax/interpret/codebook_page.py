@@ -106,6 +106,7 @@ def write_codebook_page(use: CodebookUse, folder: Path, enrichment: Sequence[Enr
         path,
         fill(
             "codebook.html",
+            title="Codebook",
             said=said,
             usage=_usage(use, order, clusters) if order else "",
             enrichment=_enrichment(enrichment),

@@ -77,6 +77,7 @@ def write_gallery(summaries: Iterable[Summary], folder: Path, with_codebook: boo
         path,
         fill(
             "gallery.html",
+            title="Annotated proteins",
             count=proteins,
             codebook='<nav aria-label="Pages"><a href="codebook.html">Codebook</a></nav>'
             if with_codebook

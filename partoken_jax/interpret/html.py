@@ -25,11 +25,13 @@ def write_assets(folder: Path) -> None:
             write_whole(path, text)
 
 
-def fill(template: str, **parts: str) -> str:
-    """A template of assets/ with its parts, which are HTML already."""
+def fill(template: str, title: str, home: str = "", **parts: str) -> str:
+    """A template of assets/ with its parts, which are HTML already, and the head that all pages have; `home`
+    is the way from the page to the folder of all results."""
     rules = style() + f":root{{--none:{colours.NONE['light']}}}"
     rules += f"@media(prefers-color-scheme:dark){{:root{{--none:{colours.NONE['dark']}}}}}"
-    return Template(_asset(template)).substitute(parts, style=rules)
+    head = Template(_asset("head.html")).substitute(title=title, home=home, style=rules)
+    return Template(_asset(template)).substitute(parts, head=head)
 
 
 def embedded(value: Any) -> str:

@@ -58,8 +58,9 @@ def page(annotation: Annotation, downloads: Sequence[str] = ()) -> str:
     with_tokens = any(cluster.token is not None for cluster in annotation.clusters)
     return fill(
         "protein.html",
+        title=escape(f"{name} – {annotation.title}"),
+        home="../",
         name=escape(name),
-        label=escape(annotation.title),
         summary=_summary(annotation),
         codebook='<a href="../codebook.html">Codebook</a>' if with_tokens else "",
         drawing=drawing(annotation, f"Trace of {name}"),
