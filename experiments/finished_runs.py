@@ -5,13 +5,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.learn import job
 from partoken_jax.proteins import DataError
 from partoken_jax.training.predictions import FILE, StoredPredictions, read_predictions
 from partoken_jax.training.records import EpochRecord, read_records
 from partoken_jax.training.report import RunReport
 
-TASKS = ("ec-class", "cath-architecture", "cath-class")
-"""Those that are quoted."""
+TASKS = ("ec-class", "cath-architecture", "cath-class", "cath-architecture-superfamily", "short-chains")
+"""Those that are quoted, by their names in `experiments.learn`."""
 
 
 class FinishedRun(NamedTuple):
@@ -80,10 +81,12 @@ def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
 def _read(path: Path) -> FinishedRun:
     task, variant = path.parts[-3:-1]
     report: RunReport = json.loads((path / "report.json").read_text())
-    is_of = (report["data"]["task"], f"seed{report['config']['seed']}")
-    if is_of != (task, path.name):
+    data, planned = report["config"]["data"], job(path, task, "gvp-recommended", 0, "float32").config.data
+    is_of = (data["task"], data["split_scheme"], f"seed{report['config']['seed']}")
+    if is_of != (planned.task, planned.split_scheme, path.name):
         raise DataError(
-            f"{path}: is a run of task {is_of[0]} and {is_of[1]}; move it to the folder that says so"
+            f"{path}: is a run of task {is_of[0]}, split {is_of[1]} and {is_of[2]}; move it to the folder "
+            "that says so"
         )
     records = read_records(path / "metrics.jsonl")
     if not records:

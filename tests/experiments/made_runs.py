@@ -50,8 +50,11 @@ def make_run(
     ]
     best = {"classification": {"accuracy": max(validation)}, "clustering": clusters}
     report = {
-        "config": {"seed": seed, "model": {"codebook": {"size": 20}}},
-        "data": {"task": task},
+        "config": {
+            "seed": seed,
+            "model": {"codebook": {"size": 20}},
+            "data": {"task": task, "split_scheme": "identity"},
+        },
         "parameters": {"total": parameters},
         "best_epoch": 2,
         "validation": best,

@@ -148,7 +148,7 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(root, tmp_path):
         read_runs(tmp_path)
     path = make_run(tmp_path / "a", "ec-class", "gvp-recommended", 0, answers(COUNT, 300))
     path.rename(path.with_name("seed1"))
-    with pytest.raises(DataError, match="is a run of task ec-class and seed0; move it"):
+    with pytest.raises(DataError, match="is a run of task ec-class, split identity and seed0; move it"):
         read_runs(tmp_path / "a")
     make_run(tmp_path / "b", "ec-class", "mine", 0, answers(COUNT, 300))
     with pytest.raises(DataError, match="unknown variants mine; known are gvp-published, "):

@@ -1,0 +1,204 @@
+"""What stands behind an encoder that does not learn: residue features computed once, and models on them.
+
+The encoder is nearly all of the time of both models (docs/TIMING.md). With its features kept, a run of what
+follows it (pooling, or partition, codebook and attention, and the classifier) takes seconds an epoch on a
+CPU, so that many seeds can be compared. `experiments.does_it_read` does that. Steps, losses, schedules, the
+start of clusters and the codebook are those of `partoken train`.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from partoken_jax.config import TrainConfig
+from partoken_jax.graphs.features import featurise
+from partoken_jax.graphs.types import FeaturisedGraph, NodeFeatures, PackedGraph
+from partoken_jax.models import build_model, matmul_precision
+from partoken_jax.progress import progress
+from partoken_jax.training.cluster_start import (
+    ResidueFeatures,
+    StartProgram,
+    start_clusters,
+    start_program,
+    starts_from_data,
+)
+from partoken_jax.training.data import RunData
+from partoken_jax.training.epochs import Evaluation, Predictions, predict, score
+from partoken_jax.training.losses import balanced_weights
+from partoken_jax.training.prefetch import prefetch
+from partoken_jax.training.run import bypass_codebook, make_program
+from partoken_jax.training.schedules import epoch_settings
+from partoken_jax.training.stages import (
+    begin_stage,
+    cluster_samples,
+    has_codebook,
+    initialise_codebook,
+    renew_codebook,
+    stage_of,
+)
+from partoken_jax.training.step import TrainState, initial_state
+from partoken_jax.training.trained import TrainedModel
+
+
+class GivenFeatures(nnx.Module):
+    """In the place of an encoder: the nodes of the graph are residue features [N, D] already."""
+
+    def __call__(self, graph: FeaturisedGraph, *, key: jax.Array | None = None) -> jax.Array:
+        return graph.nodes.scalars
+
+
+def headed(config: Any, *, rngs: nnx.Rngs) -> nnx.Module:
+    """The model of the settings on given features."""
+    model: Any = build_model(config, rngs=rngs)
+    model.encoder = GivenFeatures()
+    return model
+
+
+class Features(NamedTuple):
+    """Of the residues of a split, protein after protein."""
+
+    x: np.ndarray
+    """float16 [residues, D]"""
+    first: np.ndarray
+    """int64 [proteins]: where those of a protein begin."""
+
+
+def encoded(model: TrainedModel, data: RunData, cache: Path) -> dict[str, Features]:
+    """What the encoder of a model makes of the residues of all splits, kept in a file `cache`, which is read
+    where it is there."""
+    if cache.is_file():
+        with np.load(cache) as arrays:
+            return {s: Features(arrays[f"{s}_x"], arrays[f"{s}_first"]) for s in data.loaders}
+    network: Any = model.model
+    graphdef, arrays = nnx.split(network.encoder)
+
+    @jax.jit
+    def encode(arrays: nnx.State, graph: PackedGraph) -> jax.Array:
+        with jax.default_matmul_precision(matmul_precision(model.config.model)):
+            return nnx.merge(graphdef, arrays, copy=True)(featurise(graph)).astype(jnp.float16)
+
+    found: dict[str, Features] = {}
+    for split, loader in data.loaders.items():
+        lengths = data.datasets[split].lengths
+        first = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        x = np.zeros((int(lengths.sum()), model.config.model.node_hidden[0]), np.float16)
+        with progress(len(lengths), f"encoding {split}") as advance:
+            for graph in prefetch(loader.evaluation()):
+                rows = places(graph, first)
+                features = np.asarray(encode(arrays, graph))
+                x[rows[rows >= 0]] = features[: len(rows)][rows >= 0]
+                advance(int(np.sum(graph.globals.mask)))
+        found[split] = Features(x, first)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(cache, **{f"{s}_{n}": a for s, f in found.items() for n, a in f._asdict().items()})
+    return found
+
+
+def places(graph: PackedGraph, first: np.ndarray) -> np.ndarray:
+    """int64 [N]: where the features of every residue of a batch are, -1 of padding."""
+    sizes, proteins = np.asarray(graph.n_node), np.asarray(graph.globals.protein)
+    rows = np.full(int(sizes.sum()), -1, np.int64)
+    start = 0
+    for size, protein in zip(sizes, proteins, strict=True):
+        if protein >= 0:
+            rows[start : start + size] = first[protein] + np.arange(size)
+        start += size
+    return rows
+
+
+def with_features(graph: PackedGraph, features: Features) -> FeaturisedGraph:
+    """A batch whose residues have the given features for scalars."""
+    rows = places(graph, features.first)
+    x = np.where(rows[:, None] >= 0, features.x[np.maximum(rows, 0)], 0).astype(np.float32)
+    empty = np.zeros((len(rows), 0, 3), np.float32)
+    nodes: Any = NodeFeatures(x, empty, graph.nodes.residue_type, graph.nodes.mask)  # type: ignore[arg-type]
+    return FeaturisedGraph(*graph._replace(nodes=nodes))
+
+
+class Trained(NamedTuple):
+    """A run on given features, at the epoch that was best on validation."""
+
+    epoch: int
+    validation: Evaluation
+    test: Evaluation
+    predictions: Predictions
+    """Of the test proteins."""
+
+
+def train_on_features(config: TrainConfig, data: RunData, features: dict[str, Features]) -> Trained:
+    """Trains what follows the encoder as `partoken train` does, and predicts the test proteins.
+
+    The best epoch is the one with the best macro-F1 on validation, of stage 1 where there is a codebook.
+    """
+    model = dataclasses.replace(config.model, num_classes=len(data.class_names))
+    config = dataclasses.replace(config, model=model)
+    graphdef, state = initial_state(config, headed)
+    program = make_program(config, graphdef, None, quiet=True)
+    loader, best = data.loaders["train"], None
+
+    def batches(split: str, epoch: int | None) -> Iterator[Any]:
+        found: Iterable[PackedGraph] = (
+            data.loaders[split].evaluation() if epoch is None else loader.epoch(epoch)  # type: ignore[index]
+        )
+        return prefetch(with_features(graph, features[split]) for graph in found)
+
+    def scored(split: str, state: TrainState, bypass: bool, temperature: float) -> tuple[Evaluation, Any]:
+        step = program.evaluate[bypass]
+        predictions = predict(step, state.params, state.codebook, batches(split, None), temperature)
+        return score(predictions, data.class_names), predictions
+
+    for epoch in range(config.stage0.epochs + config.stage1.epochs):
+        stage, of_stage = stage_of(config, epoch)
+        bypass = bypass_codebook(config, epoch)
+        temperature = float(np.float32(config.temperature.at(epoch)))
+
+        def samples(state: TrainState, bypass: bool, epoch: int = epoch, tau: float = temperature) -> Any:
+            step, most = program.evaluate[bypass], config.kmeans_batches
+            return cluster_samples(step, state, batches("train", epoch), temperature=tau, max_batches=most)
+
+        if epoch == 0:
+            state = begin_stage(state)
+            if starts_from_data(config):
+                state, _ = start_clusters(config, _start(graphdef), state, batches("train", 0))
+        if of_stage == 0 and not bypass:
+            state = initialise_codebook(graphdef, state, samples(state, True), config.seed)
+            best = None
+        settings = epoch_settings(
+            config,
+            stage,
+            of_stage,
+            loader.num_batches(epoch),
+            has_codebook=has_codebook(config),
+            class_weights=balanced_weights(data.datasets["train"].class_counts(), config.class_balance),
+        )
+        for graph, of_step in zip(batches("train", epoch), settings, strict=True):
+            state, _ = program.train[bypass](state, graph, of_step)
+        if config.reseed_dead_codes and not bypass and not settings[-1].frozen:
+            state, _ = renew_codebook(
+                graphdef, state, samples(state, bypass), config.seed, epoch, reseed=True
+            )
+        validation, _ = scored("val", state, bypass, temperature)
+        reached = validation["classification"]["macro_f1"]
+        if best is None or reached > best[0]:
+            copied = jax.tree.map(jnp.copy, state)  # the next step is given the buffers of this one
+            best = (reached, epoch, copied, bypass, temperature, validation)
+    assert best is not None
+    _, epoch, state, bypass, temperature, validation = best
+    test, predictions = scored("test", state, bypass, temperature)
+    return Trained(epoch + 1, validation, test, predictions)
+
+
+def _start(graphdef: nnx.GraphDef) -> StartProgram:
+    """Of clusters, from features that are there."""
+
+    def features(params: Any, codebook: Any, graph: FeaturisedGraph, temperature: Any) -> ResidueFeatures:
+        x = graph.nodes.scalars
+        return ResidueFeatures(x[None], jnp.sum(jnp.where(graph.nodes.mask[:, None], x, 0.0), axis=0))
+
+    return start_program(graphdef)._replace(features=jax.jit(features))

@@ -1,0 +1,257 @@
+"""Does it pay to read a protein cluster by cluster? Four ways to read the same residue features, many seeds.
+
+    python -m experiments.same_features --encoder backbone --task cath-architecture --seeds 5 \\
+        --json experiments/results/learn/same_features.json
+
+An encoder that does not learn gives every residue its features once (`experiments.frozen_encoder`). On them
+are trained, with the same recipe, seeds and proteins: the pooling and classifier of GVP; ParToken's
+partition, codebook, attention and classifier; the same with random clusters of the same sizes; and with one
+cluster, the whole protein. What differs between their scores is what reading in clusters buys, with no noise
+from how well an encoder happened to be trained. What it cannot tell is whether an encoder that learns
+together with its clusters becomes a better one; `experiments.does_it_pay` compares whole runs.
+
+The JSON is written after every run, and a run that is in it is not done again. Encoders: "backbone" was
+pretrained on structure alone and favours nobody, "types" likewise but sees residue types; "partoken" is that
+of the model in the package, trained with clusters; any other name is a run directory.
+"""
+
+import copy
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.flags import Flags, count, output, run_script
+from experiments.frozen_encoder import encoded, headed, train_on_features
+from experiments.learn import PRETRAINING, TASKS, job
+from experiments.paired import difference, disagreement, protein_errors, smallest_difference
+from partoken_jax.config import StageConfig, TrainConfig
+from partoken_jax.parameters import parameter_table
+from partoken_jax.pretrained import load_model
+from partoken_jax.progress import say
+from partoken_jax.tables import markdown_table
+from partoken_jax.training.compilation_cache import use_compilation_cache
+from partoken_jax.training.data import RunData, load_run_data
+from partoken_jax.training.metrics import wilson
+from partoken_jax.training.predictions import StoredPredictions
+from partoken_jax.training.report import environment
+from partoken_jax.training.trained import TrainedModel, trained_run
+
+READERS = {
+    "gvp-recommended": "mean over residues (GVP's)",
+    "partoken-recommended": "clusters (ParToken's)",
+    "partoken-random": "random clusters of the same sizes",
+    "partoken-whole": "ParToken's head on the whole protein",
+}
+CONTRASTS = (
+    ("partoken-recommended", "gvp-recommended"),
+    ("partoken-recommended", "partoken-random"),
+    ("partoken-recommended", "partoken-whole"),
+)
+"""The first minus the second."""
+PRETRAINED = Path(__file__).parent / "results" / "learn" / "runs" / "pretraining"
+STAGE0 = StageConfig(epochs=8, learning_rate=2e-3, warmup_epochs=1)
+STAGE1_EPOCHS = 4
+"""Everything else is the recommended recipe: heads alone bear, and need, a higher rate."""
+MOST_PROTEINS = 4_000
+"""For training, drawn once: what a CPU does in a quarter of an hour a run."""
+
+
+def configured(task: str, reader: str, seed: int) -> TrainConfig:
+    """The settings of a run: those of `experiments.learn` but for rate and epochs."""
+    config = job(Path("runs/same_features"), task, reader, seed, "float32").config
+    epochs = STAGE0.epochs + STAGE1_EPOCHS
+    return dataclasses.replace(
+        config,
+        stage0=STAGE0,
+        data=dataclasses.replace(config.data, max_train=MOST_PROTEINS),
+        stage1=dataclasses.replace(config.stage1, epochs=STAGE1_EPOCHS),
+        temperature=dataclasses.replace(config.temperature, decay=0.1 ** (1 / (epochs - 1))),
+    )
+
+
+def encoder_of(name: str) -> TrainedModel:
+    """The model whose encoder is read."""
+    if name == "partoken":
+        return load_model("cath-architecture")
+    return trained_run(PRETRAINED / name if name in PRETRAINING else name)
+
+
+def reshuffled(data: RunData, seed: int) -> RunData:
+    """The same proteins in the order of another seed."""
+    plan = dataclasses.replace(data.plan, seed=seed)
+    loaders = {}
+    for split, loader in data.loaders.items():
+        loaders[split] = copy.copy(loader)
+        loaders[split].plan = plan
+    return dataclasses.replace(data, plan=plan, loaders=loaders)
+
+
+def one_run(task: str, reader: str, seed: int, data: RunData, features: Any) -> dict[str, Any]:
+    """A row of the results."""
+    start = time.perf_counter()
+    config = configured(task, reader, seed)
+    found = train_on_features(config, reshuffled(data, seed), features)
+    clusters = found.test["clustering"]
+    return {
+        "task": task,
+        "reader": reader,
+        "seed": seed,
+        "accuracy": found.test["classification"]["accuracy"],
+        "macro_f1": found.test["classification"]["macro_f1"],
+        "validation_accuracy": found.validation["classification"]["accuracy"],
+        "best_epoch": found.epoch,
+        "coverage": None if clusters is None else clusters["coverage"],
+        "seconds": time.perf_counter() - start,
+        "predicted": found.predictions.logits.argmax(axis=1).tolist(),
+    }
+
+
+def analysed(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]:
+    """Scores of every reader, and the contrasts, of the rows of one encoder and task."""
+    readers = {name: [row for row in rows if row["reader"] == name] for name in READERS}
+    n = len(data["labels"])
+    return {
+        "n": n,
+        "training_proteins": data["training_proteins"],
+        "readers": {
+            name: {
+                "seeds": [row["seed"] for row in mine],
+                "parameters": data["parameters"][name],
+                **{score: float(np.mean([row[score] for row in mine])) for score in ("accuracy", "macro_f1")},
+                "interval": wilson(round(float(np.mean([row["accuracy"] for row in mine])) * n), n),
+            }
+            for name, mine in readers.items()
+            if mine
+        },
+        "contrasts": [
+            _contrast(readers[a], readers[b], data) for a, b in CONTRASTS if readers[a] and readers[b]
+        ],
+    }
+
+
+def _contrast(first: list[dict], second: list[dict], data: dict[str, Any]) -> dict[str, Any]:
+    mine, theirs = ({row["seed"]: row for row in rows} for rows in (first, second))
+    seeds = sorted(mine.keys() & theirs.keys())
+    sides = [[_stored(side[seed], data) for seed in seeds] for side in (mine, theirs)]
+    errors = protein_errors(*sides)
+    found: dict[str, Any] = {"first": first[0]["reader"], "second": second[0]["reader"], "seeds": seeds}
+    for score, error in zip(("accuracy", "macro_f1"), errors, strict=True):
+        of = difference([mine[seed][score] - theirs[seed][score] for seed in seeds], error)
+        interval = [of.low, of.high] if np.isfinite(of.high) else None
+        told = interval is not None and of.told
+        found[score] = {"mean": of.mean, "interval": interval, "told": told, "per_seed": of.per_seed}
+    deviation = float(np.std(found["accuracy"]["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
+    found["disagreeing"] = disagreement(*sides)
+    found["smallest_difference"] = smallest_difference(
+        len(data["labels"]), len(seeds), found["disagreeing"], deviation
+    )
+    return found
+
+
+def _stored(row: dict[str, Any], data: dict[str, Any]) -> StoredPredictions:
+    names, empty = np.arange(len(data["labels"])).astype(str), np.zeros((0, 0), np.float32)
+    labels, classes = np.asarray(data["labels"]), np.asarray(data["class_names"])
+    return StoredPredictions(names, labels, np.asarray(row["predicted"]), empty, classes)
+
+
+def table(results: dict[str, Any]) -> str:
+    """Markdown: readers, then differences."""
+    rows: list[tuple[object, ...]] = []
+    differences: list[tuple[object, ...]] = []
+    for place, found in results["analysis"].items():
+        for name, mine in found["readers"].items():
+            low, high = mine["interval"]
+            accuracy = f"{mine['accuracy']:.3f} ({low:.3f} to {high:.3f})"
+            what = (READERS[name], f"{mine['parameters']:,}", len(mine["seeds"]), found["n"])
+            rows.append((place, *what, accuracy, f"{mine['macro_f1']:.3f}"))
+        for mine in found["contrasts"]:
+            told = "yes" if mine["accuracy"]["told"] else "no"
+            of = f"{READERS[mine['first']]} − {READERS[mine['second']]}"
+            scores = (_signed(mine["accuracy"]), _signed(mine["macro_f1"]))
+            smallest = f"{mine['smallest_difference']:.3f}"
+            differences.append((place, of, len(mine["seeds"]), *scores, smallest, told))
+    first = ("encoder, task", "reads", "parameters", "seeds", "test proteins", "accuracy", "macro-F1")
+    second = ("encoder, task", "difference", "seeds", "accuracy", "macro-F1", "smallest that is told", "told")
+    return markdown_table(first, rows) + "\n\n" + markdown_table(second, differences)
+
+
+def _signed(found: dict[str, Any]) -> str:
+    if found["interval"] is None:
+        return f"{found['mean']:+.3f} (one seed, no interval)"
+    low, high = found["interval"]
+    return f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def main() -> None:
+    flags = Flags(description=__doc__.splitlines()[0])
+    flags.add_argument(
+        "--encoder", default="backbone", help='"backbone", "types", "partoken", or a run directory.'
+    )
+    flags.add_argument("--task", choices=TASKS, required=True)
+    flags.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS))
+    flags.add_argument("--seeds", type=count, default=5, help="Number of seeds.")
+    flags.add_argument("--json", type=output, required=True, help="Where the results go, and are gone on.")
+    flags.add_argument(
+        "--cache", type=Path, default=Path("runs/same_features"), help="Folder of the residue features."
+    )
+    args = flags.parse_args()
+    use_compilation_cache()
+    results: dict[str, Any] = {"schema": "partoken.same_features/1", "commands": [], "data": {}, "rows": []}
+    if args.json.is_file():
+        results = json.loads(args.json.read_text())
+    command = " ".join(["python -m experiments.same_features", *sys.argv[1:]])
+    results["commands"] = sorted({*results["commands"], command})
+    results["environment"] = environment()
+    place = f"{args.encoder}, {args.task}"
+    data = load_run_data(configured(args.task, "gvp-recommended", 0))
+    model = encoder_of(args.encoder)
+    features = encoded(model, data, args.cache / f"{Path(args.encoder).name}_{args.task}.npz")
+    results["data"].setdefault(place, described(args.task, data))
+    done = {(row["encoder"], row["task"], row["reader"], row["seed"]) for row in results["rows"]}
+    for seed in range(args.seeds):
+        for reader in args.readers:
+            if (args.encoder, args.task, reader, seed) in done:
+                continue
+            row = {"encoder": args.encoder, **one_run(args.task, reader, seed, data, features)}
+            results["rows"].append(row)
+            say(f"{place}, seed {seed}, {READERS[reader]}: {row['accuracy']:.3f} in {row['seconds']:.0f} s")
+            write(results, args.json)
+    write(results, args.json)
+    say(table(results))
+
+
+def described(task: str, data: RunData) -> dict[str, Any]:
+    """What the analysis needs of the test proteins and the readers."""
+    from flax import nnx
+
+    parameters = {}
+    for reader in READERS:
+        config = configured(task, reader, 0)
+        model = dataclasses.replace(config.model, num_classes=len(data.class_names))
+        parameters[reader] = dict(parameter_table(headed(model, rngs=nnx.Rngs(0))))["total"]
+    labels = [int(label) for label in data.datasets["test"].labels]
+    return {
+        "labels": labels,
+        "class_names": list(data.class_names),
+        "training_proteins": len(data.datasets["train"]),
+        "parameters": parameters,
+    }
+
+
+def write(results: dict[str, Any], path: Path) -> None:
+    """The JSON with its analysis, and the tables beside it."""
+    results["analysis"] = {
+        place: analysed([row for row in results["rows"] if f"{row['encoder']}, {row['task']}" == place], data)
+        for place, data in results["data"].items()
+    }
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.with_suffix(".md").write_text(table(results) + "\n")
+
+
+if __name__ == "__main__":
+    run_script(main)

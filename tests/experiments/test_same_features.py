@@ -1,0 +1,103 @@
+"""Readers of features that do not change: they read what the encoder says, and runs of them are compared."""
+
+import dataclasses
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import same_features
+from experiments.frozen_encoder import encoded, headed, train_on_features, with_features
+from partoken_jax.models import build_model
+from partoken_jax.training.data import load_run_data
+from partoken_jax.training.objective import forward
+from tests.training.conftest import tiny
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = tiny(reseed_dead_codes=True)
+    model = dataclasses.replace(config.model, dropout=0.0)
+    once = dataclasses.replace(config.stage0, epochs=1)
+    return dataclasses.replace(config, model=model, stage0=once, stage1=dataclasses.replace(once, epochs=2))
+
+
+@pytest.fixture(scope="module")
+def data(config):
+    return load_run_data(config)
+
+
+@pytest.fixture(scope="module")
+def source(config) -> Any:
+    return SimpleNamespace(model=build_model(config.model, rngs=nnx.Rngs(0)), config=config)
+
+
+@pytest.fixture(scope="module")
+def features(source, data, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache") / "here" / "features.npz"
+    found = encoded(source, data, cache)
+    again = encoded(SimpleNamespace(model=None), data, cache)  # type: ignore[arg-type]
+    jax.tree.map(np.testing.assert_array_equal, found, again)
+    return found
+
+
+@pytest.mark.parametrize("kind", ["gvp", "partoken"])
+def test_on_given_features_a_model_says_what_it_says_with_its_encoder(kind, config, data, source, features):
+    settings = dataclasses.replace(config.model, kind=kind)
+    whole, head = build_model(settings, rngs=nnx.Rngs(1)), headed(settings, rngs=nnx.Rngs(1))
+    whole.encoder = source.model.encoder
+    say = nnx.jit(forward)
+    for split in ("train", "test"):
+        graph = next(data.loaders[split].evaluation())
+        expected, found = say(whole, graph), say(head, with_features(graph, features[split]))
+        real = graph.nodes.mask
+        np.testing.assert_allclose(found.node_features[real], expected.node_features[real], rtol=1e-3)
+        np.testing.assert_allclose(found.logits, expected.logits, atol=2e-3)
+
+
+def test_a_run_learns_with_a_codebook_in_its_second_stage(config, data, features):
+    fast = dataclasses.replace(config.stage1, learning_rate=1e-2)
+    found = train_on_features(dataclasses.replace(config, stage0=fast, stage1=fast), data, features)
+    assert found.predictions.logits.shape == (len(data.datasets["test"]), 4)
+    assert found.epoch > 1 and (found.predictions.codes >= 0).any()
+    assert np.ptp(found.predictions.logits, axis=0).min() > 1e-3
+
+
+def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatch):
+    labels = np.arange(400) % 4
+    done: list[tuple[str, int]] = []
+
+    def run(task, reader, seed, data, features):
+        done.append((reader, seed))
+        rng = np.random.default_rng(seed)
+        right = rng.random(400) < 0.5
+        if reader == "partoken-recommended":
+            right |= rng.random(400) < 0.3
+        predicted = np.where(right, labels, (labels + 1) % 4)
+        scores = {"accuracy": float(right.mean()), "macro_f1": float(right.mean())}
+        return {"task": task, "reader": reader, "seed": seed, "predicted": predicted.tolist(), **scores,
+                "seconds": 1.0}  # fmt: skip
+
+    described = {"labels": labels.tolist(), "class_names": list("abcd"), "training_proteins": 9,
+                 "parameters": dict.fromkeys(same_features.READERS, 7)}  # fmt: skip
+    for name, value in {
+        "one_run": run, "described": lambda task, data: described, "load_run_data": lambda config: None,
+        "encoder_of": lambda name: None, "encoded": lambda *args: None, "use_compilation_cache": lambda: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(same_features, name, value)
+    path = tmp_path / "found.json"
+    for seeds in ("1", "3"):
+        flags = ["same_features", "--task", "cath-class", "--seeds", seeds, "--json", str(path)]
+        monkeypatch.setattr("sys.argv", flags)
+        same_features.main()
+    assert len(done) == len(set(done)) == 3 * len(same_features.READERS)
+    found = json.loads(path.read_text())["analysis"]["backbone, cath-class"]
+    better, *_ = found["contrasts"]
+    assert better["accuracy"]["told"] and 0.1 < better["accuracy"]["mean"] < 0.2
+    assert found["readers"]["gvp-recommended"]["seeds"] == [0, 1, 2]
+    said = path.with_suffix(".md").read_text()
+    assert "(ParToken's) − mean over residues" in said and said.count("yes |") == 3
