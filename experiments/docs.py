@@ -15,12 +15,14 @@ from typing import Any
 from experiments import (
     annotate_speed,
     codebooks,
+    dead_channels,
     demo,
     faults,
     figures,
     learn_summary,
     learn_tables,
     precision,
+    same_features,
     saving_cost,
     sites,
     stability,
@@ -145,6 +147,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "accuracy": accuracy,
         "learned": learned,
         "models": lambda: overview("docs/models"),
+        "pays": lambda: wrapped(same_features.verdict(read("learn", "same_features.json"))),
     },
     "docs/index.md": {"measured": measured, "gpu": gpu},
     "docs/TIMING.md": {
@@ -171,6 +174,8 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "starts": lambda: wrapped(learn_tables.starts(read("learn", "cluster_start.json"))),
         "codebooks": lambda: codebooks.table(read("learn", "codebooks.json")),
         "power": lambda: wrapped(learn_tables.power(read("learn", "summary.json"))),
+        "same_features": lambda: same_features.text(read("learn", "same_features.json")),
+        "dead": lambda: dead_channels.table(read("learn", "dead_channels.json")),
     },
     "docs/SITES.md": {
         "matched": lambda: wrapped(sites.matched(read("sites.json"))),

@@ -29,6 +29,7 @@ from experiments.flags import Flags, count, output, run_script
 from experiments.frozen_encoder import encoded, headed, train_on_features
 from experiments.learn import PRETRAINING, TASKS, job
 from experiments.paired import difference, disagreement, protein_errors, smallest_difference
+from experiments.timing_tables import wrapped
 from partoken_jax.config import StageConfig, TrainConfig
 from partoken_jax.parameters import parameter_table
 from partoken_jax.pretrained import load_model
@@ -53,6 +54,13 @@ CONTRASTS = (
     ("partoken-recommended", "partoken-whole"),
 )
 """The first minus the second."""
+AGAINST = {
+    "gvp-recommended": "the mean that GVP reads",
+    "partoken-random": "random clusters of the same sizes",
+    "partoken-whole": "the whole protein as one cluster",
+}
+MAIN = ("backbone", "types")
+"""Encoders that go without saying."""
 PRETRAINED = Path(__file__).parent / "results" / "learn" / "runs" / "pretraining"
 STAGE0 = StageConfig(epochs=8, learning_rate=2e-3, warmup_epochs=1)
 STAGE1_EPOCHS = 4
@@ -180,6 +188,50 @@ def table(results: dict[str, Any]) -> str:
     return markdown_table(first, rows) + "\n\n" + markdown_table(second, differences)
 
 
+def text(results: dict[str, Any]) -> str:
+    """The answer in words, then the tables, for the documents."""
+    return wrapped(verdict(results)) + "\n\n" + table(results)
+
+
+def verdict(results: dict[str, Any]) -> str:
+    """The answer in words that follow from the intervals, whichever way they fall."""
+    found, gains, pays = [], [], []
+    for place, of in results["analysis"].items():
+        by_second = {c["second"]: c["accuracy"] for c in of["contrasts"]}
+        if len(by_second) < len(CONTRASTS):
+            continue
+        name = place.partition(", ")[2] + (
+            "" if place.startswith(MAIN) else f" (encoder {place.split(',')[0]})"
+        )
+        better = {second: c["told"] and c["mean"] > 0 for second, c in by_second.items()}
+        gains += [name] * better["gvp-recommended"]
+        pays += [name] * all(better.values())
+        seeds = len(of["contrasts"][0]["seeds"])
+        parts = (f"{_in_words(by_second[second])} against {what}" for second, what in AGAINST.items())
+        found.append(f"{name} ({of['n']} test proteins, {seeds} seeds): {', '.join(parts)}.")
+    if not found:
+        return "No task has runs of all readers yet."
+    if pays:
+        answer = (
+            f"Clusters pay on {' and '.join(pays)}: ParToken is more accurate with them than without them."
+        )
+    elif gains:
+        answer = (
+            f"ParToken's head is more accurate than GVP's on {' and '.join(gains)}, but not because of its "
+            "clusters, as far as these runs tell: they do not beat both random clusters and none."
+        )
+    else:
+        answer = "Reading in clusters is nowhere shown to be more accurate than the mean over residues."
+    return " ".join([answer, "Accuracy with learned clusters, on the same residue features:", *found])
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    low, high = found["interval"] or (float("-inf"), float("inf"))
+    if found["told"]:
+        return f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"no difference within ±{max(-low, high):.3f} ({found['mean']:+.3f})"
+
+
 def _signed(found: dict[str, Any]) -> str:
     if found["interval"] is None:
         return f"{found['mean']:+.3f} (one seed, no interval)"
@@ -211,7 +263,7 @@ def main() -> None:
     data = load_run_data(configured(args.task, "gvp-recommended", 0))
     model = encoder_of(args.encoder)
     features = encoded(model, data, args.cache / f"{Path(args.encoder).name}_{args.task}.npz")
-    results["data"].setdefault(place, described(args.task, data))
+    results["data"][place] = described(args.task, data)
     done = {(row["encoder"], row["task"], row["reader"], row["seed"]) for row in results["rows"]}
     for seed in range(args.seeds):
         for reader in args.readers:

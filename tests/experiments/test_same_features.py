@@ -101,3 +101,24 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
     assert found["readers"]["gvp-recommended"]["seeds"] == [0, 1, 2]
     said = path.with_suffix(".md").read_text()
     assert "(ParToken's) − mean over residues" in said and said.count("yes |") == 3
+
+
+@pytest.mark.parametrize(
+    ("means", "said"),
+    [
+        ((0.05, 0.04, 0.03), "Clusters pay on ec-class"),
+        ((0.05, 0.04, 0.0), "but not because of its clusters"),
+        ((0.05, 0.0, 0.0), "but not because of its clusters"),
+        ((0.0, 0.04, 0.03), "nowhere shown to be more accurate than the mean"),
+        ((-0.05, -0.04, -0.03), "nowhere shown to be more accurate than the mean"),
+    ],
+)
+def test_the_words_follow_from_the_intervals(means, said):
+    contrasts = [
+        {"first": first, "second": second, "seeds": [0, 1],
+         "accuracy": {"mean": mean, "interval": [mean - 0.02, mean + 0.02], "told": abs(mean) > 0.02}}
+        for (first, second), mean in zip(same_features.CONTRASTS, means, strict=True)
+    ]  # fmt: skip
+    results = {"analysis": {"types, ec-class": {"n": 10, "contrasts": contrasts}}}
+    words = same_features.verdict(results)
+    assert said in words and f"{means[0]:+.3f}" in words and "ec-class (10 test proteins, 2 seeds)" in words
