@@ -45,8 +45,15 @@ STEPS = (0, 32, 64)
 def configured(recipe: str, seed: int) -> TrainConfig:
     """A run of a recipe on short chains, in small batches."""
     config = job(Path("runs/dead_channels"), "short-chains", recipe, seed, "float32").config
-    batches = {"batch_size": 16, "residues_per_batch": None, "max_shapes": 1, "neighbours": 16}
-    data = dataclasses.replace(config.data, max_train=1024, max_eval=60, **batches)
+    data = dataclasses.replace(
+        config.data,
+        batch_size=16,
+        residues_per_batch=None,
+        max_shapes=1,
+        neighbours=16,
+        max_train=1024,
+        max_eval=60,
+    )
     return dataclasses.replace(config, data=data, stage0=dataclasses.replace(config.stage0, epochs=3))
 
 
