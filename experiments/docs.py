@@ -20,6 +20,7 @@ from experiments import (
     figures,
     learn_summary,
     learn_tables,
+    page_faults,
     precision,
     saving_cost,
     sites,
@@ -41,6 +42,7 @@ from experiments.timing_tables import (
     ratios,
     representative,
     step_medians,
+    tuned,
     wrapped,
 )
 from partoken_jax.tables import markdown_table
@@ -150,8 +152,10 @@ DOCUMENTS: Mapping[str, Blocks] = {
     "docs/TIMING.md": {
         "gpu": gpu,
         "measured": measured,
+        "page_faults": lambda: page_faults.table(read("page_faults.json")),
         "ratios": ratios,
         "representative": representative,
+        "tuned": tuned,
     },
     "docs/COMPARISON.md": {
         "against_pytorch": lambda: comparison.overview(list(all_results("comparison").values())),
