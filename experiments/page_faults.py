@@ -34,7 +34,7 @@ WARM_UP = 3
 
 
 def worker(batch_size: int) -> None:
-    """Runs a step for every line that comes in; answers with its seconds and faults, and the memory so far."""
+    """Runs a step for every line that comes in; answers with its seconds, faults and peak memory."""
     import resource
 
     import jax

@@ -150,7 +150,7 @@ def tuned() -> str:
     caption = (
         f"Forward and backward pass of GVP on {results[sizes[0]]['device']}, jax {environment['jax']}: "
         "median, and the ratio to the default with quartiles, pair by pair of interleaved steps; forms "
-        f"without a ratio were so slow that they ran once. Kept: {chosen}. {commands}."
+        f"without a ratio were so slow that they ran once or twice. Kept: {chosen}. {commands}."
     )
     header = ("form", *(f"{proteins} × {residues}" for proteins, residues in sizes))
     return f"{markdown_table(header, rows)}\n\n{wrapped(caption)}"

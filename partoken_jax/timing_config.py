@@ -90,7 +90,7 @@ class TuneConfig:
     """K, the number of nearest CA atoms that send messages to a residue. Set it to that of the run in
     question."""
     repeats: Annotated[AtLeast1, AtMost(100_000)] = 20
-    """Number of timed steps of every form; slow forms are timed once. Raise it when the quartiles lie far
+    """Number of timed steps of every form; slow forms are timed twice. Raise it when the quartiles lie far
     apart."""
     model: ModelConfig = field(default_factory=ModelConfig)
     """The widths, layers and precision of the encoder, by default those of the published model."""

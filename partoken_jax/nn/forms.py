@@ -83,7 +83,7 @@ def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
         again = "chunk" if on_cpu else "layer"
     if gradient == "auto":
         gradient = "scatter" if on_cpu or again == "chunk" else "gather"
-    return Form("dense", again, gradient)
+    return Form("dense" if config.message_passing == "auto" else config.message_passing, again, gradient)
 
 
 def form_of(config: ModelConfig, target: Target | None, graph: FeaturisedGraph | HiddenGraph) -> Form:

@@ -32,8 +32,8 @@ PLAIN = Form("general", "layer")
 """What every other form is held to. Its layers are computed again, so that it fits where others do."""
 CPU_CHUNKS, CHUNKS = (64, 128, 256), (1024, 4096)
 """Receivers per chunk that are tried on a CPU, and elsewhere."""
-SLOW = 1.5
-"""A form that takes so many times as long as the fastest is timed once."""
+TRIALS, SLOW = 2, 1.5
+"""A form whose best of so many runs takes so many times as long as the fastest is timed no further."""
 SECONDS = 120.0
 """For timing; a slow machine times less often than asked for, but at least `LEAST` times."""
 LEAST = 3
@@ -230,12 +230,12 @@ def _timed(
     time: Callable[..., Mapping[Form, Timing]],
     tell: Callable[[str], None],
 ) -> dict[Form, Timing]:
-    """Every program once, and then those that are not slow taking turns."""
+    """Every program a few times, and then those that are not slow, all taking turns."""
     if not calls:
         return {}
-    first = dict(time(calls, repeats=1, warm_up=0))  # each has run before
-    least = min(timing.median for timing in first.values())
-    quick = {form: call for form, call in calls.items() if first[form].median <= SLOW * least}
+    first = dict(time(calls, repeats=TRIALS, warm_up=0))  # each has run before
+    best = {form: min(timing.seconds) for form, timing in first.items()}
+    quick = {form: call for form, call in calls.items() if best[form] <= SLOW * min(best.values())}
     once = sum(first[form].median for form in quick)
     turns = min(repeats, max(LEAST, int(SECONDS / max(once, 1e-9))))
     tell(f"{len(quick)} forms take turns, {turns} times; about {duration(turns * once)}")
@@ -259,7 +259,7 @@ def _verdict(rows: list[dict[str, Any]], default: str, chosen: str | None) -> st
     lines = []
     for row in sorted((row for row in rows if "median_ms" in row), key=lambda row: row["median_ms"]):
         low, high = row["quartiles_ms"]
-        runs = f"{low:,.1f} to {high:,.1f}, {row['runs']} runs" if row["runs"] > 1 else "once"
+        runs = f"{low:,.1f} to {high:,.1f}, {row['runs']} runs"
         lines.append(f"  {row['label']:<37} {row['median_ms']:>9,.1f} ms ({runs})")
     if chosen is None:
         lines.append(f"nothing is chosen: {rows[0].get('error', 'no form is right')}")
