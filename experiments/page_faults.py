@@ -30,7 +30,7 @@ SETTINGS: dict[str, dict[str, str]] = {
     "both, and ARENA_MAX of 1": {**KEPT, **ONE_ARENA},
     "ARENA_MAX of 1": ONE_ARENA,
 }
-WARM_UP = 3
+WARM_UP = 2
 
 
 def worker(batch_size: int) -> None:

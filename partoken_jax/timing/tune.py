@@ -42,6 +42,7 @@ MEMORY_SHARE = 0.4
 TOLERANCES = {"float32": (2e-5, 2e-4), "tensorfloat32": (1e-2, 0.05), "bfloat16": (0.05, 0.1)}
 """Largest errors of outputs and of gradients (`errors`), by precision: a few times what rounding makes."""
 SMALLEST = 1e-2
+"""Of the largest gradient's norm: a smaller gradient is held to this one."""
 
 
 class Found(NamedTuple):
@@ -56,7 +57,7 @@ class Found(NamedTuple):
 
 
 class _Step(NamedTuple):
-    """The gradient step of one form, compiled, and its results on the host."""
+    """The gradient step of one form."""
 
     compiled: Compiled
     call: Callable[[], Objective]
