@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ def table(result: dict[str, Any]) -> str:
     header = ("malloc", "faults a step", "in the kernel", "step", "ratio", "quartiles", "peak memory")
     size = f"{result['batch_size']} × {result['residues']} residues"
     where = f"`{result['environment']['command']}` on {result['device']}, {result['repeats']} steps each"
-    return f"{markdown_table(header, rows, 'lrrrrrr')}\n\n{where}: GVP's training step, {size}."
+    caption = textwrap.fill(f"{where}: GVP's training step, {size}.", 118, break_on_hyphens=False)
+    return f"{markdown_table(header, rows, 'lrrrrrr')}\n\n{caption}"
 
 
 def main() -> int:
