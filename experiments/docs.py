@@ -21,6 +21,7 @@ from experiments import (
     figures,
     learn_summary,
     learn_tables,
+    page_faults,
     precision,
     same_features,
     saving_cost,
@@ -43,6 +44,7 @@ from experiments.timing_tables import (
     ratios,
     representative,
     step_medians,
+    tuned,
     wrapped,
 )
 from partoken_jax.tables import markdown_table
@@ -153,8 +155,10 @@ DOCUMENTS: Mapping[str, Blocks] = {
     "docs/TIMING.md": {
         "gpu": gpu,
         "measured": measured,
+        "page_faults": lambda: page_faults.table(read("page_faults.json")),
         "ratios": ratios,
         "representative": representative,
+        "tuned": tuned,
     },
     "docs/COMPARISON.md": {
         "against_pytorch": lambda: comparison.overview(list(all_results("comparison").values())),

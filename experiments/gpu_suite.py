@@ -22,7 +22,7 @@ from typing import Any
 
 from experiments.flags import Flags, run_script
 from partoken_jax.config import ModelConfig
-from partoken_jax.timing_config import TimingConfig
+from partoken_jax.timing_config import TimingConfig, TuneConfig
 
 ROOT = Path(__file__).parents[1]
 CHAINS = ROOT / "experiments" / "data" / "pdb_chains.npz"
@@ -68,6 +68,19 @@ def sweep(name: str) -> Part:
     return part
 
 
+def tuning(quick: bool, command: str) -> dict:
+    """Every form of the training step at batch 64: whether it is right on this device, and how fast. What is
+    found is not kept: that is for `partoken tune`."""
+    from partoken_jax.timing.tune import tune
+
+    of_trial = settings(64, quick)
+    config = TuneConfig(batch_size=64)
+    if quick:
+        names = ("batch_size", "residues", "neighbours", "repeats", "model")
+        config = TuneConfig(**{name: getattr(of_trial, name) for name in names})
+    return tune(config, command=command).result
+
+
 def precision_accuracy(quick: bool, command: str) -> dict:
     """Errors and training at every precision."""
     from experiments.precision import compare
@@ -110,6 +123,7 @@ def _environment(command: str) -> dict[str, str]:
 
 PARTS: dict[str, Part] = {
     "timing64": timing(64, passes=("forward", "forward_backward", "train_step"), gap=False),
+    "tune64": tuning,
     "pytorch": pytorch,
     "backward": sweep("backward"),
     "precision": sweep("precision"),

@@ -42,6 +42,7 @@ EXAMPLES = 4
 ELSEWHERE = (
     *("run_dir", "overwrite", "resume", "checkpoint", "devices", "init_from"),
     *("data.path", "data.task", "model.num_classes"),
+    *("model.message_passing", "model.rematerialise", "model.sender_gradient"),  # same numbers
 )
 """Settings that say nothing about how the model was trained, or that the card names in another place."""
 NAMES = {"gvp": "GVP baseline", "partoken": "ParToken"}

@@ -127,6 +127,35 @@ def ratios() -> str:
     )
 
 
+def tuned() -> str:
+    """What `partoken tune` found: every form at every size, and which was chosen."""
+    results = {(r["batch"]["proteins"], r["batch"]["residues"]): r for r in all_results("tune").values()}
+    sizes = sorted(results)
+    labels: dict[str, dict[tuple[int, int], str]] = {}
+    for size in sizes:
+        for row in results[size]["rows"]:
+            default = row["label"] == results[size]["default"]
+            over, cell = row.get("over_default"), row["status"]
+            if "median_ms" in row:
+                cell = f"{row['median_ms']:,.0f} ms"
+                if default:
+                    cell += ", the default"
+                elif over:
+                    cell += f", {over['median']:.2f} ({_range(over['quartiles'])})"
+            labels.setdefault(row["label"], {})[size] = cell
+    rows = [(label, *(cells.get(size, "") for size in sizes)) for label, cells in labels.items()]
+    chosen = ", ".join(f"{results[s]['chosen']} at {s[0]} × {s[1]}" for s in sizes)
+    environment = results[sizes[0]]["environment"]
+    commands = ", ".join(f"`{results[size]['environment']['command']}`" for size in sizes)
+    caption = (
+        f"Forward and backward pass of GVP on {results[sizes[0]]['device']}, jax {environment['jax']}: "
+        "median, and the ratio to the default with quartiles, pair by pair of interleaved steps; forms "
+        f"without a ratio were so slow that they ran once or twice. Kept: {chosen}. {commands}."
+    )
+    header = ("form", *(f"{proteins} × {residues}" for proteins, residues in sizes))
+    return f"{markdown_table(header, rows)}\n\n{wrapped(caption)}"
+
+
 def representative() -> str:
     """Measurements and components of the representative timing run."""
     name = f"batch{REPRESENTATIVE}"

@@ -190,19 +190,20 @@ class ModelConfig:
     attention_heads: Width = 4
     """Number of heads with which ParToken attends from the whole protein to its clusters. Change it with the
     width of the model, because it must divide the number of hidden scalars of a residue."""
-    message_passing: Literal["dense", "general"] = "dense"
+    message_passing: Literal["auto", "dense", "general"] = "auto"
     """Two forms of the same layers with the same numbers. "dense" is fast and needs the table of neighbours
-    that batches carry. Choose "general", the plain form, to read the code or for graphs without that
-    table."""
+    that batches carry; "general" is the plain form. "auto" takes what `partoken tune` found to be right and
+    fast on the device, else "dense". Choose "general" to read the code or for graphs without that table."""
     rematerialise: Literal["auto", "none", "layer", "chunk"] = "auto"
     """What the forward pass forgets and the backward pass computes again, to save memory. "none" forgets
     nothing; "layer" keeps only the residues between layers; "chunk" also computes edges a few residues at a
-    time, which needs least memory and is fastest on a CPU. "auto" takes "chunk" on a CPU, "layer" elsewhere,
-    and "none" for the general form. Change it when memory runs out, or to measure."""
+    time, which needs least memory and is fastest on a CPU. "auto" takes what `partoken tune` found on the
+    device, else "chunk" on a CPU, "layer" elsewhere, and "none" for the general form. Change it when memory
+    runs out, or to measure."""
     sender_gradient: Literal["auto", "scatter", "gather"] = "auto"
     """How the dense form sums the gradients of the edges that leave a residue: by adding in place ("scatter")
-    or by reading through a reversed table ("gather"). "auto" takes the faster one, "scatter" on a CPU or in
-    chunks and "gather" elsewhere. Change it only to measure."""
+    or by reading through a reversed table ("gather"). "auto" takes what `partoken tune` found on the device,
+    else "scatter" on a CPU or in chunks and "gather" elsewhere. Change it only to measure."""
     precision: Precision = "float32"
     """Precision of matrix products. "tensorfloat32" is faster on NVIDIA GPUs from 2020 on and the same as
     float32 on a CPU; "bfloat16" computes the whole encoder in bfloat16. Parameters, norms, sums and
@@ -213,7 +214,7 @@ class ModelConfig:
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def __post_init__(self) -> None:
-        dense = self.message_passing == "dense"
+        dense = self.message_passing != "general"
         if self.rematerialise == "chunk" and not dense:
             raise ValueError(
                 "rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where "
@@ -222,7 +223,7 @@ class ModelConfig:
         if self.sender_gradient == "gather" and not (dense and self.rematerialise in ("none", "layer")):
             raise ValueError(
                 "sender_gradient is 'gather', but must be 'auto' or 'scatter' unless "
-                "model.message_passing is 'dense' and model.rematerialise is 'none' or 'layer'"
+                "model.message_passing is 'auto' or 'dense' and model.rematerialise is 'none' or 'layer'"
             )
         if (self.codebook.dimension or 0) > self.node_hidden[0]:
             raise ValueError(

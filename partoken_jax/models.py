@@ -20,6 +20,7 @@ from partoken_jax.nn.attention import ClusterAttention
 from partoken_jax.nn.codebook import codebook_use
 from partoken_jax.nn.devices import Counts, shares, sum_over_devices
 from partoken_jax.nn.encoder import GVPEncoder
+from partoken_jax.nn.forms import Form, Target, form_of
 from partoken_jax.nn.fusion import GatedFusion
 from partoken_jax.nn.linear import MLP
 from partoken_jax.nn.noise import Noise, protein_noise, residue_noise
@@ -132,16 +133,19 @@ class GVPClassifier(nnx.Module):
         )
 
     @_in_set_precision
-    def __call__(self, graph: FeaturisedGraph, *, key: jax.Array | None = None) -> GVPOutput:
-        """Classifies a batch. A key turns on dropout; without one the result is deterministic.
+    def __call__(
+        self, graph: FeaturisedGraph, *, key: jax.Array | None = None, target: Target | None = None
+    ) -> GVPOutput:
+        """Classifies a batch. A key turns on dropout; without one the result is deterministic. `target`: what
+        the program is made for, by default the default device.
 
         Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
         """
-        graph = _in_set_layout(graph, self.config)
+        graph, form = _in_form(graph, self.config, target)
         keys = _split(key, 2)
         num_graphs = graph.n_node.shape[0]
         with jax.named_scope("encoder"):
-            x = self.encoder(graph, key=keys[0])
+            x = self.encoder(graph, key=keys[0], form=form)
         with jax.named_scope("pooling"):
             pooled = self.pool(x, graph.nodes.mask, graph_index(graph), num_graphs)[:-1]
         with jax.named_scope("classifier"):
@@ -175,6 +179,7 @@ class ParToken(nnx.Module):
         update_codebook: bool | jax.Array = False,
         bypass_codebook: bool = False,
         axis_name: str | None = None,
+        target: Target | None = None,
     ) -> ParTokenOutput:
         """Classifies a batch.
 
@@ -190,10 +195,11 @@ class ParToken(nnx.Module):
           bypass_codebook: leave the codebook out (stage 0).
           axis_name: of the devices that share the batch, inside `jax.shard_map`. The codebook then moves by
             the clusters of all of them, and `losses` are this device's part of the means over all.
+          target: what the program is made for, by default the default device.
 
         Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
         """
-        graph = _in_set_layout(graph, self.config)
+        graph, form = _in_form(graph, self.config, target)
         keys = _split(key, 6)
         index = graph_index(graph)
         mask = graph.nodes.mask
@@ -202,7 +208,7 @@ class ParToken(nnx.Module):
             uniform = seed_noise(keys[1], graph, self.config.partitioner.max_clusters)
 
         with jax.named_scope("encoder"):
-            x = self.encoder(graph, key=keys[0])
+            x = self.encoder(graph, key=keys[0], form=form)
         with jax.named_scope("pooling"):
             protein = self.pool(x, mask, index, num_graphs)[:-1]
         with jax.named_scope("partitioner"):
@@ -320,7 +326,12 @@ class ResidueModel(nnx.Module):
 
     @_in_set_precision
     def __call__(
-        self, graph: FeaturisedGraph, *, key: jax.Array | None = None, hidden: jax.Array | None = None
+        self,
+        graph: FeaturisedGraph,
+        *,
+        key: jax.Array | None = None,
+        hidden: jax.Array | None = None,
+        target: Target | None = None,
     ) -> ResidueOutput:
         """Tells the hidden residue types of a batch.
 
@@ -330,10 +341,11 @@ class ResidueModel(nnx.Module):
             `config.pretraining.masked` says. Without it the result is deterministic.
           hidden: bool [N], the residues whose types are hidden; without it and without a key, all. A model
             that does not see types has to tell all of them, whatever is given.
+          target: what the program is made for, by default the default device.
 
         Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
         """
-        graph = _in_set_layout(graph, self.config)
+        graph, form = _in_form(graph, self.config, target)
         keys = _split(key, 3)
         if not self.config.residue_types or (hidden is None and key is None):
             hidden = jnp.ones(graph.nodes.mask.shape, bool)
@@ -341,7 +353,7 @@ class ResidueModel(nnx.Module):
             hidden = drawn_residues(residue_noise(keys[1], graph), self.config.pretraining.masked)
         targets = types_to_tell(graph.nodes, hidden)
         with jax.named_scope("encoder"):
-            x = self.encoder(without_types(graph, hidden), key=keys[0])
+            x = self.encoder(without_types(graph, hidden), key=keys[0], form=form)
         noise = None if key is None else residue_noise(keys[2], graph)
         with jax.named_scope("classifier"):
             return ResidueOutput(self.residue_head(x, noise=noise), targets)
@@ -363,23 +375,24 @@ def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
         num_layers=config.num_layers,
         dropout=config.dropout,
         residue_types=config.residue_types,
-        rematerialise=config.rematerialise,
-        sender_gradient=config.sender_gradient,
         output_activation=jax.nn.silu if config.output_activation == "silu" else jax.nn.relu,
         dtype=jnp.bfloat16 if config.precision == "bfloat16" else None,
         rngs=rngs,
     )
 
 
-def _in_set_layout(graph: FeaturisedGraph, config: ModelConfig) -> FeaturisedGraph:
-    """The graph in the layout that the model is set to read."""
+def _in_form(
+    graph: FeaturisedGraph, config: ModelConfig, target: Target | None
+) -> tuple[FeaturisedGraph, Form]:
+    """The form that the model takes for this graph, and the graph in the layout that it reads."""
     if not isinstance(graph.nodes, NodeFeatures):
         raise TypeError(
             f"the model reads featurised graphs, but the nodes of this one are {type(graph.nodes).__name__}; "
             "call partoken_jax.featurise(graph) first"
         )
     check_layout(graph)
-    return edge_list(graph) if config.message_passing == "general" else graph
+    form = form_of(config, target, graph)
+    return edge_list(graph) if form.message_passing == "general" else graph, form
 
 
 def _noise(key: jax.Array | None, graph: FeaturisedGraph) -> Noise | None:

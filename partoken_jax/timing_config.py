@@ -1,4 +1,4 @@
-"""What `partoken time` measures: its settings, apart from those of models and runs in `config.py`."""
+"""What `partoken time` and `partoken tune` measure: settings apart from those of models and runs."""
 
 import typing
 from dataclasses import field
@@ -74,3 +74,26 @@ class TimingConfig:
                 f"residues is {self.residues}, but must be left out where a file of real proteins is given "
                 f"(path is {self.path!r})"
             )
+
+
+@settings
+class TuneConfig:
+    """What `partoken tune` measures: the training step for batches of one shape."""
+
+    batch_size: BatchSize = 16
+    """B, the number of proteins in a step; of a run on several devices, in each one's part. Set it to that of
+    the runs in question."""
+    residues: Residues = 300
+    """Length of the proteins, which are made up. Set it to the mean of those in question: what is found
+    counts for batches of up to about 1.4 times as many residues, or as few."""
+    neighbours: Neighbours = 30
+    """K, the number of nearest CA atoms that send messages to a residue. Set it to that of the run in
+    question."""
+    repeats: Annotated[AtLeast1, AtMost(100_000)] = 20
+    """Number of timed steps of every form; slow forms are timed twice. Raise it when the quartiles lie far
+    apart."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """The widths, layers and precision of the encoder, by default those of the published model."""
+
+    def __post_init__(self) -> None:
+        check_features(self.model)

@@ -73,7 +73,7 @@ def parse(args: list[str]) -> Callable[[], int | None]:
     """
     import tyro
 
-    from partoken_jax.cli import annotate, convert, evaluate, params, prepare, replay, time, train
+    from partoken_jax.cli import annotate, convert, evaluate, params, prepare, replay, time, train, tune
     from partoken_jax.cli.errors import tyro_in_a_sentence
     from partoken_jax.cli.flags import flags_from_settings
     from partoken_jax.config import ConfigError
@@ -84,21 +84,23 @@ def parse(args: list[str]) -> Callable[[], int | None]:
         "evaluate": evaluate.verb,
         "params": params.verb,
         "time": time.verb,
+        "tune": tune.verb,
         "convert": convert.verb,
         "replay": replay.verb,
         "prepare": prepare.verb,
     }
+    left_out: dict[str, Any] = {"time": time.LEFT_OUT, "tune": tune.LEFT_OUT}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
             return tyro.extras.subcommand_cli_from_dict(
                 {name: verb(args) for name, verb in verbs.items()},
                 prog="partoken",
-                description="Annotate protein structures; prepare data; train, evaluate, time and convert "
-                "GVP and ParToken.",
+                description="Annotate protein structures; prepare data; train, evaluate, time, tune and "
+                "convert GVP and ParToken.",
                 args=args,
                 config=(tyro.conf.FlagCreatePairsOff,),
-                registry=flags_from_settings(left_out=time.LEFT_OUT if args[:1] == ["time"] else ()),
+                registry=flags_from_settings(left_out=left_out.get(args[0], ()) if args else ()),
             )
     except SystemExit as exit_:
         if exit_.code != 2:

@@ -5,13 +5,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, HiddenGraph, HiddenNodes
+from partoken_jax.nn.forms import Form, form_of
 from partoken_jax.nn.gather import reverse_neighbours
 from partoken_jax.nn.gvp import GVP, Activation, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
 from partoken_jax.nn.noise import residue_noise
 from partoken_jax.nn.norms import TupleLayerNorm
-from partoken_jax.nn.platform import target_platform
 
 CHUNK = 128
 """Receivers whose messages are computed at a time. At K = 30 and the published widths an edge array of a
@@ -32,16 +33,12 @@ class GVPEncoder(nnx.Module):
         num_layers: int,
         dropout: float,
         residue_types: bool,
-        rematerialise: str = "auto",
-        sender_gradient: str = "auto",
         output_activation: Activation = jax.nn.relu,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        """`rematerialise`, `sender_gradient`: as in `partoken_jax.config.ModelConfig`. `dtype`: of products,
-        by default float32; the node features between layers, norms and sums are float32."""
-        self.rematerialise = rematerialise
-        self.sender_gradient = sender_gradient
+        """`dtype`: of products, by default float32; the node features between layers, norms and sums are
+        float32."""
         self.residue_embedding = (
             nnx.Embed(20, 20, embedding_init=nnx.initializers.normal(1.0), rngs=rngs)
             if residue_types
@@ -94,20 +91,24 @@ class GVPEncoder(nnx.Module):
             n_edge=graph.n_edge,
         )
 
-    def __call__(self, graph: FeaturisedGraph, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, graph: FeaturisedGraph, *, key: jax.Array | None = None, form: Form | None = None
+    ) -> jax.Array:
         """Node features [N, D] of a featurised graph: relu(GVP(LayerNorm(nodes after the last layer))).
+        `form`: how the layers are computed; by default as suits the default device.
 
         REFERENCE.md section 3, output projection.
         """
+        form = form or form_of(ModelConfig(), None, graph)
         with jax.named_scope("embedding"):
             hidden = self.embed(graph)
         with jax.named_scope("layers"):
-            nodes, _ = self.run_layers(hidden, key)
+            nodes, _ = self.run_layers(hidden, key, form)
         with jax.named_scope("output_projection"):
             return _float32(self.output_gvp(*self.output_norm(*nodes))[0])
 
     def run_layers(
-        self, graph: HiddenGraph, key: jax.Array | None, *, every: bool = False
+        self, graph: HiddenGraph, key: jax.Array | None, form: Form, *, every: bool = False
     ) -> tuple[HiddenNodes, HiddenNodes | None]:
         """The nodes after the last layer, and with `every` those after each one, stacked.
 
@@ -119,15 +120,11 @@ class GVPEncoder(nnx.Module):
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[state for _, state in splits])
         noise = None if key is None else residue_noise(key, graph)
         numbers = jnp.arange(len(self.layers))
-        on_cpu = target_platform() == "cpu"
         table = graph.receivers is None
-        choice = self.rematerialise
-        if choice == "auto":
-            choice = "none" if not table else "chunk" if on_cpu else "layer"
-        chunk = chunk_size(graph.nodes.scalars.shape[0]) if table and choice == "chunk" else None
-        read = self.sender_gradient == "gather" or (self.sender_gradient == "auto" and not on_cpu)
-        reverse = None
-        if table and chunk is None and read:
+        chunk = reverse = None
+        if table and form.rematerialise == "chunk":
+            chunk = form.chunk or chunk_size(graph.nodes.scalars.shape[0])
+        elif table and form.sender_gradient == "gather":
             reverse = reverse_neighbours(graph.senders, graph.edges.mask)
 
         def body(nodes: HiddenNodes, weights_and_number):
@@ -138,7 +135,7 @@ class GVPEncoder(nnx.Module):
             out = layer(here, noise=layer_noise, chunk=chunk, reverse=reverse)
             return out, out if every else None
 
-        step = jax.checkpoint(body) if choice == "layer" else body
+        step = jax.checkpoint(body) if form.rematerialise == "layer" else body
         return jax.lax.scan(step, graph.nodes, (stacked, numbers))
 
 

@@ -4,7 +4,7 @@ docs/guide/annotate.md says how one is run.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from jax import export as jax_export
 from partoken_jax.config import ConfigError
 from partoken_jax.files import write_whole
 from partoken_jax.graphs.types import NeighbourEdges, PackedGraph, ProteinGlobals, ResidueNodes
+from partoken_jax.nn.forms import Target
+from partoken_jax.nn.platform import by_platform
 from partoken_jax.proteins.protein import RESIDUE_TYPES
 from partoken_jax.training.objective import forward
 from partoken_jax.training.trained import TrainedModel, output_arrays
@@ -43,8 +45,8 @@ def export(
     Args:
       folder: where the files go: residues_N.stablehlo for every N, and program.json, which describes them.
       residues: sizes N, of which the smallest that is larger than a protein is the one to use.
-      platforms: what the programs can run on. The forms of operations that differ between platforms are those
-        of the platform where this is called.
+      platforms: what the programs can run on, of `PLATFORMS`. Each has its own form of the operations that
+        differ between platforms in the file, whatever machine this is called on.
 
     Returns the path of program.json. Raises DataError for a model that was only pretrained, ConfigError for
     sizes that no protein with neighbours fits, and without flatbuffers, which writes the files.
@@ -62,7 +64,7 @@ def export(
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    program = jax.jit(_program(model, num))
+    program = jax.jit(_program(model, num, platforms))
     for size in residues:
         arguments = (
             jax.ShapeDtypeStruct((size, 4, 3), jnp.float32),
@@ -76,20 +78,33 @@ def export(
     return path
 
 
-def _program(model: TrainedModel, num: int) -> Any:
+def _program(model: TrainedModel, num: int, platforms: Sequence[str]) -> Callable[..., dict[str, jax.Array]]:
     temperature = np.float32(model.temperature)
 
+    def on(platform: str) -> Callable[..., dict[str, jax.Array]]:
+        def inference(params, codebook, graph: PackedGraph) -> dict[str, jax.Array]:
+            network = nnx.merge(model.graphdef, params, codebook, copy=True)
+            out = forward(
+                network,
+                graph,
+                temperature=temperature,
+                bypass_codebook=model.bypass_codebook,
+                target=Target(platform),
+            )
+            of_protein, of_residue = output_arrays(out, graph)
+            arrays = {name: array[0] for name, array in of_protein.items()}
+            return {
+                **arrays,
+                **of_residue,
+                "probabilities": jax.nn.softmax(arrays["logits"] / np.float32(model.calibration)),
+            }
+
+        return inference
+
     def program(backbone: jax.Array, residue_types: jax.Array, length: jax.Array) -> dict[str, jax.Array]:
-        network = nnx.merge(model.graphdef, model.params, model.codebook, copy=True)
         graph = one_protein(backbone, residue_types, length, num)
-        out = forward(network, graph, temperature=temperature, bypass_codebook=model.bypass_codebook)
-        of_protein, of_residue = output_arrays(out, graph)
-        arrays = {name: array[0] for name, array in of_protein.items()}
-        return {
-            **arrays,
-            **of_residue,
-            "probabilities": jax.nn.softmax(arrays["logits"] / np.float32(model.calibration)),
-        }
+        # The weights are arguments, so that they are in the file once and not once for every platform.
+        return by_platform(on, platforms)(model.params, model.codebook, graph)
 
     return program
 

@@ -3,11 +3,13 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental.compilation_cache import compilation_cache
+
+Name = TypeVar("Name")
 
 
 class Compiled(NamedTuple):
@@ -87,12 +89,12 @@ def count_compilations() -> Iterator[Compilations]:
 
 
 def interleave(
-    calls: Mapping[str, Callable[[], Any]],
+    calls: Mapping[Name, Callable[[], Any]],
     *,
     repeats: int,
     warm_up: int = 1,
     progress: Callable[[], Any] = lambda: None,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Times every call `repeats` times, all of them taking turns, so that a slow moment of the machine meets
     all.
 
@@ -101,7 +103,7 @@ def interleave(
       warm_up: untimed rounds before.
       progress: called after every timed call.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    seconds: dict[Name, list[float]] = {name: [] for name in calls}
     for turn in range(warm_up + repeats):
         for name, call in calls.items():
             start = time.perf_counter()

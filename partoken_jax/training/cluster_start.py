@@ -21,7 +21,9 @@ from partoken_jax.graphs.features import featurise
 from partoken_jax.graphs.types import PackedGraph, edge_list
 from partoken_jax.models import matmul_precision
 from partoken_jax.nn.devices import sum_over_devices
+from partoken_jax.nn.forms import Target, form_of
 from partoken_jax.nn.partitioner.start import ClusterSums, Start, apply_start, cluster_sums
+from partoken_jax.nn.platform import target_platform
 from partoken_jax.training.devices import AXIS, SAME, SPLIT, evaluate_on_mesh, replicate
 from partoken_jax.training.objective import split_model
 from partoken_jax.training.step import TrainState
@@ -139,6 +141,7 @@ def described(sums: Any) -> str:
 
 def start_program(graphdef: nnx.GraphDef, mesh: Mesh | None = None) -> StartProgram:
     """What `start_clusters` runs, for a mesh of devices that share every batch."""
+    target = Target(target_platform(mesh))
 
     def summed(tree: Any) -> Any:
         return tree if mesh is None else sum_over_devices(tree, AXIS)
@@ -147,7 +150,8 @@ def start_program(graphdef: nnx.GraphDef, mesh: Mesh | None = None) -> StartProg
         model = nnx.merge(graphdef, params, codebook, copy=True)
         with jax.default_matmul_precision(matmul_precision(model.config)):
             read = featurise(graph)
-            x = model.encoder(edge_list(read) if model.config.message_passing == "general" else read)
+            form = form_of(model.config, target, read)
+            x = model.encoder(edge_list(read) if form.message_passing == "general" else read, form=form)
         total = jnp.sum(jnp.where(graph.nodes.mask[:, None], x, 0.0), axis=0)
         return ResidueFeatures(x[None], summed(total))
 

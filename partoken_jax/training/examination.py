@@ -158,11 +158,13 @@ def _forward_parts(
     def of_proteins(name: str, *arrays: Any, mask: Any = proteins) -> None:
         parts.append((name, _Part(arrays, mask, slots)))
 
-    def note(block: str, out: Any, *args: Any, key: jax.Array | None = None, **_: Any) -> None:
+    def note(
+        block: str, out: Any, *args: Any, key: jax.Array | None = None, form: Any = None, **_: Any
+    ) -> None:
         name = BLOCKS[block]
         if block == "encoder":
             hidden = model.encoder.embed(args[0])
-            _, layers = model.encoder.run_layers(hidden, key, every=True)
+            _, layers = model.encoder.run_layers(hidden, key, form, every=True)
             of_residues("embedding of residues", *hidden.nodes)
             for number in range(layers.scalars.shape[0]):
                 of_residues(f"conv layer {number}", layers.scalars[number], layers.vectors[number])

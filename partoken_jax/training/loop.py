@@ -90,6 +90,7 @@ from partoken_jax.training.step import (
     compilations,
     initial_state,
 )
+from partoken_jax.training.tuned_forms import forms_line, measured_target
 
 
 def train(
@@ -164,13 +165,17 @@ def train(
             for line in started.lines:
                 say(line, quiet=quiet)
         parameters = dict(parameter_table(nnx.merge(graphdef, state.params, state.codebook, copy=True)))
-        program = make_program(config, graphdef, mesh, quiet=quiet)
+        target = measured_target(mesh)
+        program = make_program(config, graphdef, mesh, target, quiet=quiet)
         state = replicate(state, mesh)
         run = Run(config, data, program, parameters, stop, quiet, command, date, mesh, state)
         run.clusters_start = started is not None and started.encoder_alone and starts_from_data(config)
         if found is not None:
             place(run, found)
         run.say(f"{config.model.kind}: {parameters['total']:,} parameters")
+        counts = data.loaders["train"].plan.node_counts
+        if forms := forms_line(config.model, target, counts, config.data.neighbours):
+            run.say(forms)
         wait_for_all("everybody has read what there was")
         keep = config.checkpoint
         with CheckpointWriter(run_dir, keep_best=keep.keep_best, keep_every=keep.keep_every) as writer:

@@ -23,6 +23,7 @@ from partoken_jax.models import (
     ResidueOutput,
 )
 from partoken_jax.nn.codebook import Codebook
+from partoken_jax.nn.forms import Target
 from partoken_jax.nn.residue_types import shaken
 from partoken_jax.training.losses import cross_entropy
 
@@ -112,9 +113,10 @@ def forward(
     bypass_codebook: bool = False,
     axis_name: str | None = None,
     hidden: jax.Array | None = None,
+    target: Target | None = None,
 ) -> Output:
     """What a model says of a batch, packed or featurised. `hidden` as for `ResidueModel`; each model takes of
-    the options what it has."""
+    the options what it has. `target`: what the program is made for, by default the default device."""
     key = randomness.key
     if isinstance(graph, PackedGraph):
         with jax.named_scope("features"):
@@ -123,9 +125,9 @@ def forward(
                 graph = shaken(graph, of_noise, model.config.pretraining.noise)
             graph = featurise(graph)
     if isinstance(model, ResidueModel):
-        return model(graph, key=key, hidden=hidden)
+        return model(graph, key=key, hidden=hidden, target=target)
     if isinstance(model, GVPClassifier):
-        return model(graph, key=key)
+        return model(graph, key=key, target=target)
     return model(
         graph,
         key=key,
@@ -134,6 +136,7 @@ def forward(
         update_codebook=update_codebook,
         bypass_codebook=bypass_codebook,
         axis_name=axis_name,
+        target=target,
     )
 
 
@@ -159,6 +162,7 @@ def evaluate_objective(
     label_smoothing: float = 0.0,
     class_weights: jax.Array | None = None,
     axis_name: str | None = None,
+    target: Target | None = None,
 ) -> Objective:
     """Losses, gradients and the moved codebook of one batch; a pure function, to be compiled by the caller.
 
@@ -174,6 +178,7 @@ def evaluate_objective(
       axis_name: of the devices that share the batch, inside `jax.shard_map`. Gradients and losses of ParToken
         are then this device's part, to be summed over all; those of the other models are of this device's
         proteins, to be averaged by their number of labels.
+      target: what the program is made for, by default the default device.
     """
 
     def objective(params: nnx.State):
@@ -186,6 +191,7 @@ def evaluate_objective(
             update_codebook=update_codebook,
             bypass_codebook=bypass_codebook,
             axis_name=axis_name,
+            target=target,
         )
         labels, mask = targets(graph, output)
         auxiliary, part = None, None

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from partoken_jax.config import TrainConfig, to_dict
 from partoken_jax.graphs.types import PackedGraph
+from partoken_jax.nn.forms import Target
 from partoken_jax.progress import announced, say
 from partoken_jax.training.checkpoints import CheckpointMeta, CheckpointWriter, Restored, Score, restore
 from partoken_jax.training.data import RunData, Split
@@ -39,9 +40,10 @@ class Program(NamedTuple):
 
 
 def make_program(
-    config: TrainConfig, graphdef: nnx.GraphDef, mesh: Mesh | None, *, quiet: bool = False
+    config: TrainConfig, graphdef: nnx.GraphDef, mesh: Mesh | None, target: Target, *, quiet: bool = False
 ) -> Program:
-    """The steps of a run, which say when they are compiled."""
+    """The steps of a run, which say when they are compiled. The training step is made for `target`; what was
+    measured there says nothing of evaluation."""
     train: dict[bool, TrainStep] = {}
     evaluate: dict[bool, EvalStep] = {}
     for bypass, stage in (True, "stage 0"), (False, "stage 1"):
@@ -53,6 +55,7 @@ def make_program(
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,
             mesh=mesh,
+            target=target,
         )
         train[bypass] = announced(step, f"the training step of {stage}", quiet=quiet)
         scoring = make_eval_step(graphdef, bypass_codebook=bypass, mesh=mesh)

@@ -21,6 +21,8 @@ from partoken_jax.config import NonFinite, TrainConfig
 from partoken_jax.graphs.types import PackedGraph, ProteinGlobals
 from partoken_jax.models import ParTokenOutput, ResidueModel, ResidueOutput, build_model
 from partoken_jax.nn.devices import sum_over_devices
+from partoken_jax.nn.forms import Target
+from partoken_jax.nn.platform import target_platform
 from partoken_jax.training.devices import AXIS, SAME, SPLIT, evaluate_on_mesh, train_on_mesh
 from partoken_jax.training.losses import cross_entropy
 from partoken_jax.training.objective import (
@@ -173,12 +175,14 @@ def make_gradient_step(
     bypass_codebook: bool,
     label_smoothing: float = 0.0,
     axis_name: str | None = None,
+    target: Target | None = None,
 ) -> GradientStep:
     """`(state, graph, settings) -> Objective`, not compiled: forward and backward pass of training.
 
     `graph` is a packed batch; features are computed inside. `bypass_codebook` makes the step of stage 0.
-    `label_smoothing`, `axis_name` as for `evaluate_objective`.
+    `label_smoothing`, `axis_name`, `target` as for `evaluate_objective`.
     """
+    target = target or Target(target_platform())
 
     def gradient_step(state: TrainState, graph: PackedGraph, settings: StepSettings) -> Objective:
         return evaluate_objective(
@@ -194,6 +198,7 @@ def make_gradient_step(
             label_smoothing=label_smoothing,
             class_weights=None if settings.class_weights is None else jnp.asarray(settings.class_weights),
             axis_name=axis_name,
+            target=target,
         )
 
     return gradient_step
@@ -208,17 +213,23 @@ def make_train_step(
     clip_norm: float | None = None,
     non_finite: NonFinite = "stop",
     mesh: Mesh | None = None,
+    target: Target | None = None,
 ) -> TrainStep:
     """`(state, graph, settings) -> (state, metrics)`, compiled once per shape of `graph`.
 
     Arguments as for `make_gradient_step` and `apply_gradients`. With "stop" the old state is donated: its
     buffers are reused and must not be read again. With "skip" it is not, because the state before a step that
     was not finite is wanted when the host hears of it, some steps later. With a mesh, `graph` has an axis of
-    shards, one for each device, and state and metrics are the same on all.
+    shards, one for each device, and state and metrics are the same on all. `target`: what the step is made
+    for, by default the devices of the mesh, or the default device; give it to compile for another platform.
     """
     axis_name = None if mesh is None else AXIS
     gradient_step = make_gradient_step(
-        graphdef, bypass_codebook=bypass_codebook, label_smoothing=label_smoothing, axis_name=axis_name
+        graphdef,
+        bypass_codebook=bypass_codebook,
+        label_smoothing=label_smoothing,
+        axis_name=axis_name,
+        target=target or Target(target_platform(mesh)),
     )
 
     def train_step(state: TrainState, graph: PackedGraph, settings: StepSettings):
@@ -289,15 +300,23 @@ def apply_gradients(
     return Applied(TrainState(params, codebook, moments, state.key, step, stopped), norm, finite)
 
 
-def make_eval_step(graphdef: nnx.GraphDef, *, bypass_codebook: bool, mesh: Mesh | None = None) -> EvalStep:
+def make_eval_step(
+    graphdef: nnx.GraphDef,
+    *,
+    bypass_codebook: bool,
+    mesh: Mesh | None = None,
+    target: Target | None = None,
+) -> EvalStep:
     """`(params, codebook, graph, temperature) -> EvalOutput`, deterministic; changes nothing.
 
-    With a mesh, `graph` has an axis of shards, and B of the output counts the slots of all of them.
+    With a mesh, `graph` has an axis of shards, and B of the output counts the slots of all of them. `target`
+    as for `make_train_step`.
     """
+    target = target or Target(target_platform(mesh))
 
     def eval_step(params, codebook, graph, temperature):
         model = nnx.merge(graphdef, params, codebook, copy=True)
-        out = forward(model, graph, temperature=temperature, bypass_codebook=bypass_codebook)
+        out = forward(model, graph, temperature=temperature, bypass_codebook=bypass_codebook, target=target)
         sizes, logits, told = _cluster_sizes(out, graph), out.logits, None
         if isinstance(model, ResidueModel) and isinstance(out, ResidueOutput):
             logits, told = protein_scores(model, graph, out)

@@ -136,6 +136,12 @@ CASES = [
         ("time", "--model.node-in", "7", "3"),
         ("model.node_in is (7, 3)", "(6, 3)"),
     ),
+    Case("tuning nothing", ("tune", "--batch-size", "0"), ("batch_size is 0", "from 1 to 100,000")),
+    Case(
+        "tuning a form of one's own",
+        ("tune", "--model.rematerialise", "none"),
+        ("--model.rematerialise", "partoken tune --help"),
+    ),
     Case(
         "several mistakes, all named",
         ("train", "--seed", "-1", "--stage0.epochs", "x", "--data.batch-size", "0"),

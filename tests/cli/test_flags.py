@@ -12,7 +12,7 @@ from partoken_jax.config import DataConfig, ModelConfig, TemperatureConfig, Trai
 from partoken_jax.settings import help_texts, is_settings
 from partoken_jax.timing_config import TimingConfig
 
-VERBS = ("annotate", "train", "evaluate", "params", "time", "convert", "replay", "prepare")
+VERBS = ("annotate", "train", "evaluate", "params", "time", "tune", "convert", "replay", "prepare")
 
 
 def help_of(verb: str, capsys) -> str:

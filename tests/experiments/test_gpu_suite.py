@@ -1,6 +1,7 @@
 """The order of the suite: what is there is kept, what fails or finds no time is said."""
 
 import json
+from types import SimpleNamespace
 
 from experiments import gpu_suite
 
@@ -72,3 +73,16 @@ def test_a_part_that_takes_too_long_is_stopped(tmp_path):
 def test_every_part_has_settings():
     assert gpu_suite.settings(64, quick=False).batch_size == 64
     assert gpu_suite.settings(64, quick=True).residues == 40
+
+
+def test_the_suite_tunes_without_keeping_what_it_finds(monkeypatch):
+    asked = []
+
+    def tune(config, *, command):
+        asked.append(config)
+        return SimpleNamespace(result={"command": command})
+
+    monkeypatch.setattr("partoken_jax.timing.tune.tune", tune)
+    assert gpu_suite.tuning(False, "all") == {"command": "all"}
+    assert gpu_suite.tuning(True, "quick") == {"command": "quick"}
+    assert [(config.batch_size, config.residues) for config in asked] == [(64, 300), (4, 40)]

@@ -8,6 +8,7 @@ from flax import nnx
 
 from partoken_jax.graphs.types import HiddenGraph, HiddenNodes, edge_list
 from partoken_jax.nn.encoder import GVPEncoder
+from partoken_jax.nn.forms import Form
 from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer
 from tests.helpers import (
     assert_close,
@@ -106,10 +107,9 @@ def test_chunks_change_nothing(graph, variant, chunk):
         assert_close(chunked[name], want, 1e-4, name)
 
 
-def encoder(rematerialise, sender_gradient, num_layers):
+def encoder(num_layers):
     return GVPEncoder(
-        NODE, EDGE, (8, 3), (5, 2), num_layers=num_layers, dropout=0.3, residue_types=False,
-        rematerialise=rematerialise, sender_gradient=sender_gradient, rngs=nnx.Rngs(0),
+        NODE, EDGE, (8, 3), (5, 2), num_layers=num_layers, dropout=0.3, residue_types=False, rngs=nnx.Rngs(0),
     )  # fmt: skip
 
 
@@ -117,11 +117,12 @@ def test_every_way_to_the_gradient_gives_the_same_numbers(graph):
     """With dropout on, so that what is computed again must draw the same units."""
     results = {}
     choices = [("none", "scatter"), ("layer", "scatter"), ("chunk", "scatter"), ("none", "gather")]
+    graphdef, params = nnx.split(encoder(num_layers=1), nnx.Param)
     for choice in [*choices, ("layer", "gather")]:
-        graphdef, params = nnx.split(encoder(*choice, num_layers=1), nnx.Param)
+        form = Form("dense", *choice)
 
-        def total(params, graphdef=graphdef):
-            out = nnx.merge(graphdef, params)(graph, key=KEY)
+        def total(params, form=form):
+            out = nnx.merge(graphdef, params)(graph, key=KEY, form=form)
             return jnp.sum(jnp.square(out)), out
 
         gradients, out = jax.jit(jax.grad(total, has_aux=True))(params)
@@ -135,9 +136,9 @@ def test_every_way_to_the_gradient_gives_the_same_numbers(graph):
 
 def test_every_layer_keeps_its_own_dropout_when_computed_again(graph):
     outputs = []
-    for rematerialise in ("none", "layer", "chunk"):
-        graphdef, params = nnx.split(encoder(rematerialise, "scatter", num_layers=2), nnx.Param)
-        forward = jax.jit(lambda params, graphdef=graphdef: nnx.merge(graphdef, params)(graph, key=KEY))
+    graphdef, params = nnx.split(encoder(num_layers=2), nnx.Param)
+    for form in (Form("dense", again) for again in ("none", "layer", "chunk")):
+        forward = jax.jit(lambda params, form=form: nnx.merge(graphdef, params)(graph, key=KEY, form=form))
         outputs.append(forward(params))
     for other in outputs[1:]:
         assert_close(other, outputs[0])

@@ -60,6 +60,18 @@ def test_one_file_is_for_all_platforms_and_is_described(folder):
     assert len(description["class_names"]) == 4
 
 
+def test_every_platform_has_its_own_form_wherever_it_is_exported(run_dir, folder, tmp_path):
+    """Elsewhere than on a CPU one sort more makes the reverse table. The weights are there once for all."""
+    sorts, sizes = {}, {}
+    for platform in ("cpu", "tpu"):
+        export(load_model(run_dir), tmp_path, residues=(64,), platforms=(platform,))
+        content = bytearray((tmp_path / "residues_64.stablehlo").read_bytes())
+        sizes[platform] = len(content)
+        sorts[platform] = jax_export.deserialize(content).mlir_module().count("stablehlo.sort")
+    assert sorts["tpu"] == sorts["cpu"] + 1
+    assert (folder / "residues_64.stablehlo").stat().st_size < 2 * sizes["cpu"]
+
+
 def test_sizes_that_hold_no_neighbours_are_refused(run_dir, tmp_path):
     with pytest.raises(ConfigError, match="residues"):
         export(load_model(run_dir), tmp_path, residues=(4,))

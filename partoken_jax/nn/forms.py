@@ -1,0 +1,99 @@
+"""Which form a program takes: the one place where settings that are "auto" are decided.
+
+All forms give the same numbers, up to rounding. What decides is what the program is made for, its `Target`,
+which is an argument of whatever makes a program and never read from the machine that compiles it.
+
+Legend: N rows of a batch, K neighbours.
+"""
+
+import math
+from typing import NamedTuple
+
+from partoken_jax.config import ModelConfig
+from partoken_jax.graphs.types import FeaturisedGraph, HiddenGraph
+from partoken_jax.nn.platform import target_platform
+
+
+class Form(NamedTuple):
+    """How the conv layers are computed; the first three as in `config.ModelConfig`, without "auto"."""
+
+    message_passing: str = "dense"
+    rematerialise: str = "none"
+    sender_gradient: str = "scatter"
+    chunk: int | None = None
+    """With rematerialise "chunk", the receivers whose messages are computed at a time; None: as many as
+    `encoder.chunk_size` says."""
+
+    def __str__(self) -> str:
+        if self.rematerialise == "chunk":
+            size = "" if self.chunk is None else f" of {self.chunk}"
+            return f"{self.message_passing}, chunks{size}"
+        kept = {"none": "all kept", "layer": "layers computed again"}[self.rematerialise]
+        read = f", {self.sender_gradient}" if self.message_passing == "dense" else ""
+        return f"{self.message_passing}, {kept}{read}"
+
+
+class ShapeClass(NamedTuple):
+    """Programs that a form is measured for together."""
+
+    residues: int
+    """N rounded to a power of two."""
+    neighbours: int
+    node_hidden: tuple[int, int]
+    edge_hidden: tuple[int, int]
+    num_layers: int
+    precision: str
+
+
+class Target(NamedTuple):
+    """What a program is made for."""
+
+    platform: str
+    """"cpu", "gpu" or "tpu"."""
+    measured: tuple[tuple[ShapeClass, Form], ...] = ()
+    """Forms to take where settings are "auto": those found to be right and fast on the device
+    (`partoken tune`)."""
+
+
+def shape_class(config: ModelConfig, num_nodes: int, neighbours: int) -> ShapeClass:
+    """The class of batches of `num_nodes` rows."""
+    residues = 2 ** round(math.log2(num_nodes))
+    return ShapeClass(
+        residues, neighbours, config.node_hidden, config.edge_hidden, config.num_layers, config.precision
+    )
+
+
+def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
+    """The form of a program over a table of neighbours.
+
+    What is set stands. What is "auto" is as measured for programs of this shape, unless that contradicts a
+    setting; else dense, on a CPU in chunks, and elsewhere with layers computed again and gradients gathered.
+    """
+    measured = dict(target.measured).get(shape)
+    names = ("message_passing", "rematerialise", "sender_gradient")
+    if measured is not None and all(
+        getattr(config, name) in ("auto", getattr(measured, name)) for name in names
+    ):
+        return measured
+    if config.message_passing == "general":
+        return _of_list(config)
+    on_cpu = target.platform == "cpu"
+    again, gradient = config.rematerialise, config.sender_gradient
+    if again == "auto":
+        again = "chunk" if on_cpu else "layer"
+    if gradient == "auto":
+        gradient = "scatter" if on_cpu or again == "chunk" else "gather"
+    return Form("dense" if config.message_passing == "auto" else config.message_passing, again, gradient)
+
+
+def form_of(config: ModelConfig, target: Target | None, graph: FeaturisedGraph | HiddenGraph) -> Form:
+    """The form of a program that reads this graph; without a target, on the default device. A list of edges
+    is read in the general form."""
+    if graph.receivers is not None:
+        return _of_list(config)
+    shape = shape_class(config, *graph.senders.shape)
+    return choose(config, target or Target(target_platform()), shape)
+
+
+def _of_list(config: ModelConfig) -> Form:
+    return Form("general", "layer" if config.rematerialise == "layer" else "none")
