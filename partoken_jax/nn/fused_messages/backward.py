@@ -23,7 +23,7 @@ from partoken_jax.nn.fused_messages.forward import (
 )
 from partoken_jax.nn.fused_messages.layout import TILE, LaneEdges
 from partoken_jax.nn.fused_messages.message import messages
-from partoken_jax.nn.fused_messages.products import PARTS, Precision, in_parts
+from partoken_jax.nn.fused_messages.products import PARTS, Precision, in_parts, of_parts
 from partoken_jax.nn.fused_messages.weights import MessageWeights
 from partoken_jax.nn.fused_messages.window import fetched_with_sums, put_back, senders_of, start_empty
 
@@ -61,7 +61,7 @@ def gradients(
                 in_place,
             ],
             out_specs=[of_features, tile_spec(rows), in_place, *whole_specs(weights)],
-            scratch_shapes=[pltpu.SMEM((how.window,), jnp.int32), window, window],
+            scratch_shapes=[pltpu.SMEM((how.window,), jnp.int32), window, window, pltpu.SemaphoreType.DMA],
         ),
         input_output_aliases={len(inputs) - 1: 2},  # the sums of the table start at 0
         compiler_params=in_order(),
@@ -76,7 +76,7 @@ def _kernel(first, last, sender, weight, features, received, table, *rest, slots
     weights = MessageWeights(*[reference[...] for reference in rest[:count]])
     gradient, _, d_features, d_received, d_table = rest[count : count + 5]
     d_weights = rest[count + 5 : 2 * count + 5]
-    held, window, sums = rest[2 * count + 5 :]
+    held, window, sums, copied = rest[2 * count + 5 :]
     tile = pl.program_id(0)
     start_empty(held)
 
@@ -86,7 +86,7 @@ def _kernel(first, last, sender, weight, features, received, table, *rest, slots
             reference[...] = jnp.zeros(reference.shape, jnp.float32)
 
     def fetch(chunk):
-        return fetched_with_sums(chunk, held, table, window, d_table, sums)
+        return fetched_with_sums(chunk, held, table, window, d_table, sums, copied)
 
     def add_slots(block, d_received_so_far):
         here = slots_of(block, slots)
@@ -111,7 +111,7 @@ def _kernel(first, last, sender, weight, features, received, table, *rest, slots
     @pl.when(tile == pl.num_programs(0) - 1)
     def _():
         for place in range(held.shape[0]):
-            put_back(place, held, d_table, sums)
+            put_back(place, held, d_table, sums, copied)
 
 
 def _add_to_senders(d_x, number, first, last, fetch, sums, precision: Precision) -> None:
@@ -127,9 +127,7 @@ def _add_to_senders(d_x, number, first, last, fetch, sums, precision: Precision)
         place = fetch(chunk)
         total = sums[place]
         for part in reversed(parts):
-            total = total + jax.lax.dot_general(
-                part, is_sender, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
-            )
+            total = total + of_parts(part, is_sender, (1, 1))
         sums[place] = total
         return nothing
 

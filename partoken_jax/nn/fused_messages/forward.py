@@ -52,6 +52,7 @@ def summed_messages(
             scratch_shapes=[
                 pltpu.SMEM((how.window,), jnp.int32),
                 pltpu.VMEM((how.window, rows, TILE), jnp.float32),
+                pltpu.SemaphoreType.DMA,
             ],
         ),
         compiler_params=in_order(),
@@ -63,12 +64,12 @@ def summed_messages(
 def _kernel(first, last, sender, weight, features, received, table, *rest, slots, precision):
     count = len(MessageWeights._fields)
     weights = MessageWeights(*[reference[...] for reference in rest[:count]])
-    out, held, window = rest[count:]
+    out, held, window, copied = rest[count:]
     tile = pl.program_id(0)
     start_empty(held)
 
     def fetch(chunk):
-        return fetched(chunk, held, table, window)
+        return fetched(chunk, held, table, window, copied)
 
     def add_slots(block, total):
         here = slots_of(block, slots)

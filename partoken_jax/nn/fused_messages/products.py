@@ -36,19 +36,24 @@ times.defvjp(_forward, _backward)
 
 def contracted(a: jax.Array, b: jax.Array, axes: tuple[int, int], precision: Precision) -> jax.Array:
     """Σ over axis axes[0] of the float32 matrix a and axis axes[1] of b."""
-    dims = (((axes[0],), (axes[1],)), ((), ()))
     if precision == "float32":
+        dims = (((axes[0],), (axes[1],)), ((), ()))
         return jax.lax.dot_general(
             a, b, dims, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
         )
     parts = PARTS[precision]
     split_a, split_b = in_parts(a, parts), in_parts(b, parts)
     pairs = [(i, j) for i in range(parts) for j in range(parts) if i + j < parts]
-    products = [
-        jax.lax.dot_general(split_a[i], split_b[j], dims, preferred_element_type=jnp.float32)
-        for i, j in sorted(pairs, key=sum, reverse=True)
-    ]
-    return functools.reduce(jnp.add, products)  # the smallest first
+    smallest_first = sorted(pairs, key=sum, reverse=True)
+    return functools.reduce(jnp.add, [of_parts(split_a[i], split_b[j], axes) for i, j in smallest_first])
+
+
+def of_parts(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:
+    """The same for bfloat16 matrices, whose products are exact in float32, whatever precision is set."""
+    dims = (((axes[0],), (axes[1],)), ((), ()))
+    return jax.lax.dot_general(
+        a, b, dims, precision=jax.lax.Precision.DEFAULT, preferred_element_type=jnp.float32
+    )
 
 
 def in_parts(x: jax.Array, parts: int) -> list[jax.Array]:

@@ -27,41 +27,49 @@ def start_empty(held) -> None:
             held[place] = NOTHING
 
 
-def fetched(chunk: jax.Array, held, table, window) -> jax.Array:
+def fetched(chunk: jax.Array, held, table, window, copied) -> jax.Array:
     """The place of a chunk in the window, where it lies afterwards.
 
-    References to `held` int32 [WINDOW], the chunk at each place; `table` [F, n]; `window` [WINDOW, F, R].
+    References to `held` int32 [WINDOW], the chunk at each place; `table` [F, n]; `window` [WINDOW, F, R];
+    `copied`, a semaphore.
     """
     place = jax.lax.rem(chunk, held.shape[0])
 
     @pl.when(held[place] != chunk)
     def _():
-        pltpu.sync_copy(columns_of(table, chunk), window.at[place])
+        _copy(columns_of(table, chunk), window.at[place], copied)
         held[place] = chunk
 
     return place
 
 
-def fetched_with_sums(chunk: jax.Array, held, table, window, sums, sums_window) -> jax.Array:
+def fetched_with_sums(chunk: jax.Array, held, table, window, sums, sums_window, copied) -> jax.Array:
     """The same for a table and a table of sums [F, n], of which the chunk that gives way is written back."""
     place = jax.lax.rem(chunk, held.shape[0])
 
     @pl.when(held[place] != chunk)
     def _():
-        put_back(place, held, sums, sums_window)
-        pltpu.sync_copy(columns_of(table, chunk), window.at[place])
-        pltpu.sync_copy(columns_of(sums, chunk), sums_window.at[place])
+        put_back(place, held, sums, sums_window, copied)
+        _copy(columns_of(table, chunk), window.at[place], copied)
+        _copy(columns_of(sums, chunk), sums_window.at[place], copied)
         held[place] = chunk
 
     return place
 
 
-def put_back(place, held, sums, sums_window) -> None:
+def put_back(place, held, sums, sums_window, copied) -> None:
     """Writes the sums at a place of the window to their table, if it holds any."""
 
     @pl.when(held[place] != NOTHING)
     def _():
-        pltpu.sync_copy(sums_window.at[place], columns_of(sums, held[place]))
+        _copy(sums_window.at[place], columns_of(sums, held[place]), copied)
+
+
+def _copy(source, target, copied) -> None:
+    # Not `pltpu.sync_copy`, which asks for the kind of TPU at hand, and where it is compiled there may be none.
+    copy = pltpu.make_async_copy(source, target, copied)
+    copy.start()
+    copy.wait()
 
 
 def columns_of(table, chunk: jax.Array):
@@ -83,7 +91,7 @@ def senders_of(tile: jax.Array, first, last, sender: list[jax.Array], fetch, win
     def add_chunk(chunk, found):
         here = window[fetch(chunk)]
         return [
-            jnp.where(number // TILE == chunk, _picked(here, number), so_far)
+            jnp.where((number & -TILE) == chunk * TILE, _picked(here, number), so_far)
             for number, so_far in zip(sender, found, strict=True)
         ]
 
@@ -94,5 +102,5 @@ def senders_of(tile: jax.Array, first, last, sender: list[jax.Array], fetch, win
 
 def _picked(chunk: jax.Array, number: jax.Array) -> jax.Array:
     """Columns `number` mod R [1, R] of a chunk [F, R]."""
-    column = jnp.broadcast_to(number % TILE, chunk.shape)
+    column = jnp.broadcast_to(number & (TILE - 1), chunk.shape)
     return jnp.take_along_axis(chunk, column, axis=1, mode="promise_in_bounds")
