@@ -363,6 +363,7 @@ def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
         num_layers=config.num_layers,
         dropout=config.dropout,
         residue_types=config.residue_types,
+        message_passing=config.message_passing,
         rematerialise=config.rematerialise,
         sender_gradient=config.sender_gradient,
         output_activation=jax.nn.silu if config.output_activation == "silu" else jax.nn.relu,

@@ -6,6 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, HiddenGraph, HiddenNodes
+from partoken_jax.nn.fused_messages.layout import lane_edges
 from partoken_jax.nn.gather import reverse_neighbours
 from partoken_jax.nn.gvp import GVP, Activation, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
@@ -32,14 +33,17 @@ class GVPEncoder(nnx.Module):
         num_layers: int,
         dropout: float,
         residue_types: bool,
+        message_passing: str = "dense",
         rematerialise: str = "auto",
         sender_gradient: str = "auto",
         output_activation: Activation = jax.nn.relu,
         dtype: DTypeLike | None = None,
         rngs: nnx.Rngs,
     ):
-        """`rematerialise`, `sender_gradient`: as in `partoken_jax.config.ModelConfig`. `dtype`: of products,
-        by default float32; the node features between layers, norms and sums are float32."""
+        """`message_passing`, `rematerialise`, `sender_gradient`: as in `partoken_jax.config.ModelConfig`.
+        `dtype`: of products, by default float32; the node features between layers, norms and sums are
+        float32."""
+        self.fused = message_passing == "fused"
         self.rematerialise = rematerialise
         self.sender_gradient = sender_gradient
         self.residue_embedding = (
@@ -125,9 +129,11 @@ class GVPEncoder(nnx.Module):
         if choice == "auto":
             choice = "none" if not table else "chunk" if on_cpu else "layer"
         chunk = chunk_size(graph.nodes.scalars.shape[0]) if table and choice == "chunk" else None
+        fused = table and self.fused and target_platform() == "tpu"
+        lanes = lane_edges(graph.edges, graph.senders) if fused else None
         read = self.sender_gradient == "gather" or (self.sender_gradient == "auto" and not on_cpu)
         reverse = None
-        if table and chunk is None and read:
+        if table and chunk is None and read and not fused:
             reverse = reverse_neighbours(graph.senders, graph.edges.mask)
 
         def body(nodes: HiddenNodes, weights_and_number):
@@ -135,7 +141,7 @@ class GVPEncoder(nnx.Module):
             layer = nnx.merge(graphdef, weights)
             here = graph._replace(nodes=nodes)
             layer_noise = None if noise is None else noise.fold_in(number)
-            out = layer(here, noise=layer_noise, chunk=chunk, reverse=reverse)
+            out = layer(here, noise=layer_noise, chunk=chunk, reverse=reverse, lanes=lanes)
             return out, out if every else None
 
         step = jax.checkpoint(body) if choice == "layer" else body
