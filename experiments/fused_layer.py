@@ -63,7 +63,11 @@ def compiled(program: Program) -> dict[str, Any]:
 
     batch = _batch(program.proteins)
     lanes = jax.jit(lane_edges)(batch.edges, batch.senders)
-    function, arguments = _dense_layer(program, batch) if program.form == "dense" else _layer(program, lanes)
+    nodes = tuple(batch.nodes)
+    if program.form == "dense":
+        function, arguments = _dense_layer(program, nodes, batch)
+    else:
+        function, arguments = _layer(program, nodes, lanes)
     topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{program.device}:1x1")
     place = SingleDeviceSharding(topology.devices[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments)
@@ -117,21 +121,16 @@ def _conv(precision: str):
     return nnx.split(nnx.eval_shape(lambda: GVPConv(NODE, NODE, EDGE, dtype=dtype, rngs=nnx.Rngs(0))))
 
 
-def _layer(program: Program, lanes):
+def _layer(program: Program, nodes, lanes):
     """The fused layer as a function, and its arguments. The edges are as the kernels read them: they are the
     same for all layers and brought into this form once."""
-    import jax
     import jax.numpy as jnp
     from flax import nnx
 
     from partoken_jax.nn.fused_messages.messages import fused_messages
 
     graphdef, params = _conv(program.precision)
-    rows, columns = program.proteins * 300, lanes.sender.shape[1]
-    rows = -(-(rows + 1) // 64) * 64
-    nodes = (jnp.zeros((rows, NODE[0])), jnp.zeros((rows, NODE[1], 3)))
     features = lanes.features.astype(jnp.bfloat16 if program.precision == "bfloat16" else jnp.float32)
-    assert features.shape[2] == columns
 
     def forward(params, nodes, features, lanes):
         message = nnx.merge(graphdef, params).message
@@ -143,7 +142,7 @@ def _layer(program: Program, lanes):
     return _gradient(forward), (*arguments, nodes)
 
 
-def _dense_layer(program: Program, batch):
+def _dense_layer(program: Program, nodes, batch):
     """The same for the dense form, with the senders' gradient read as it is on a TPU."""
     from flax import nnx
 
@@ -158,7 +157,6 @@ def _dense_layer(program: Program, batch):
         here = graph._replace(nodes=HiddenNodes(*nodes), edges=edges)
         return nnx.merge(graphdef, params)(here, reverse=reverse)
 
-    nodes = tuple(batch.nodes)
     arguments = (params, nodes, (batch.edges.scalars, batch.edges.vectors), batch)
     if program.what == "forward":
         return forward, arguments
@@ -218,7 +216,7 @@ def fetches(lanes, passes: int) -> int:
 def main() -> None:
     flags = Flags(description=__doc__.splitlines()[0])
     names = [program.name for program in PROGRAMS]
-    flags.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    flags.add_argument("--only", nargs="+", choices=names, default=names, help="Only these programs.")
     wanted = flags.parse_args().only
     # The compiler comes with libtpu and works without a device; two processes may use it at a time.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}

@@ -44,13 +44,14 @@ def gradients(
     neighbours, width, columns = edges.features.shape
     rows = table.shape[0]
     kernel = functools.partial(_kernel, slots=slots_at_once(neighbours, SLOTS), precision=how.precision)
+    wanted = [edges.features, received, table, *weights]
     inputs = [*operands(edges, table, received), *weights, gradient, jnp.zeros_like(table)]
     in_place = pl.BlockSpec(memory_space=pl.ANY)
     of_features = pl.BlockSpec((neighbours, width, TILE), lambda tile, *_: (0, 0, tile))
     window = pltpu.VMEM((how.window, rows, TILE), jnp.float32)
     d_features, d_received, d_table, *d_weights = pl.pallas_call(
         kernel,
-        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (edges.features, received, table, *weights)],
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in wanted],
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=2,
             grid=(columns // TILE,),
@@ -102,7 +103,8 @@ def _kernel(first, last, sender, weight, features, received, table, *rest, slots
             d_received_so_far = d_received_so_far + d_x[:, i * TILE : (i + 1) * TILE]
         for reference, part in zip(d_weights, d_weight, strict=True):
             reference[...] += part
-        _add_to_senders(d_x, jnp.concatenate(numbers, axis=1), first[tile], last[tile], fetch, sums, precision)
+        to = jnp.concatenate(numbers, axis=1)
+        _add_to_senders(d_x, to, first[tile], last[tile], fetch, sums, precision)
         return d_received_so_far
 
     blocks = sender.shape[0] // slots

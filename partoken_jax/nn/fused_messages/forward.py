@@ -104,7 +104,8 @@ def tile_specs(edges: LaneEdges, rows: int) -> list[pl.BlockSpec]:
     """A tile's part of senders, weights, features and received; the table stays where it is."""
     neighbours, width, _ = edges.features.shape
     features = pl.BlockSpec((neighbours, width, TILE), lambda tile, *_: (0, 0, tile))
-    return [tile_spec(neighbours), tile_spec(neighbours), features, tile_spec(rows), pl.BlockSpec(memory_space=pl.ANY)]
+    table = pl.BlockSpec(memory_space=pl.ANY)
+    return [tile_spec(neighbours), tile_spec(neighbours), features, tile_spec(rows), table]
 
 
 def tile_spec(rows: int) -> pl.BlockSpec:

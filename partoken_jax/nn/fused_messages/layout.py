@@ -46,7 +46,8 @@ def lane_edges(edges: EdgeFeatures, senders: jax.Array) -> LaneEdges:
     weight = weight / jnp.maximum(jnp.sum(weight, axis=1), 1.0)[:, None]
     # A sender that counts for nothing must not widen what a tile reads.
     sender = jnp.where(edges.mask, senders, jnp.arange(num_nodes)[:, None]).astype(jnp.int32)
-    beyond = jnp.broadcast_to(jnp.arange(num_nodes, columns, dtype=jnp.int32), (neighbours, columns - num_nodes))
+    beyond = jnp.arange(num_nodes, columns, dtype=jnp.int32)
+    beyond = jnp.broadcast_to(beyond, (neighbours, columns - num_nodes))
     sender = jnp.concatenate([sender.T, beyond], axis=1)
     chunks = (sender // TILE).reshape(neighbours, columns // TILE, TILE)
     return LaneEdges(

@@ -11,9 +11,9 @@ from partoken_jax.nn.fused_messages.forward import How
 from partoken_jax.nn.fused_messages.layout import LaneEdges
 from partoken_jax.nn.fused_messages.products import Precision
 from partoken_jax.nn.fused_messages.weights import MessageWeights, message_weights, node_parts, tail
+from partoken_jax.nn.fused_messages.window import WINDOW
 from partoken_jax.nn.gvp import GVP, Features
 from partoken_jax.nn.linear import kernel
-from partoken_jax.nn.fused_messages.window import WINDOW
 
 
 def fused_messages(
@@ -34,11 +34,10 @@ def fused_messages(
     Returns:
       (s [N, D'], v [N, C', 3]), float32.
     """
-    s, v = nodes
     table, received = node_parts(gvps, nodes, edges.sender.shape[1])
     how = How(_precision(gvps), interpret, window)
     summed = _summed(how, edges, table, received, message_weights(gvps, nodes))
-    return tail(gvps, summed, jnp.sum(edges.weight, axis=0)[: s.shape[0]])
+    return tail(gvps, summed, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]])
 
 
 def _precision(gvps: Sequence[GVP]) -> Precision:

@@ -17,8 +17,8 @@ from partoken_jax.nn.linear import affine, kernel
 
 
 class MessageWeights(NamedTuple):
-    """The weights of the three GVPs that belong to edges, float32, [out, in]; named as in `GVP`, with the rows
-    of W_s that read norms apart (`wn`)."""
+    """The weights of the three GVPs that belong to edges, float32 [out, in], named as in `GVP`; `wn` is the
+    part of W_s that reads norms."""
 
     edge: jax.Array
     """[F, E]: from an edge's features to s' and vh of the first GVP."""

@@ -2,8 +2,8 @@
 
 The residues of a protein are neighbours in the table too, so a tile of receivers reads a few chunks of 128
 residues around it, and the next tile almost the same. A kernel holds `WINDOW` chunks, chunk c at place
-c mod `WINDOW`, and fetches one when it is read and another one is in its place. Where a tile reads more chunks
-than that they push one another out: slower, with the same result.
+c mod `WINDOW`, and fetches one when it is read and another one is in its place. Where a tile reads more
+chunks than that they push one another out: slower, with the same result.
 """
 
 import jax
@@ -66,7 +66,7 @@ def put_back(place, held, sums, sums_window, copied) -> None:
 
 
 def _copy(source, target, copied) -> None:
-    # Not `pltpu.sync_copy`, which asks for the kind of TPU at hand, and where it is compiled there may be none.
+    # Not `pltpu.sync_copy`, which asks for the kind of TPU at hand: where it is compiled there may be none.
     copy = pltpu.make_async_copy(source, target, copied)
     copy.start()
     copy.wait()
