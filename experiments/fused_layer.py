@@ -45,7 +45,7 @@ PROGRAMS = (
     Program("v5e", "bfloat16", "forward"),
     Program("v5e", "bfloat16", "gradient"),
     Program("v5e", "float32", "gradient", LARGE),
-    Program("v6e", "float32", "gradient"),
+    Program("v6e", "bfloat16", "gradient"),
     Program("v5e", "tensorfloat32", "gradient"),
     Program("v5e", "float32", "forward", form="dense"),
     Program("v5e", "float32", "gradient", form="dense"),
@@ -94,7 +94,7 @@ def compiled(program: Program) -> dict[str, Any]:
     }
 
 
-def _batch(proteins: int):
+def _batch(proteins: int) -> Any:
     """Hidden features of a batch of synthetic chains; their values do not matter."""
     import jax.numpy as jnp
 
@@ -105,7 +105,9 @@ def _batch(proteins: int):
     graph = timing_data(TimingConfig(batch_size=proteins, residues=300)).batch
     rows, neighbours = graph.senders.shape
     edges = EdgeFeatures(
-        jnp.zeros((rows, neighbours, EDGE[0])), jnp.zeros((rows, neighbours, EDGE[1], 3)), graph.edges.mask
+        jnp.zeros((rows, neighbours, EDGE[0])),
+        jnp.zeros((rows, neighbours, EDGE[1], 3)),
+        jnp.asarray(graph.edges.mask),
     )
     nodes = HiddenNodes(jnp.zeros((rows, NODE[0])), jnp.zeros((rows, NODE[1], 3)))
     return HiddenGraph(**{**graph._asdict(), "nodes": nodes, "edges": edges, "globals": None})
@@ -152,7 +154,7 @@ def _dense_layer(program: Program, nodes, batch):
     graphdef, params = _conv(program.precision)
 
     def forward(params, nodes, features, graph):
-        edges = EdgeFeatures(*features, graph.edges.mask)
+        edges = EdgeFeatures(scalars=features[0], vectors=features[1], mask=graph.edges.mask)
         reverse = reverse_neighbours(graph.senders, graph.edges.mask)
         here = graph._replace(nodes=HiddenNodes(*nodes), edges=edges)
         return nnx.merge(graphdef, params)(here, reverse=reverse)

@@ -82,7 +82,7 @@ def _kernel(first, last, sender, weight, features, received, table, *rest, slots
     start_empty(held)
 
     @pl.when(tile == 0)
-    def _():
+    def start_at_zero():
         for reference in d_weights:
             reference[...] = jnp.zeros(reference.shape, jnp.float32)
 
@@ -111,7 +111,7 @@ def _kernel(first, last, sender, weight, features, received, table, *rest, slots
     d_received[...] = jax.lax.fori_loop(0, blocks, add_slots, jnp.zeros(received.shape, jnp.float32))
 
     @pl.when(tile == pl.num_programs(0) - 1)
-    def _():
+    def leave_nothing():
         for place in range(held.shape[0]):
             put_back(place, held, d_table, sums, copied)
 

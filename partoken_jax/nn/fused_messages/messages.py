@@ -62,8 +62,8 @@ def _forward(how, *inputs):
 def _backward(how, inputs, gradient):
     edges, table, received, weights = inputs
     features, *others = backward.gradients(how, edges, table, received, weights, gradient)
-    nothing = LaneEdges(*[None] * len(LaneEdges._fields))
-    return (nothing._replace(features=features), *others)
+    # None says that there is no gradient.
+    return (LaneEdges(features, None, None, None, None), *others)  # type: ignore[arg-type]
 
 
 _summed.defvjp(_forward, _backward)

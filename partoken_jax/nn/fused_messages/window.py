@@ -22,7 +22,7 @@ def start_empty(held) -> None:
     """At the first tile: no place holds a chunk. `held`: reference to int32 [WINDOW]."""
 
     @pl.when(pl.program_id(0) == 0)
-    def _():
+    def start():
         for place in range(held.shape[0]):
             held[place] = NOTHING
 
@@ -36,7 +36,7 @@ def fetched(chunk: jax.Array, held, table, window, copied) -> jax.Array:
     place = jax.lax.rem(chunk, held.shape[0])
 
     @pl.when(held[place] != chunk)
-    def _():
+    def fetch():
         _copy(columns_of(table, chunk), window.at[place], copied)
         held[place] = chunk
 
@@ -48,7 +48,7 @@ def fetched_with_sums(chunk: jax.Array, held, table, window, sums, sums_window, 
     place = jax.lax.rem(chunk, held.shape[0])
 
     @pl.when(held[place] != chunk)
-    def _():
+    def exchange():
         put_back(place, held, sums, sums_window, copied)
         _copy(columns_of(table, chunk), window.at[place], copied)
         _copy(columns_of(sums, chunk), sums_window.at[place], copied)
@@ -61,7 +61,7 @@ def put_back(place, held, sums, sums_window, copied) -> None:
     """Writes the sums at a place of the window to their table, if it holds any."""
 
     @pl.when(held[place] != NOTHING)
-    def _():
+    def write():
         _copy(sums_window.at[place], columns_of(sums, held[place]), copied)
 
 

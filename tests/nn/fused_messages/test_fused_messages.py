@@ -136,7 +136,7 @@ def on_a_tpu(monkeypatch):
 
 @pytest.fixture(scope="module")
 def small():
-    return random_graph(np.random.default_rng(1), (9, 1, 6), k=4, num_nodes=20)
+    return random_graph(np.random.default_rng(1), (9, 1, 6), k=1, num_nodes=20)
 
 
 def loss(graphdef, graph):
