@@ -226,7 +226,8 @@ def errors(precision: str) -> dict[str, float]:
         graphdef, params = nnx.split(GVPConv(NODE, NODE, EDGE, dtype=dtype, rngs=nnx.Rngs(0)))
 
         def forward(params, nodes, features, _):
-            conv, edges = nnx.merge(graphdef, params), EdgeFeatures(*features, mask=batch.edges.mask)
+            conv = nnx.merge(graphdef, params)
+            edges = EdgeFeatures(scalars=features[0], vectors=features[1], mask=batch.edges.mask)
             if form == "dense":
                 return conv(batch._replace(nodes=HiddenNodes(*nodes), edges=edges))
             return fused_messages(conv.message, nodes, lane_edges(edges, batch.senders), interpret=True)
