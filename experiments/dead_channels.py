@@ -24,6 +24,7 @@ from experiments.learn import job
 from experiments.same_features import PRETRAINED
 from partoken_jax.config import TrainConfig
 from partoken_jax.graphs.features import featurise
+from partoken_jax.nn.forms import form_of
 from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
@@ -96,9 +97,9 @@ def reader(graphdef: nnx.GraphDef, data: RunData) -> Any:
 
     @jax.jit
     def both(params: nnx.State, codebook: nnx.State, graph: Any) -> tuple[jax.Array, jax.Array]:
-        encoder = nnx.merge(graphdef, params, codebook, copy=True).encoder
-        features = featurise(graph)
-        nodes, _ = encoder.run_layers(encoder.embed(features), None)
+        model = nnx.merge(graphdef, params, codebook, copy=True)
+        encoder, features = model.encoder, featurise(graph)
+        nodes, _ = encoder.run_layers(encoder.embed(features), None, form_of(model.config, None, features))
         return encoder(features), encoder.output_norm(*nodes)[0]
 
     def read(state: TrainState) -> dict[str, np.ndarray]:

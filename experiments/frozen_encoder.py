@@ -49,7 +49,7 @@ from partoken_jax.training.trained import TrainedModel
 class GivenFeatures(nnx.Module):
     """In the place of an encoder: the nodes of the graph are residue features [N, D] already."""
 
-    def __call__(self, graph: FeaturisedGraph, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, graph: FeaturisedGraph, *, key: Any = None, form: Any = None) -> jax.Array:
         return graph.nodes.scalars
 
 

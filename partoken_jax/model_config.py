@@ -190,10 +190,12 @@ class ModelConfig:
     attention_heads: Width = 4
     """Number of heads with which ParToken attends from the whole protein to its clusters. Change it with the
     width of the model, because it must divide the number of hidden scalars of a residue."""
-    message_passing: Literal["auto", "dense", "general"] = "auto"
-    """Two forms of the same layers with the same numbers. "dense" is fast and needs the table of neighbours
-    that batches carry; "general" is the plain form. "auto" takes what `partoken tune` found to be right and
-    fast on the device, else "dense". Choose "general" to read the code or for graphs without that table."""
+    message_passing: Literal["auto", "dense", "fused", "general"] = "auto"
+    """Forms of the same layers with the same numbers. "dense" is fast and needs the table of neighbours that
+    batches carry. "fused" computes messages in one kernel that keeps them on the chip; it is for training on
+    TPUs, and elsewhere such a model is read as "dense". "auto" takes what `partoken tune` found to be right
+    and fast on the device, else "dense". Choose "general", the plain form, to read the code or for graphs
+    without that table."""
     rematerialise: Literal["auto", "none", "layer", "chunk"] = "auto"
     """What the forward pass forgets and the backward pass computes again, to save memory. "none" forgets
     nothing; "layer" keeps only the residues between layers; "chunk" also computes edges a few residues at a
@@ -218,7 +220,7 @@ class ModelConfig:
         if self.rematerialise == "chunk" and not dense:
             raise ValueError(
                 "rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where "
-                "model.message_passing is 'general'"
+                f"model.message_passing is '{self.message_passing}'"
             )
         if self.sender_gradient == "gather" and not (dense and self.rematerialise in ("none", "layer")):
             raise ValueError(

@@ -169,6 +169,10 @@ WRONG = [
         "model: {message_passing: general, rematerialise: chunk}",
         "model.rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where model.message_",
     ),
+    (
+        "model: {message_passing: fused, rematerialise: chunk}",
+        "model.rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where model.message_",
+    ),
     ("model: {sender_gradient: gather}", "model.sender_gradient is 'gather', but must be 'auto' or 'scat"),
     (
         "{seed: -1, model: {codebook: {size: 0}}, stage1: {epochs: -1}}",

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, HiddenGraph, HiddenNodes
 from partoken_jax.nn.forms import Form, form_of
+from partoken_jax.nn.fused_messages.layout import lane_edges
 from partoken_jax.nn.gather import reverse_neighbours
 from partoken_jax.nn.gvp import GVP, Activation, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
@@ -121,8 +122,10 @@ class GVPEncoder(nnx.Module):
         noise = None if key is None else residue_noise(key, graph)
         numbers = jnp.arange(len(self.layers))
         table = graph.receivers is None
-        chunk = reverse = None
-        if table and form.rematerialise == "chunk":
+        chunk = reverse = lanes = None
+        if table and form.message_passing == "fused":
+            lanes = lane_edges(graph.edges, graph.senders)
+        elif table and form.rematerialise == "chunk":
             chunk = form.chunk or chunk_size(graph.nodes.scalars.shape[0])
         elif table and form.sender_gradient == "gather":
             reverse = reverse_neighbours(graph.senders, graph.edges.mask)
@@ -132,7 +135,7 @@ class GVPEncoder(nnx.Module):
             layer = nnx.merge(graphdef, weights)
             here = graph._replace(nodes=nodes)
             layer_noise = None if noise is None else noise.fold_in(number)
-            out = layer(here, noise=layer_noise, chunk=chunk, reverse=reverse)
+            out = layer(here, noise=layer_noise, chunk=chunk, reverse=reverse, lanes=lanes)
             return out, out if every else None
 
         step = jax.checkpoint(body) if form.rematerialise == "layer" else body

@@ -68,6 +68,7 @@ def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
 
     What is set stands. What is "auto" is as measured for programs of this shape, unless that contradicts a
     setting; else dense, on a CPU in chunks, and elsewhere with layers computed again and gradients gathered.
+    What is set to be fused is dense where there is no such kernel.
     """
     measured = dict(target.measured).get(shape)
     names = ("message_passing", "rematerialise", "sender_gradient")
@@ -83,7 +84,9 @@ def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
         again = "chunk" if on_cpu else "layer"
     if gradient == "auto":
         gradient = "scatter" if on_cpu or again == "chunk" else "gather"
-    return Form("dense" if config.message_passing == "auto" else config.message_passing, again, gradient)
+    if config.message_passing == "fused" and target.platform == "tpu":
+        return Form("fused", again)
+    return Form("dense", again, gradient)
 
 
 def form_of(config: ModelConfig, target: Target | None, graph: FeaturisedGraph | HiddenGraph) -> Form:

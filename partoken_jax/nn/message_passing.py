@@ -1,7 +1,8 @@
 """GVP message passing over a graph, in its plain form, and the layer around it.
 
 The plain form works on any list of edges with segment operations; over a table of neighbours the same conv
-takes the fast form of `message_passing_dense`. Both have the same parameters and give the same numbers.
+takes the fast form of `message_passing_dense`, or on TPUs that of `fused_messages`. All have the same
+parameters and give the same numbers.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from jax.typing import DTypeLike
 
 from partoken_jax.graphs.types import HiddenGraph, HiddenNodes
 from partoken_jax.nn.dropout import tuple_dropout
+from partoken_jax.nn.fused_messages.layout import LaneEdges
 from partoken_jax.nn.gather import ReverseNeighbours
 from partoken_jax.nn.gvp import GVP, Dims, Features
 from partoken_jax.nn.message_passing_dense import aggregated_messages
@@ -63,16 +65,27 @@ class GVPConv(nnx.Module):
         )
 
     def __call__(
-        self, graph: HiddenGraph, *, chunk: int | None = None, reverse: ReverseNeighbours | None = None
+        self,
+        graph: HiddenGraph,
+        *,
+        chunk: int | None = None,
+        reverse: ReverseNeighbours | None = None,
+        lanes: LaneEdges | None = None,
     ) -> Features:
         """The messages that arrive at every node, (s [N, D'], v [N, C', 3]); 0 for a node without edges.
 
         A table of neighbours takes the fast form, for which `chunk` and `reverse` are (see
-        `message_passing_dense.aggregated_messages`); a list of edges takes the plain form.
+        `message_passing_dense.aggregated_messages`); a list of edges takes the plain form. With `lanes`, the
+        edges as the kernels read them, a conv as the published models have it takes the fused form.
 
         REFERENCE.md section 3, message and mean.
         """
         mean = self.aggregate == "mean"
+        if lanes is not None:
+            # Here, because a program without the kernels need not wait for Pallas.
+            from partoken_jax.nn.fused_messages.messages import fused_messages
+
+            return fused_messages(self.message, graph.nodes, lanes)
         if graph.receivers is None:
             return aggregated_messages(self.message, graph, mean=mean, chunk=chunk, reverse=reverse)
         (s, v), edges = graph.nodes, graph.edges
@@ -137,14 +150,15 @@ class GVPConvLayer(nnx.Module):
         noise: Noise | None = None,
         chunk: int | None = None,
         reverse: ReverseNeighbours | None = None,
+        lanes: LaneEdges | None = None,
     ) -> HiddenNodes:
-        """The updated nodes. Dropout acts only when noise is given; `chunk` and `reverse` as in `GVPConv`.
+        """The updated nodes. Dropout acts only when noise is given; the others as in `GVPConv`.
 
         REFERENCE.md section 3, layer.
         """
         first, second = (None, None) if noise is None else (noise.fold_in(0), noise.fold_in(1))
         with jax.named_scope("conv"):
-            message = self.conv(graph, chunk=chunk, reverse=reverse)
+            message = self.conv(graph, chunk=chunk, reverse=reverse, lanes=lanes)
         with jax.named_scope("residual_norm"):
             x = _residual(self.norms[0], graph.nodes, tuple_dropout(*message, self.rate, first))
         with jax.named_scope("feed_forward"):

@@ -13,6 +13,7 @@ from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.timing.batches import TimingData
 from partoken_jax.timing.measure import Compiled, compile_program
 from partoken_jax.timing_config import TimingConfig
+from partoken_jax.training.devices import check_platform
 from partoken_jax.training.schedules import StepSettings, epoch_settings
 from partoken_jax.training.step import (
     TrainState,
@@ -53,6 +54,7 @@ class Program(NamedTuple):
 
 def build_program(config: TrainConfig, graph: PackedGraph, name: Pass) -> Program:
     """Compiles one pass for a batch."""
+    check_platform(config.model.message_passing)
     graph = jax.device_put(graph)
     graphdef, state = initial_state(config)
     settings = timing_settings(config)

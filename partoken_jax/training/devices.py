@@ -17,6 +17,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from partoken_jax.config import ConfigError
+from partoken_jax.nn.platform import target_platform
 
 T = TypeVar("T")
 AXIS = "data"
@@ -45,6 +46,16 @@ def data_mesh(num_devices: int | None) -> Mesh | None:
         return None
     auto = (jax.sharding.AxisType.Auto,)
     return jax.make_mesh((wanted,), (AXIS,), devices=there[:wanted], axis_types=auto)
+
+
+def check_platform(message_passing: str) -> None:
+    """Raises ConfigError for a form of the messages that the devices of a run cannot compute."""
+    platform = target_platform()
+    if message_passing == "fused" and platform != "tpu":
+        raise ConfigError(
+            "model.message_passing is 'fused', but must be 'dense' or 'general' on this device "
+            f"({platform}): the fused kernel is for TPUs, and the numbers are the same"
+        )
 
 
 def start_processes(coordinator: str, num_processes: int | None, process_id: int | None) -> None:

@@ -27,6 +27,7 @@ from partoken_jax.training.cluster_start import start_clusters, start_program, s
 from partoken_jax.training.data import Split, describe, load_data, prepare
 from partoken_jax.training.devices import (
     StopTogether,
+    check_platform,
     data_mesh,
     is_first_process,
     num_shards,
@@ -127,6 +128,7 @@ def train(
     date = datetime.now(UTC).isoformat(timespec="seconds")
     config = with_absolute_paths(config)
     run_dir = check_run_dir(config)
+    check_platform(config.model.message_passing)
     mesh = data_mesh(config.devices)
     if jax.process_count() > 1:
         stop = StopTogether(stop)

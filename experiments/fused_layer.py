@@ -1,0 +1,305 @@
+"""The fused messages of one conv layer compiled for TPUs that need not be there: bytes and memory.
+
+    pip install -e '.[tpu]'
+    python -m experiments.fused_layer [--only v5e_float32_gradient ...]
+
+Nothing is run on a device. 64 chains of 300 residues and 30 neighbours, and 334 of them to show that the size
+of a batch is not bounded by the chip's memory. Bytes are those of every operation in the text of the compiled
+program, once read and once written, and for the kernels what they copy, by arithmetic over the batch: their
+blocks, the weights once, and every chunk of the senders' table as often as the window fetches it. XLA keeps
+some arrays on the chip, which is not taken off.
+
+The errors of every precision come from interpret mode, which rounds as the kernels do: the norm of the
+difference to the dense form in float32, relative to the norm, largest of the messages and of the gradients.
+
+What is in the file already is not made again.
+"""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments.flags import Flags, run_script
+
+OUT = Path(__file__).parent / "results" / "compiled" / "fused_layer.json"
+NODE, EDGE = (100, 16), (32, 1)
+SMALL, LARGE = 64, 334
+
+
+class Program(NamedTuple):
+    """One conv layer, compiled."""
+
+    device: str
+    precision: str
+    what: str
+    """forward, or gradient, which has the forward pass in it: of the residues, the edges and the weights."""
+    proteins: int = SMALL
+    form: str = "fused"
+
+    @property
+    def name(self) -> str:
+        large = "" if self.proteins == SMALL else f"_{self.proteins}"
+        return f"{self.device}_{self.precision}_{self.what}{large}{'' if self.form == 'fused' else '_dense'}"
+
+
+PROGRAMS = (
+    Program("v5e", "float32", "forward"),
+    Program("v5e", "float32", "gradient"),
+    Program("v5e", "bfloat16", "forward"),
+    Program("v5e", "bfloat16", "gradient"),
+    Program("v5e", "float32", "gradient", LARGE),
+    Program("v6e", "bfloat16", "gradient"),
+    Program("v5e", "tensorfloat32", "gradient"),
+    Program("v5e", "float32", "forward", form="dense"),
+    Program("v5e", "float32", "gradient", form="dense"),
+)
+
+
+def compiled(program: Program) -> dict[str, Any]:
+    """A row: the program's bytes, those of the kernels and of the rest, and its memory."""
+    import jax
+    from jax.experimental import topologies
+    from jax.sharding import SingleDeviceSharding
+
+    from partoken_jax.nn.fused_messages.layout import lane_edges
+    from partoken_jax.timing.hlo import Module
+
+    batch = _batch(program.proteins)
+    lanes = jax.jit(lane_edges)(batch.edges, batch.senders)
+    nodes = tuple(batch.nodes)
+    if program.form == "dense":
+        function, arguments = _dense_layer(program, nodes, batch)
+    else:
+        function, arguments = _layer(program, nodes, lanes)
+    topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{program.device}:1x1")
+    place = SingleDeviceSharding(topology.devices[0])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments)
+    start = time.perf_counter()
+    precision = "tensorfloat32" if program.precision == "tensorfloat32" else "highest"
+    with jax.default_matmul_precision(precision):
+        lowered = jax.jit(function).trace(*shapes).lower(lowering_platforms=("tpu",))
+    done = lowered.compile()
+    operations = Module(done.as_text()).operations()
+    rest = sum(o.bytes * o.runs for name, o in operations.items() if "gvp_messages" not in name)
+    kernels = kernel_bytes(program, lanes) if program.form == "fused" else 0
+    memory = done.memory_analysis()
+    return {
+        **program._asdict(),
+        "rows": len(batch.senders),
+        "bytes": rest + kernels,
+        "kernel_bytes": kernels,
+        "other_bytes": rest,
+        "xla_bytes": done.cost_analysis()["bytes accessed"],
+        "temp_bytes": memory.temp_size_in_bytes,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "output_bytes": memory.output_size_in_bytes,
+        "compile_s": round(time.perf_counter() - start, 1),
+    }
+
+
+def _batch(proteins: int) -> Any:
+    """Hidden features of a batch of synthetic chains; their values do not matter."""
+    import jax.numpy as jnp
+
+    from partoken_jax.graphs.types import EdgeFeatures, HiddenGraph, HiddenNodes
+    from partoken_jax.timing.batches import timing_data
+    from partoken_jax.timing_config import TimingConfig
+
+    graph = timing_data(TimingConfig(batch_size=proteins, residues=300)).batch
+    rows, neighbours = graph.senders.shape
+    edges = EdgeFeatures(
+        jnp.zeros((rows, neighbours, EDGE[0])),
+        jnp.zeros((rows, neighbours, EDGE[1], 3)),
+        jnp.asarray(graph.edges.mask),
+    )
+    nodes = HiddenNodes(jnp.zeros((rows, NODE[0])), jnp.zeros((rows, NODE[1], 3)))
+    return HiddenGraph(**{**graph._asdict(), "nodes": nodes, "edges": edges, "globals": None})
+
+
+def _conv(precision: str):
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from partoken_jax.nn.message_passing import GVPConv
+
+    dtype = jnp.bfloat16 if precision == "bfloat16" else None
+    return nnx.split(nnx.eval_shape(lambda: GVPConv(NODE, NODE, EDGE, dtype=dtype, rngs=nnx.Rngs(0))))
+
+
+def _layer(program: Program, nodes, lanes):
+    """The fused layer as a function, and its arguments. The edges are as the kernels read them: they are the
+    same for all layers and brought into this form once."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    from partoken_jax.nn.fused_messages.messages import fused_messages
+
+    graphdef, params = _conv(program.precision)
+    features = lanes.features.astype(jnp.bfloat16 if program.precision == "bfloat16" else jnp.float32)
+
+    def forward(params, nodes, features, lanes):
+        message = nnx.merge(graphdef, params).message
+        return fused_messages(message, nodes, lanes._replace(features=features))
+
+    arguments = (params, nodes, features, lanes._replace(features=None))
+    if program.what == "forward":
+        return forward, arguments
+    return _gradient(forward), (*arguments, nodes)
+
+
+def _dense_layer(program: Program, nodes, batch):
+    """The same for the dense form, with the senders' gradient read as it is on a TPU."""
+    from flax import nnx
+
+    from partoken_jax.graphs.types import EdgeFeatures, HiddenNodes
+    from partoken_jax.nn.gather import reverse_neighbours
+
+    graphdef, params = _conv(program.precision)
+
+    def forward(params, nodes, features, graph):
+        edges = EdgeFeatures(scalars=features[0], vectors=features[1], mask=graph.edges.mask)
+        reverse = reverse_neighbours(graph.senders, graph.edges.mask)
+        here = graph._replace(nodes=HiddenNodes(*nodes), edges=edges)
+        return nnx.merge(graphdef, params)(here, reverse=reverse)
+
+    arguments = (params, nodes, (batch.edges.scalars, batch.edges.vectors), batch)
+    if program.what == "forward":
+        return forward, arguments
+    return _gradient(forward), (*arguments, nodes)
+
+
+def _gradient(forward):
+    """Of Σ out · cotangent, the last argument, in weights, residues and edges."""
+    import jax
+    import jax.numpy as jnp
+
+    def total(params, nodes, features, others, cotangents):
+        out = forward(params, nodes, features, others)
+        return sum(jnp.vdot(x, c) for x, c in zip(out, cotangents, strict=True))
+
+    return jax.grad(total, argnums=(0, 1, 2))
+
+
+def kernel_bytes(program: Program, lanes) -> int:
+    """What the kernels of a program copy to and from the chip."""
+    from partoken_jax.nn.fused_messages import backward, forward
+    from partoken_jax.nn.fused_messages.layout import ROWS, TILE, rounded_up
+
+    neighbours, width, columns = lanes.features.shape
+    scalars, hidden, vectors = (rounded_up(x, ROWS) for x in (NODE[0], 2 * NODE[1] + EDGE[1], NODE[1]))
+    rows, out = scalars + 3 * hidden, scalars + 4 * vectors
+    features = lanes.features.size * (2 if program.precision == "bfloat16" else 4)
+    chunk = rows * TILE * 4
+    square = rows * width + scalars * (hidden + scalars + vectors + 1) + vectors * (hidden + 3 * vectors)
+    read = features + lanes.sender.nbytes + lanes.weight.nbytes + rows * columns * 4 + square * 4
+    copied = fetches(lanes, neighbours // forward.slots_at_once(neighbours, forward.SLOTS))
+    total = read + out * columns * 4 + copied * chunk
+    if program.what == "gradient":
+        # Every chunk that a tile brings is fetched with its sums, which go back when it leaves.
+        copied = fetches(lanes, 2 * (neighbours // backward.slots_at_once(neighbours, backward.SLOTS)))
+        total += read + out * columns * 4 + 3 * copied * chunk
+        total += features + rows * columns * 4 + square * 4
+    return int(total)
+
+
+def errors(precision: str) -> dict[str, float]:
+    """Of the fused form in this precision on a batch of one chain, and of the dense form in bfloat16."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+    from flax import nnx
+
+    from partoken_jax.graphs.types import EdgeFeatures, HiddenNodes
+    from partoken_jax.nn.fused_messages.layout import lane_edges
+    from partoken_jax.nn.fused_messages.messages import fused_messages
+    from partoken_jax.nn.message_passing import GVPConv
+
+    batch = _batch(1)
+    rng = np.random.default_rng(0)
+    drawn = (tuple(batch.nodes), (batch.edges.scalars, batch.edges.vectors), tuple(batch.nodes))
+    drawn = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), drawn)
+
+    def found(form: str, precision: str):
+        dtype = jnp.bfloat16 if precision == "bfloat16" else None
+        graphdef, params = nnx.split(GVPConv(NODE, NODE, EDGE, dtype=dtype, rngs=nnx.Rngs(0)))
+
+        def forward(params, nodes, features, _):
+            conv = nnx.merge(graphdef, params)
+            edges = EdgeFeatures(scalars=features[0], vectors=features[1], mask=batch.edges.mask)
+            if form == "dense":
+                return conv(batch._replace(nodes=HiddenNodes(*nodes), edges=edges))
+            return fused_messages(conv.message, nodes, lane_edges(edges, batch.senders), interpret=True)
+
+        nodes, features, cotangents = drawn
+        with jax.default_matmul_precision("highest" if precision == "bfloat16" else precision):
+            out = jax.jit(forward)(params, nodes, features, None)
+            gradient = jax.jit(_gradient(forward))(params, nodes, features, None, cotangents)
+        return jax.tree.leaves(out), jax.tree.leaves(gradient)
+
+    def worst(form: str, precision: str) -> list[float]:
+        pairs = [zip(*both, strict=True) for both in zip(found(form, precision), exact, strict=True)]
+        return [max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) for a, b in part) for part in pairs]
+
+    exact = found("dense", "highest")
+    result = dict(zip(("messages", "gradients"), worst("fused", precision), strict=True))
+    if precision == "bfloat16":
+        result |= dict(zip(("dense_messages", "dense_gradients"), worst("dense", precision), strict=True))
+    return result
+
+
+def fetches(lanes, passes: int) -> int:
+    """Chunks that a kernel fetches which goes over the chunks of every tile so many times."""
+    import numpy as np
+
+    from partoken_jax.nn.fused_messages.window import NOTHING, WINDOW
+
+    held = np.full(WINDOW, NOTHING)
+    count = 0
+    for first, last in zip(np.asarray(lanes.first), np.asarray(lanes.last), strict=True):
+        for _ in range(passes):
+            for chunk in range(first, last + 1):
+                count += held[chunk % WINDOW] != chunk
+                held[chunk % WINDOW] = chunk
+    return count
+
+
+def save(result: dict[str, Any]) -> None:
+    """Writes the file anew."""
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def main() -> None:
+    flags = Flags(description=__doc__.splitlines()[0])
+    names = [program.name for program in PROGRAMS]
+    flags.add_argument("--only", nargs="+", choices=names, default=names, help="Only these programs.")
+    wanted = flags.parse_args().only
+    # The compiler comes with libtpu and works without a device; two processes may use it at a time.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    import jax
+
+    result = json.loads(OUT.read_text()) if OUT.is_file() else {}
+    result = {
+        "schema": "partoken.fused_layer/1",
+        "command": "python -m experiments.fused_layer",
+        "run": False,
+        "jax": jax.__version__,
+        "errors": {},
+        "rows": {},
+    } | result
+    for precision in ("float32", "tensorfloat32", "bfloat16"):
+        if precision not in result["errors"]:
+            result["errors"][precision] = errors(precision)
+            save(result)
+    for program in PROGRAMS:
+        if program.name in wanted and program.name not in result["rows"]:
+            result["rows"][program.name] = row = compiled(program)
+            save(result)
+            said = f"{row['bytes'] / 1e9:.2f} GB, of which {row['kernel_bytes'] / 1e9:.2f} GB by the kernels"
+            print(f"{program.name}: compiled in {row['compile_s']} s, not run; {said}", flush=True)
+
+
+if __name__ == "__main__":
+    run_script(main)

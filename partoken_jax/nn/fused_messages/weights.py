@@ -1,0 +1,125 @@
+"""The three message GVPs cut into what belongs to residues, to edges, and to the sum over neighbours.
+
+The same two rewritings as in `message_passing_dense`: the first GVP is linear before its norm, so senders and
+receivers are projected once per residue; the last one commutes with the sum over neighbours.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from partoken_jax.nn.fused_messages.layout import ROWS, padded, rounded_up
+from partoken_jax.nn.gvp import GVP, Features
+from partoken_jax.nn.linear import affine, kernel
+
+
+class MessageWeights(NamedTuple):
+    """The weights of the three GVPs that belong to edges, float32 [out, in], named as in `GVP`; `wn` is the
+    part of W_s that reads norms."""
+
+    edge: jax.Array
+    """[F, E]: from an edge's features to s' and vh of the first GVP."""
+    wn1: jax.Array
+    """[S, H]"""
+    wv1: jax.Array
+    """[C, H]"""
+    ws2: jax.Array
+    """[S, S]"""
+    b2: jax.Array
+    """[S, 1]"""
+    wh2: jax.Array
+    """[C, C]"""
+    wn2: jax.Array
+    """[S, C]"""
+    wv2: jax.Array
+    """[C, C]"""
+    wh3: jax.Array
+    """[C, C]: what is left of the last GVP, whose other weights follow the sum over neighbours."""
+
+
+def message_weights(gvps: Sequence[GVP], nodes: Features) -> MessageWeights:
+    """The weights that belong to edges, of GVPs over the features of `nodes` (s [N, D], v [N, C, 3])."""
+    first, second, last = gvps
+    s, h, c = _widths(gvps)
+    (ws1, _), (ws2, b2), wh1 = affine(first.ws), affine(second.ws), kernel(_there(first.wh))
+    own, ns, nv = ws1.shape[0] - first.hidden, nodes[0].shape[1], nodes[1].shape[1]
+    edge_s, edge_v = ws1[ns : own - ns], wh1[nv : wh1.shape[0] - nv]
+    scalars, vectors = edge_s.shape[0], edge_v.shape[0]
+    columns = rounded_up(scalars + 3 * vectors, ROWS)
+    parts = [padded(edge_s.T, s, columns)]
+    for i in range(3):
+        before = scalars + i * vectors
+        after = columns - before - vectors
+        parts.append(jnp.pad(edge_v.T, ((0, h - first.hidden), (before, after))))
+    out = ws2.shape[1]
+    weights = MessageWeights(
+        edge=jnp.concatenate(parts),
+        wn1=padded(ws1[own:].T, s, h),
+        wv1=padded(kernel(_there(first.wv)).T, c, h),
+        ws2=padded(ws2[:out].T, s, s),
+        b2=padded(b2[:, None], s, 1),
+        wh2=padded(kernel(_there(second.wh)).T, c, c),
+        wn2=padded(ws2[out:].T, s, c),
+        wv2=padded(kernel(_there(second.wv)).T, c, c),
+        wh3=padded(kernel(_there(last.wh)).T, c, c),
+    )
+    return jax.tree.map(lambda x: x.astype(jnp.float32), weights)
+
+
+def node_parts(gvps: Sequence[GVP], nodes: Features, columns: int) -> tuple[jax.Array, jax.Array]:
+    """Sender and receiver parts of s' and vh of the first GVP, each float32 [F, n].
+
+    From s [N, D] and v [N, C, 3], for n = `columns`; the bias is in the receiver part.
+    """
+    (s, v), gvp = nodes, gvps[0]
+    rows, hidden, _ = _widths(gvps)
+    (ws, bias), wh = affine(gvp.ws), kernel(_there(gvp.wh))
+    own, ns, nv = ws.shape[0] - gvp.hidden, s.shape[1], v.shape[1]
+
+    def part(ws: jax.Array, wh: jax.Array, bias: jax.Array | float) -> jax.Array:
+        scalars = _product("do,nd->on", ws, s) + bias
+        vectors = padded(_product("ch,nci->ihn", wh, v), 3, hidden, columns)
+        return jnp.concatenate([padded(scalars, rows, columns), vectors.reshape(3 * hidden, columns)])
+
+    sender = part(ws[:ns], wh[:nv], 0.0)
+    return sender, part(ws[own - ns : own], wh[wh.shape[0] - nv :], bias.astype(jnp.float32)[:, None])
+
+
+def tail(gvps: Sequence[GVP], summed: jax.Array, total: jax.Array) -> Features:
+    """What the last GVP does after the sum over neighbours: (s [N, D'], v [N, C', 3]).
+
+    `summed`: float32 [S + 4 C, n], scalars, norms and vectors; `total`: float32 [N], the sum of the weights.
+    """
+    last = gvps[-1]
+    rows, _, c = _widths(gvps)
+    ws, bias = affine(last.ws)
+    norms, nodes = last.hidden, total.shape[0]
+    summed = summed[:, :nodes]
+    scalars = jnp.concatenate([summed[: ws.shape[0] - norms], summed[rows : rows + norms]])
+    vectors = summed[rows + c :].reshape(3, c, nodes)[:, :norms]
+    s = _product("do,dn->no", ws, scalars) + total[:, None] * bias.astype(jnp.float32)
+    return s, _product("hc,ihn->nci", kernel(_there(last.wv)), vectors)
+
+
+def _product(axes: str, weight: jax.Array, x: jax.Array) -> jax.Array:
+    """A product in the dtype of the weight, summed in float32."""
+    return jnp.einsum(axes, weight, x.astype(weight.dtype), preferred_element_type=jnp.float32)
+
+
+def _widths(gvps: Sequence[GVP]) -> tuple[int, int, int]:
+    """S, H and C: rows for scalars and hidden vectors of the first GVP, and for vectors of the others."""
+    first = gvps[0]
+    return (
+        rounded_up(affine(first.ws)[1].shape[0], ROWS),
+        rounded_up(first.hidden, ROWS),
+        rounded_up(first.vo, ROWS),
+    )
+
+
+def _there(layer: nnx.Linear | None) -> nnx.Linear:
+    """The layer, which a GVP with vectors has."""
+    assert layer is not None
+    return layer

@@ -1,0 +1,230 @@
+"""The fused messages against the dense form, interpreted: as ordinary operations instead of a TPU's."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from partoken_jax.config import ConfigError, ModelConfig, TrainConfig
+from partoken_jax.graphs.types import EdgeFeatures, HiddenGraph, HiddenNodes
+from partoken_jax.nn import encoder as encoder_file
+from partoken_jax.nn.encoder import GVPEncoder
+from partoken_jax.nn.fused_messages.layout import TILE, lane_edges
+from partoken_jax.nn.fused_messages.messages import fused_messages
+from partoken_jax.nn.fused_messages.products import times
+from partoken_jax.nn.message_passing import GVPConv
+from partoken_jax.training.loop import train
+from tests.helpers import assert_close, by_path, random_graph
+
+NODE, EDGE = (100, 16), (32, 1)
+"""The published widths."""
+SIZES = (150, 1, 2, 80)
+NUM_NODES = 3 * TILE - 40
+"""A protein in two tiles, several in one, rows of padding and columns beyond them."""
+
+
+@pytest.fixture(scope="module")
+def graph():
+    drawn = random_graph(
+        np.random.default_rng(0),
+        SIZES,
+        k=6,
+        num_nodes=NUM_NODES,
+        node_dims=NODE,
+        edge_dims=EDGE,
+        incomplete=(3, 200),
+    )
+    nodes = HiddenNodes(drawn.nodes.scalars, drawn.nodes.vectors)
+    return HiddenGraph(**{**drawn._asdict(), "nodes": nodes, "globals": None})
+
+
+@pytest.fixture(scope="module")
+def conv():
+    return nnx.split(GVPConv(NODE, NODE, EDGE, rngs=nnx.Rngs(0)))
+
+
+def fused(conv, graph, **options):
+    edges = lane_edges(graph.edges, jnp.asarray(graph.senders))
+    return fused_messages(conv.message, graph.nodes, edges, interpret=True, **options)
+
+
+def gradients(apply, conv, graph):
+    """Compiled; the messages, and the gradients of every parameter and input, of Σ out · cotangent."""
+    graphdef, params = conv
+    rng = np.random.default_rng(1)
+    cotangents = [rng.normal(size=x.shape).astype(np.float32) for x in graph.nodes]
+
+    def total(params, nodes, scalars, vectors):
+        edges = EdgeFeatures(scalars, vectors, graph.edges.mask)
+        out = apply(nnx.merge(graphdef, params), graph._replace(nodes=nodes, edges=edges))
+        return sum(jnp.vdot(x, c) for x, c in zip(out, cotangents, strict=True)), out
+
+    grad = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3), has_aux=True))
+    arguments = params, graph.nodes, graph.edges.scalars, graph.edges.vectors
+
+    def run():
+        (params, nodes, *edges), out = jax.block_until_ready(grad(*arguments))
+        return out, by_path(params) | dict(zip(("s", "v", "edge_s", "edge_v"), (*nodes, *edges), strict=True))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def expected(conv, graph):
+    """What the dense form makes of it."""
+    return gradients(lambda conv, graph: conv(graph), conv, graph)()
+
+
+@pytest.mark.parametrize("window", [16, 1], ids=["the table fits", "a tile reads more than is held"])
+def test_messages_and_gradients_are_those_of_the_dense_form(conv, graph, expected, window):
+    run = gradients(functools.partial(fused, window=window), conv, graph)
+    (out, found), (want_out, want) = run(), expected
+    for got, wanted in zip(out, want_out, strict=True):
+        assert_close(got, wanted, 1e-5)
+    assert found.keys() == want.keys()
+    for name, wanted in want.items():
+        assert_close(found[name], wanted, 1e-4, name)
+    lonely = ~graph.edges.mask.any(axis=1)
+    assert lonely[3] and lonely[150] and lonely[-1] and not lonely.all()
+    assert not np.asarray(out[0])[lonely].any() and not np.asarray(out[1])[lonely].any()
+    for first, second in zip(jax.tree.leaves((out, found)), jax.tree.leaves(run()), strict=True):
+        np.testing.assert_array_equal(first, second)  # to the last bit, on every run
+
+
+def error(found, expected):
+    """Norm of the difference relative to the norm."""
+    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
+    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(
+    "precision, digits", [("float32", 23), ("tensorfloat32", 16), ("bfloat16", 8)], ids=lambda x: str(x)
+)
+def test_products_and_their_gradients_have_the_digits_of_their_precision(precision, digits):
+    rng = np.random.default_rng(2)
+    weight, x, cotangent = (rng.normal(size=shape) for shape in ((7, 40), (40, 9), (7, 9)))
+    product, pull = jax.vjp(
+        functools.partial(times, precision=precision), *(jnp.asarray(a, jnp.float32) for a in (weight, x))
+    )
+    d_weight, d_x = pull(jnp.asarray(cotangent, jnp.float32))
+    pairs = (product, weight @ x), (d_weight, cotangent @ x.T), (d_x, weight.T @ cotangent)
+    errors = [error(*pair) for pair in pairs]
+    assert max(errors) < 2.0**-digits
+    assert min(errors) > 2.0 ** -(digits + 4)
+
+
+def test_messages_have_the_precision_that_is_set(conv, graph, expected):
+    graphdef, params = conv
+
+    def found(apply, graphdef):
+        out = jax.jit(lambda params: apply(nnx.merge(graphdef, params), graph))(params)
+        return [error(*pair) for pair in zip(out, expected[0], strict=True)]
+
+    rounded = nnx.split(GVPConv(NODE, NODE, EDGE, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))[0]
+    with jax.default_matmul_precision("tensorfloat32"):
+        assert 1e-6 < max(found(fused, graphdef)) < 2**-16
+    dense = found(lambda conv, graph: conv(graph), rounded)
+    # No less precise than the dense form, which also rounds between products.
+    assert 1e-3 < max(found(fused, rounded)) < 1.1 * max(dense)
+
+
+def encoder(message_passing):
+    made = GVPEncoder(
+        (6, 3),
+        EDGE,
+        (16, 4),
+        (8, 1),
+        num_layers=2,
+        dropout=0.0,
+        residue_types=False,
+        message_passing=message_passing,
+        rematerialise="layer",
+        rngs=nnx.Rngs(0),
+    )
+    return nnx.split(made)
+
+
+@pytest.fixture
+def on_a_tpu(monkeypatch):
+    monkeypatch.setattr(encoder_file, "target_platform", lambda: "tpu")
+
+
+@pytest.fixture(scope="module")
+def small():
+    return random_graph(np.random.default_rng(1), (9, 1, 6), k=1, num_nodes=20)
+
+
+def loss(graphdef, graph):
+    def of(params):
+        return jnp.sum(nnx.merge(graphdef, params)(graph) ** 2)
+
+    return of
+
+
+def test_layers_computed_again_have_the_same_gradient(small):
+    """Under scan and jax.checkpoint: two layers with weights of their own."""
+    dims = (6, 3)
+    splits = [nnx.split(GVPConv(dims, dims, EDGE, rngs=nnx.Rngs(seed))) for seed in range(2)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *[params for _, params in splits])
+    start = HiddenNodes(small.nodes.scalars, small.nodes.vectors)
+    graph = HiddenGraph(**{**small._asdict(), "nodes": start, "globals": None})
+
+    def gradient(apply):
+        @jax.checkpoint
+        def layer(nodes, params):
+            update = apply(nnx.merge(splits[0][0], params), graph._replace(nodes=nodes))
+            return HiddenNodes(*(x + y for x, y in zip(nodes, update, strict=True))), None
+
+        def total(stacked):
+            nodes, _ = jax.lax.scan(layer, start, stacked)
+            return sum(jnp.sum(x**2) for x in nodes)
+
+        return by_path(jax.jit(jax.grad(total))(stacked))
+
+    found, want = gradient(fused), gradient(lambda conv, graph: conv(graph))
+    for name, values in want.items():
+        assert_close(found[name], values, 1e-4, name)
+
+
+def test_a_program_for_a_tpu_has_one_kernel_each_way(on_a_tpu, small):
+    graphdef, params = encoder("fused")
+    program = jax.jit(jax.grad(loss(graphdef, small))).trace(params).lower(lowering_platforms=("tpu",))
+    text = program.as_text()
+    # Forward, and backward the layer computed again before its gradient.
+    assert text.count("@tpu_custom_call") == 3
+    assert text.count('kernel_name = "gvp_messages"') == 2
+
+
+def test_elsewhere_the_dense_form_is_read(small):
+    fused, dense = (
+        jax.jit(loss(graphdef, small)).lower(params).as_text()
+        for graphdef, params in (encoder("fused"), encoder("dense"))
+    )
+    assert fused == dense
+
+
+def test_batch_mates_and_padding_change_nothing(conv, graph, expected):
+    """The first protein of 150 residues alone, in 2 tiles, and among others, in 3."""
+    graphdef, params = conv
+    few, columns = 160, slice(160)
+    mask = graph.edges.mask.copy()[columns]
+    mask[150:] = False
+    alone = graph._replace(
+        nodes=jax.tree.map(lambda x: x[columns], graph.nodes),
+        edges=EdgeFeatures(graph.edges.scalars[columns], graph.edges.vectors[columns], mask),
+        senders=np.where(mask, graph.senders[columns], np.arange(few)[:, None]),
+    )
+    found = jax.jit(lambda: fused(nnx.merge(graphdef, params), alone))()
+    for got, want in zip(found, expected[0], strict=True):
+        assert_close(got[:150], want[:150], 1e-5)
+
+
+def test_training_is_refused_where_the_kernel_cannot_run(tmp_path):
+    """Before anything is read or written."""
+    config = TrainConfig(model=ModelConfig(message_passing="fused"), run_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match=r"message_passing is 'fused', but .* on this device \(cpu\)"):
+        train(config)
+    assert not (tmp_path / "run").exists()
