@@ -20,6 +20,8 @@ from partoken_jax.config import TrainConfig
 from partoken_jax.graphs.features import featurise
 from partoken_jax.graphs.types import FeaturisedGraph, NodeFeatures, PackedGraph
 from partoken_jax.models import build_model, matmul_precision
+from partoken_jax.nn.forms import Target
+from partoken_jax.nn.platform import target_platform
 from partoken_jax.progress import progress
 from partoken_jax.training.cluster_start import (
     ResidueFeatures,
@@ -139,7 +141,7 @@ def train_on_features(config: TrainConfig, data: RunData, features: dict[str, Fe
     model = dataclasses.replace(config.model, num_classes=len(data.class_names))
     config = dataclasses.replace(config, model=model)
     graphdef, state = initial_state(config, headed)
-    program = make_program(config, graphdef, None, quiet=True)
+    program = make_program(config, graphdef, None, Target(target_platform()), quiet=True)
     loader, best = data.loaders["train"], None
 
     def batches(split: str, epoch: int | None) -> Iterator[Any]:
