@@ -10,8 +10,8 @@ from flax import nnx
 
 from partoken_jax.config import ConfigError, ModelConfig, TrainConfig
 from partoken_jax.graphs.types import EdgeFeatures, HiddenGraph, HiddenNodes
-from partoken_jax.nn import encoder as encoder_file
 from partoken_jax.nn.encoder import GVPEncoder
+from partoken_jax.nn.forms import Target, form_of
 from partoken_jax.nn.fused_messages.layout import TILE, lane_edges
 from partoken_jax.nn.fused_messages.messages import fused_messages
 from partoken_jax.nn.fused_messages.products import times
@@ -131,25 +131,11 @@ def test_messages_have_the_precision_that_is_set(conv, graph, expected):
     assert 1e-3 < max(found(fused, rounded)) < 1.1 * max(dense)
 
 
-def encoder(message_passing):
+def encoder():
     made = GVPEncoder(
-        (6, 3),
-        EDGE,
-        (16, 4),
-        (8, 1),
-        num_layers=2,
-        dropout=0.0,
-        residue_types=False,
-        message_passing=message_passing,
-        rematerialise="layer",
-        rngs=nnx.Rngs(0),
+        (6, 3), EDGE, (16, 4), (8, 1), num_layers=2, dropout=0.0, residue_types=False, rngs=nnx.Rngs(0)
     )
     return nnx.split(made)
-
-
-@pytest.fixture
-def on_a_tpu(monkeypatch):
-    monkeypatch.setattr(encoder_file, "target_platform", lambda: "tpu")
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +143,17 @@ def small():
     return random_graph(np.random.default_rng(1), (9, 1, 6), k=1, num_nodes=20)
 
 
-def loss(graphdef, graph):
-    def of(params):
-        return jnp.sum(nnx.merge(graphdef, params)(graph) ** 2)
+def program(graph, platform, message_passing):
+    """The text of the gradient of an encoder, made for a platform."""
+    graphdef, params = encoder()
+    config = ModelConfig(message_passing=message_passing, rematerialise="layer")
+    form = form_of(config, Target(platform), graph)
 
-    return of
+    def loss(params):
+        return jnp.sum(nnx.merge(graphdef, params)(graph, form=form) ** 2)
+
+    traced = jax.jit(jax.grad(loss)).trace(params)
+    return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_layers_computed_again_have_the_same_gradient(small):
@@ -189,21 +181,15 @@ def test_layers_computed_again_have_the_same_gradient(small):
         assert_close(found[name], values, 1e-4, name)
 
 
-def test_a_program_for_a_tpu_has_one_kernel_each_way(on_a_tpu, small):
-    graphdef, params = encoder("fused")
-    program = jax.jit(jax.grad(loss(graphdef, small))).trace(params).lower(lowering_platforms=("tpu",))
-    text = program.as_text()
+def test_a_program_for_a_tpu_has_one_kernel_each_way(small):
+    text = program(small, "tpu", "fused")
     # Forward, and backward the layer computed again before its gradient.
     assert text.count("@tpu_custom_call") == 3
     assert text.count('kernel_name = "gvp_messages"') == 2
 
 
 def test_elsewhere_the_dense_form_is_read(small):
-    fused, dense = (
-        jax.jit(loss(graphdef, small)).lower(params).as_text()
-        for graphdef, params in (encoder("fused"), encoder("dense"))
-    )
-    assert fused == dense
+    assert program(small, "cpu", "fused") == program(small, "cpu", "dense")
 
 
 def test_batch_mates_and_padding_change_nothing(conv, graph, expected):
