@@ -46,8 +46,18 @@ def _rounded(parameter: jax.Array, layer: nnx.Linear) -> jax.Array:
 
 
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [..., in] · W [in, out] in the dtype of W."""
-    return x.astype(weight.dtype) @ weight
+    """x [..., in] · W [in, out] in the dtype of W.
+
+    As a product of two matrices: for the gradient of W, XLA on a CPU would transpose an x of more axes.
+    """
+    rows = x.reshape(-1, x.shape[-1]).astype(weight.dtype)
+    return (rows @ weight).reshape(*x.shape[:-1], weight.shape[1])
+
+
+def apply(layer: nnx.Linear, x: jax.Array) -> jax.Array:
+    """x W + b, or x W for a layer without a bias, for x [..., in]; the same as the layer's call."""
+    y = product(x, kernel(layer))
+    return y if layer.bias is None else y + _rounded(layer.bias[...], layer)
 
 
 class MLP(nnx.Module):

@@ -10,17 +10,21 @@ sum over neighbours, so its W_s, b and W_v run once per node.
 Legend: N nodes, K neighbours, R receivers (all nodes, or those of a chunk), D scalars, C vectors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from partoken_jax.graphs.types import HiddenGraph
 from partoken_jax.nn.gather import ReverseNeighbours, gather_senders
 from partoken_jax.nn.gvp import GVP, Features
-from partoken_jax.nn.linear import affine, kernel, product
+from partoken_jax.nn.linear import affine, apply, kernel, product
 from partoken_jax.nn.norms import vector_norm
+
+SIGN = "sign of the last activated scalars"
+"""What the backward pass of a chunk does not compute again, by its name in a rematerialisation policy."""
 
 
 def aggregated_messages(
@@ -60,27 +64,26 @@ def aggregated_messages(
     )
 
     def summed(row: _Receivers) -> Features:
-        """Σ_k weight_k of what the tail needs, for one receiver."""
+        """Σ_k weight_k of what the tail needs, for R receivers."""
         sent = jax.tree.map(lambda x: _gather(x, row.neighbours, reverse), sender)
-        message_s, message_v = first.activate(*_first_of_edges(first, sent, row))
-        for gvp in gvps[1:-1]:
-            message_s, message_v = gvp.columns(message_s, message_v)
+        gvp, before = first, _first_of_edges(first, sent, row)
+        message_s, message_v = gvp.activate(*before)
+        for gvp in gvps[1 : -1 if has_tail else None]:
+            before = gvp.before_activation(message_s, message_v)
+            message_s, message_v = gvp.activate(*before)
         if has_tail:
-            message_v = last.wh(message_v)  # type: ignore[misc]
+            if gvp.scalar_activation is jax.nn.relu:
+                message_s = _relu(before[0])
+            message_v = apply(last.wh, message_v)  # type: ignore[arg-type]
             message_s = jnp.concatenate([message_s, vector_norm(message_v, axis=-2)], axis=-1)
-        elif len(gvps) > 1:
-            message_s, message_v = last.columns(message_s, message_v)
         return _neighbour_sum(row.weight, message_s), _neighbour_sum(row.weight, message_v)
 
-    if chunk is None:
-        out_s, out_v = summed(rows)
-    else:
-        out_s, out_v = jax.lax.map(jax.checkpoint(summed), rows, batch_size=chunk)
+    out_s, out_v = summed(rows) if chunk is None else _by_chunks(summed, rows, chunk)
     if has_tail:
         ws, bias = affine(last.ws)
         total = jnp.sum(weight, axis=1)  # 1 for a mean with edges, 0 without
         out_s = product(out_s, ws) + total[:, None] * bias
-        out_v = last.wv(out_v) if last.wv is not None else out_v[..., :0]
+        out_v = apply(last.wv, out_v) if last.wv is not None else out_v[..., :0]
     return out_s, jnp.swapaxes(out_v, -1, -2)
 
 
@@ -93,6 +96,32 @@ class _Receivers(NamedTuple):
     edge_v: jax.Array  # [R, K, 3, Ce]
     neighbours: jax.Array  # [R, K]
     weight: jax.Array  # [R, K]
+
+
+def _by_chunks(function: Callable[[_Receivers], Features], rows: _Receivers, chunk: int) -> Features:
+    """`function` of so many receivers at a time, and of those that remain, computed again in the backward
+    pass.
+
+    As `jax.lax.map` with `batch_size`, but `function` sees the receivers of a chunk at once and not, through
+    vmap, one by one: only then do its products have two axes.
+    """
+    function = jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(SIGN))
+    num_rows = rows.neighbours.shape[0]
+    whole = num_rows // chunk * chunk
+    parts = []
+    if whole:
+        chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, chunk, *x.shape[1:]), rows)
+        of_chunks = jax.lax.map(function, chunks)
+        parts.append(jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), of_chunks))
+    if whole < num_rows:
+        parts.append(function(jax.tree.map(lambda x: x[whole:], rows)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+def _relu(x: jax.Array) -> jax.Array:
+    """max(x, 0). The gradient needs only the sign, which has a name: a byte kept for each channel of an edge
+    saves the largest product of a message in the backward pass of a chunk."""
+    return jnp.where(checkpoint_name(x > 0, SIGN), x, 0.0)
 
 
 def _project_nodes(gvp: GVP, s: jax.Array, v: jax.Array) -> tuple[Features, Features]:
@@ -133,6 +162,6 @@ def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
 
 
 def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """Σ_k weight[..., k] x[..., k, ...]: the neighbours are the last axis of `weight`."""
-    shape = weight.shape + (1,) * (x.ndim - weight.ndim)
-    return jnp.sum(weight.reshape(shape) * x, axis=weight.ndim - 1)
+    """Σ_k weight[r, k] x[r, k, ...] [R, ...]."""
+    flat = x.reshape(*weight.shape, -1)
+    return jnp.sum(weight[..., None] * flat, axis=1).reshape(x.shape[0], *x.shape[2:])
