@@ -7,7 +7,8 @@ Split: the first message GVP is linear in its three inputs before its norm, so t
 are projected once per node and gathered. Tail: without an activation the last message GVP commutes with the
 sum over neighbours, so its W_s, b and W_v run once per node.
 
-Legend: N nodes, K neighbours, R receivers (all nodes, or those of a chunk), D scalars, C vectors.
+Legend: N nodes, K neighbours, R receivers (all nodes, or those of a chunk), E = R K edges, D scalars,
+C vectors.
 """
 
 from collections.abc import Callable, Sequence
@@ -147,21 +148,26 @@ def _gather(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours | No
 
 
 def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
-    """s' before activation [R, K, so] and vh [R, K, 3, hidden] of a GVP over [sender, edge, receiver]. `sent`
+    """s' before activation [E, so] and vh [E, 3, hidden] of a GVP over [sender, edge, receiver]. `sent`
     [R, K, ...] are the sender's parts."""
     ws, _ = affine(gvp.ws)
     es, ev = row.edge_s.shape[-1], row.edge_v.shape[-1]
     ns = (ws.shape[0] - es - gvp.hidden) // 2
-    pre = sent[0] + product(row.edge_s, ws[ns : ns + es]) + row.s[..., None, :]
+    pre = _flat(sent[0] + row.s[:, None]) + product(_flat(row.edge_s), ws[ns : ns + es])
     if gvp.wh is None:
         return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
     wh = kernel(gvp.wh)
     nv = (wh.shape[0] - ev) // 2
-    vh = sent[1] + product(row.edge_v, wh[nv : nv + ev]) + row.vh[..., None, :, :]
+    vh = _flat(sent[1] + row.vh[:, None]) + product(_flat(row.edge_v), wh[nv : nv + ev])
     return pre + product(vector_norm(vh, axis=-2), ws[ws.shape[0] - gvp.hidden :]), vh
 
 
+def _flat(x: jax.Array) -> jax.Array:
+    """[R, K, ...] → [E, ...]. XLA's loops over a CPU's arrays of few axes are faster."""
+    return x.reshape(-1, *x.shape[2:])
+
+
 def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """Σ_k weight[r, k] x[r, k, ...] [R, ...]."""
+    """Σ_k weight[r, k] x[r K + k, ...] [R, ...]."""
     flat = x.reshape(*weight.shape, -1)
-    return jnp.sum(weight[..., None] * flat, axis=1).reshape(x.shape[0], *x.shape[2:])
+    return jnp.sum(weight[..., None] * flat, axis=1).reshape(-1, *x.shape[1:])
