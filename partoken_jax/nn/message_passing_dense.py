@@ -66,7 +66,7 @@ def aggregated_messages(
 
     def summed(row: _Receivers) -> Features:
         """Σ_k weight_k of what the tail needs, for R receivers."""
-        sent = jax.tree.map(lambda x: _gather(x, row.neighbours, reverse), sender)
+        sent = _gather(sender, row.neighbours, reverse)
         gvp, before = first, _first_of_edges(first, sent, row)
         message_s, message_v = gvp.activate(*before)
         for gvp in gvps[1 : -1 if has_tail else None]:
@@ -142,9 +142,11 @@ def _project_nodes(gvp: GVP, s: jax.Array, v: jax.Array) -> tuple[Features, Feat
     return (sender_s, product(v, wh[:nv])), (receiver_s, product(v, wh[wh.shape[0] - nv :]))
 
 
-def _gather(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours | None) -> jax.Array:
-    """Rows [R, K, ...] of x [N, ...]."""
-    return x[neighbours] if reverse is None else gather_senders(x, neighbours, reverse)
+def _gather(sender: Features, neighbours: jax.Array, reverse: ReverseNeighbours | None) -> Features:
+    """The senders' parts [R, K, ...] of what nodes have [N, ...]."""
+    if reverse is None:
+        return jax.tree.map(lambda x: x[neighbours], sender)
+    return jax.tree.map(lambda x: gather_senders(x, neighbours, reverse), sender)
 
 
 def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
