@@ -1,6 +1,7 @@
 """Linear layers and multilayer perceptrons with the initialisation of the published model."""
 
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -50,7 +51,7 @@ def product(x: jax.Array, weight: jax.Array) -> jax.Array:
 
     As a product of two matrices: for the gradient of W, XLA on a CPU would transpose an x of more axes.
     """
-    rows = x.reshape(-1, x.shape[-1]).astype(weight.dtype)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(weight.dtype)
     return (rows @ weight).reshape(*x.shape[:-1], weight.shape[1])
 
 

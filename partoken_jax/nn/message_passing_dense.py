@@ -11,6 +11,7 @@ Legend: N nodes, K neighbours, R receivers (all nodes, or those of a chunk), E =
 C vectors.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -111,7 +112,7 @@ def _by_chunks(function: Callable[[_Receivers], Features], rows: _Receivers, chu
     whole = num_rows // chunk * chunk
     parts = []
     if whole:
-        chunks = jax.tree.map(lambda x: x[:whole].reshape(-1, chunk, *x.shape[1:]), rows)
+        chunks = jax.tree.map(lambda x: x[:whole].reshape(whole // chunk, chunk, *x.shape[1:]), rows)
         of_chunks = jax.lax.map(function, chunks)
         parts.append(jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), of_chunks))
     if whole < num_rows:
@@ -166,10 +167,10 @@ def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
 
 def _flat(x: jax.Array) -> jax.Array:
     """[R, K, ...] → [E, ...]. XLA's loops over a CPU's arrays of few axes are faster."""
-    return x.reshape(-1, *x.shape[2:])
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
 def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
     """Σ_k weight[r, k] x[r K + k, ...] [R, ...]."""
-    flat = x.reshape(*weight.shape, -1)
-    return jnp.sum(weight[..., None] * flat, axis=1).reshape(-1, *x.shape[1:])
+    flat = x.reshape(*weight.shape, math.prod(x.shape[1:]))
+    return jnp.sum(weight[..., None] * flat, axis=1).reshape(weight.shape[0], *x.shape[1:])
