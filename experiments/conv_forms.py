@@ -63,13 +63,9 @@ FORMS: dict[str, tuple[int | None, Patches]] = {
     PRESENT: (CHUNK, {}),
     **{f"{size} receivers at a time": (size, {}) for size in (32, 64, 128, 256) if size != CHUNK},
     "all receivers at once, nothing computed again": (None, {}),
-    "products of more than two axes": (
+    "products of vectors with three axes": (
         CHUNK,
-        {
-            (linear, "product"): product_of_more_axes,
-            (DENSE, "product"): product_of_more_axes,
-            (DENSE, "_flat"): lambda x: x,
-        },
+        {(linear, "product"): product_of_more_axes, (DENSE, "product"): product_of_more_axes},
     ),
     "sums over x, y and z as a reduction": (
         CHUNK,

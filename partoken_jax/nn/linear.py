@@ -1,7 +1,6 @@
 """Linear layers and multilayer perceptrons with the initialisation of the published model."""
 
 import itertools
-import math
 
 import jax
 import jax.numpy as jnp
@@ -49,10 +48,13 @@ def _rounded(parameter: jax.Array, layer: nnx.Linear) -> jax.Array:
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
     """x [..., in] · W [in, out] in the dtype of W.
 
-    As a product of two matrices: for the gradient of W, XLA on a CPU would transpose an x of more axes.
+    Vectors of rows, [R, 3, in], are 3 R rows: for the gradient of W, XLA on a CPU would transpose an x of
+    more than two axes.
     """
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1]).astype(weight.dtype)
-    return (rows @ weight).reshape(*x.shape[:-1], weight.shape[1])
+    x = x.astype(weight.dtype)
+    if x.ndim == 3 and x.shape[1] == 3:
+        return (x.reshape(3 * x.shape[0], x.shape[2]) @ weight).reshape(*x.shape[:2], weight.shape[1])
+    return x @ weight
 
 
 def apply(layer: nnx.Linear, x: jax.Array) -> jax.Array:

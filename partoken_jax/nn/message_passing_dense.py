@@ -65,10 +65,12 @@ def aggregated_messages(
         weight=weight,
     )
 
+    flat = chunk is not None  # a CPU's loops are faster the fewer axes; elsewhere it would be a copy
+
     def summed(row: _Receivers) -> Features:
         """Σ_k weight_k of what the tail needs, for R receivers."""
         sent = _gather(sender, row.neighbours, reverse)
-        gvp, before = first, _first_of_edges(first, sent, row)
+        gvp, before = first, _first_of_edges(first, sent, row, flat=flat)
         message_s, message_v = gvp.activate(*before)
         for gvp in gvps[1 : -1 if has_tail else None]:
             before = gvp.before_activation(message_s, message_v)
@@ -78,7 +80,7 @@ def aggregated_messages(
                 message_s = _relu(before[0])
             message_v = apply(last.wh, message_v)  # type: ignore[arg-type]
             message_s = jnp.concatenate([message_s, vector_norm(message_v, axis=-2)], axis=-1)
-        return _neighbour_sum(row.weight, message_s), _neighbour_sum(row.weight, message_v)
+        return _neighbour_sum(row.weight, message_s, flat), _neighbour_sum(row.weight, message_v, flat)
 
     out_s, out_v = summed(rows) if chunk is None else _by_chunks(summed, rows, chunk)
     if has_tail:
@@ -150,27 +152,30 @@ def _gather(sender: Features, neighbours: jax.Array, reverse: ReverseNeighbours 
     return jax.tree.map(lambda x: gather_senders(x, neighbours, reverse), sender)
 
 
-def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
-    """s' before activation [E, so] and vh [E, 3, hidden] of a GVP over [sender, edge, receiver]. `sent`
-    [R, K, ...] are the sender's parts."""
+def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers, *, flat: bool) -> Features:
+    """s' before activation [R, K, so] and vh [R, K, 3, hidden] of a GVP over [sender, edge, receiver], or
+    `flat` [E, so] and [E, 3, hidden]. `sent` [R, K, ...] are the sender's parts."""
+    edges = _flat if flat else lambda x: x
     ws, _ = affine(gvp.ws)
     es, ev = row.edge_s.shape[-1], row.edge_v.shape[-1]
     ns = (ws.shape[0] - es - gvp.hidden) // 2
-    pre = _flat(sent[0] + row.s[:, None]) + product(_flat(row.edge_s), ws[ns : ns + es])
+    pre = edges(sent[0] + row.s[:, None]) + product(edges(row.edge_s), ws[ns : ns + es])
     if gvp.wh is None:
         return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
     wh = kernel(gvp.wh)
     nv = (wh.shape[0] - ev) // 2
-    vh = _flat(sent[1] + row.vh[:, None]) + product(_flat(row.edge_v), wh[nv : nv + ev])
+    vh = edges(sent[1] + row.vh[:, None]) + product(edges(row.edge_v), wh[nv : nv + ev])
     return pre + product(vector_norm(vh, axis=-2), ws[ws.shape[0] - gvp.hidden :]), vh
 
 
 def _flat(x: jax.Array) -> jax.Array:
-    """[R, K, ...] → [E, ...]. XLA's loops over a CPU's arrays of few axes are faster."""
+    """[R, K, ...] → [E, ...]."""
     return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
 
 
-def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """Σ_k weight[r, k] x[r K + k, ...] [R, ...]."""
-    flat = x.reshape(*weight.shape, math.prod(x.shape[1:]))
-    return jnp.sum(weight[..., None] * flat, axis=1).reshape(weight.shape[0], *x.shape[1:])
+def _neighbour_sum(weight: jax.Array, x: jax.Array, flat: bool) -> jax.Array:
+    """Σ_k weight[r, k] x[r, k, ...] [R, ...]; x flat or not, as in `_first_of_edges`."""
+    if not flat:
+        return jnp.sum(weight.reshape(*weight.shape, *(1,) * (x.ndim - 2)) * x, axis=1)
+    channels = x.reshape(*weight.shape, math.prod(x.shape[1:]))
+    return jnp.sum(weight[..., None] * channels, axis=1).reshape(weight.shape[0], *x.shape[1:])
