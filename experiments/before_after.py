@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from experiments.compare.process import ALLOCATOR
 from experiments.flags import Flags, count, output, run_script
+from partoken_jax.tables import markdown_table
 from partoken_jax.timing.measure import ratio, summary
 
 ROOT = Path(__file__).parents[1]
@@ -113,6 +114,26 @@ def compare(before: Path, sizes: list[int], residues: int, repeats: int) -> list
             }
         )
     return rows
+
+
+def table(result: dict[str, Any]) -> str:
+    """Every row's times and ratio."""
+    rows = []
+    for row in result["rows"]:
+        found = row["after_over_before"]
+        rows.append(
+            (
+                f"{row['model']}, {row['batch_size']} × {row['residues']}",
+                f"{row['before_ms']:,.0f} ms",
+                f"{row['after_ms']:,.0f} ms",
+                f"{found['median']:.2f}",
+                "{:.2f}–{:.2f}".format(*found["quartiles"]),
+                found["pairs"],
+            )
+        )
+    header = ("training step", f"`{result['before']}`", f"`{result['after']}`", "ratio", "quartiles", "pairs")
+    where = f"{result['environment']['device']}, jax {result['environment']['jax']}"
+    return f"{markdown_table(header, rows, 'lrrrrr')}\n\n`{result['command']}` ({where})."
 
 
 def main() -> int:

@@ -15,9 +15,9 @@ from partoken_jax.nn.message_passing import GVPConvLayer
 from partoken_jax.nn.noise import residue_noise
 from partoken_jax.nn.norms import TupleLayerNorm
 
-CHUNK = 128
+CHUNK = 64
 """Receivers whose messages are computed at a time. At K = 30 and the published widths an edge array of a
-chunk has 1.5 MB; measured on two CPU cores, 128 and 192 are the fastest of 32 to 384."""
+chunk has 0.8 MB (`python -m experiments.conv_forms` compares other sizes)."""
 
 
 class GVPEncoder(nnx.Module):

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from partoken_jax.nn.linear import linear
-from partoken_jax.nn.norms import vector_norm
+from partoken_jax.nn.linear import apply, linear
+from partoken_jax.nn.norms import component_product, vector_norm
 
 Dims = tuple[int, int]
 Activation = Callable[[jax.Array], jax.Array] | None
@@ -66,22 +66,24 @@ class GVP(nnx.Module):
 
         REFERENCE.md section 3, GVP.
         """
+        return self.activate(*self.before_activation(s, v))
+
+    def before_activation(self, s: jax.Array, v: jax.Array | None) -> Features:
+        """s' before its activation [..., so] and vh [..., 3, hidden]; v [..., 3, C]."""
         if self.wh is None or v is None:
-            pre = self.ws(s)
-            zeros = jnp.zeros((*pre.shape[:-1], 3, self.vo), pre.dtype)
-            return _activate(self.scalar_activation, pre), zeros
-        vh = self.wh(v)
-        pre = self.ws(jnp.concatenate([s, vector_norm(vh, axis=-2)], axis=-1))
-        return self.activate(pre, vh)
+            pre = apply(self.ws, s)
+            return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
+        vh = apply(self.wh, v)
+        return apply(self.ws, jnp.concatenate([s, vector_norm(vh, axis=-2)], axis=-1)), vh
 
     def activate(self, pre: jax.Array, vh: jax.Array) -> Features:
         """From s' before its activation [..., so] and vh [..., 3, hidden] to the outputs."""
         if self.wv is None:
             out_v = jnp.zeros((*pre.shape[:-1], 3, self.vo), pre.dtype)
         else:
-            out_v = self.wv(vh)
+            out_v = apply(self.wv, vh)
             if self.wg is not None:
-                out_v = scalar_gated(out_v, self.wg(_activate(self.vector_activation, pre)))
+                out_v = scalar_gated(out_v, apply(self.wg, _activate(self.vector_activation, pre)))
             elif self.vector_activation is not None:
                 out_v = norm_gated(out_v, self.vector_activation)
         return _activate(self.scalar_activation, pre), out_v
@@ -92,7 +94,7 @@ def norm_gated(v: jax.Array, activation: Callable[[jax.Array], jax.Array]) -> ja
 
     REFERENCE.md section 3, default gate.
     """
-    return v * activation(vector_norm(v, axis=-2))[..., None, :]
+    return _scaled(v, activation(vector_norm(v, axis=-2)))
 
 
 def scalar_gated(v: jax.Array, logits: jax.Array) -> jax.Array:
@@ -100,7 +102,25 @@ def scalar_gated(v: jax.Array, logits: jax.Array) -> jax.Array:
 
     REFERENCE.md section 3, vector gate.
     """
-    return v * jax.nn.sigmoid(logits)[..., None, :]
+    return _scaled(v, jax.nn.sigmoid(logits))
+
+
+@jax.custom_vjp
+def _scaled(v: jax.Array, scale: jax.Array) -> jax.Array:
+    """v [..., 3, C] times scale [..., C]."""
+    return v * scale[..., None, :]
+
+
+def _scaled_forward(v, scale):
+    return _scaled(v, scale), (v, scale)
+
+
+def _scaled_backward(residuals, gradient):
+    v, scale = residuals
+    return gradient * scale[..., None, :], component_product(gradient, v, axis=-2)
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 def _activate(activation: Activation, x: jax.Array) -> jax.Array:

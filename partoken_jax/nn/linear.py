@@ -46,8 +46,21 @@ def _rounded(parameter: jax.Array, layer: nnx.Linear) -> jax.Array:
 
 
 def product(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x [..., in] · W [in, out] in the dtype of W."""
-    return x.astype(weight.dtype) @ weight
+    """x [..., in] · W [in, out] in the dtype of W.
+
+    Vectors of rows, [R, 3, in], are 3 R rows: for the gradient of W, XLA on a CPU would transpose an x of
+    more than two axes.
+    """
+    x = x.astype(weight.dtype)
+    if x.ndim == 3 and x.shape[1] == 3:
+        return (x.reshape(3 * x.shape[0], x.shape[2]) @ weight).reshape(*x.shape[:2], weight.shape[1])
+    return x @ weight
+
+
+def apply(layer: nnx.Linear, x: jax.Array) -> jax.Array:
+    """x W + b, or x W for a layer without a bias, for x [..., in]; the same as the layer's call."""
+    y = product(x, kernel(layer))
+    return y if layer.bias is None else y + _rounded(layer.bias[...], layer)
 
 
 class MLP(nnx.Module):

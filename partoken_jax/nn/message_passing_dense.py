@@ -7,20 +7,26 @@ Split: the first message GVP is linear in its three inputs before its norm, so t
 are projected once per node and gathered. Tail: without an activation the last message GVP commutes with the
 sum over neighbours, so its W_s, b and W_v run once per node.
 
-Legend: N nodes, K neighbours, R receivers (all nodes, or those of a chunk), D scalars, C vectors.
+Legend: N nodes, K neighbours, R receivers (all nodes, or those of a chunk), E = R K edges, D scalars,
+C vectors.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from partoken_jax.graphs.types import HiddenGraph
 from partoken_jax.nn.gather import ReverseNeighbours, gather_senders
 from partoken_jax.nn.gvp import GVP, Features
-from partoken_jax.nn.linear import affine, kernel, product
+from partoken_jax.nn.linear import affine, apply, kernel, product
 from partoken_jax.nn.norms import vector_norm
+
+SIGN = "sign of the last activated scalars"
+"""What the backward pass of a chunk does not compute again, by its name in a rematerialisation policy."""
 
 
 def aggregated_messages(
@@ -59,28 +65,29 @@ def aggregated_messages(
         weight=weight,
     )
 
-    def summed(row: _Receivers) -> Features:
-        """Σ_k weight_k of what the tail needs, for one receiver."""
-        sent = jax.tree.map(lambda x: _gather(x, row.neighbours, reverse), sender)
-        message_s, message_v = first.activate(*_first_of_edges(first, sent, row))
-        for gvp in gvps[1:-1]:
-            message_s, message_v = gvp.columns(message_s, message_v)
-        if has_tail:
-            message_v = last.wh(message_v)  # type: ignore[misc]
-            message_s = jnp.concatenate([message_s, vector_norm(message_v, axis=-2)], axis=-1)
-        elif len(gvps) > 1:
-            message_s, message_v = last.columns(message_s, message_v)
-        return _neighbour_sum(row.weight, message_s), _neighbour_sum(row.weight, message_v)
+    flat = chunk is not None  # a CPU's loops are faster the fewer axes; elsewhere it would be a copy
 
-    if chunk is None:
-        out_s, out_v = summed(rows)
-    else:
-        out_s, out_v = jax.lax.map(jax.checkpoint(summed), rows, batch_size=chunk)
+    def summed(row: _Receivers) -> Features:
+        """Σ_k weight_k of what the tail needs, for R receivers."""
+        sent = _gather(sender, row.neighbours, reverse)
+        gvp, before = first, _first_of_edges(first, sent, row, flat=flat)
+        message_s, message_v = gvp.activate(*before)
+        for gvp in gvps[1 : -1 if has_tail else None]:
+            before = gvp.before_activation(message_s, message_v)
+            message_s, message_v = gvp.activate(*before)
+        if has_tail:
+            if gvp.scalar_activation is jax.nn.relu:
+                message_s = _relu(before[0])
+            message_v = apply(last.wh, message_v)  # type: ignore[arg-type]
+            message_s = jnp.concatenate([message_s, vector_norm(message_v, axis=-2)], axis=-1)
+        return _neighbour_sum(row.weight, message_s, flat), _neighbour_sum(row.weight, message_v, flat)
+
+    out_s, out_v = summed(rows) if chunk is None else _by_chunks(summed, rows, chunk)
     if has_tail:
         ws, bias = affine(last.ws)
         total = jnp.sum(weight, axis=1)  # 1 for a mean with edges, 0 without
         out_s = product(out_s, ws) + total[:, None] * bias
-        out_v = last.wv(out_v) if last.wv is not None else out_v[..., :0]
+        out_v = apply(last.wv, out_v) if last.wv is not None else out_v[..., :0]
     return out_s, jnp.swapaxes(out_v, -1, -2)
 
 
@@ -93,6 +100,32 @@ class _Receivers(NamedTuple):
     edge_v: jax.Array  # [R, K, 3, Ce]
     neighbours: jax.Array  # [R, K]
     weight: jax.Array  # [R, K]
+
+
+def _by_chunks(function: Callable[[_Receivers], Features], rows: _Receivers, chunk: int) -> Features:
+    """`function` of so many receivers at a time, and of those that remain, computed again in the backward
+    pass.
+
+    As `jax.lax.map` with `batch_size`, but `function` sees the receivers of a chunk at once and not, through
+    vmap, one by one: only then do its products have two axes.
+    """
+    function = jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(SIGN))
+    num_rows = rows.neighbours.shape[0]
+    whole = num_rows // chunk * chunk
+    parts = []
+    if whole:
+        chunks = jax.tree.map(lambda x: x[:whole].reshape(whole // chunk, chunk, *x.shape[1:]), rows)
+        of_chunks = jax.lax.map(function, chunks)
+        parts.append(jax.tree.map(lambda x: x.reshape(whole, *x.shape[2:]), of_chunks))
+    if whole < num_rows:
+        parts.append(function(jax.tree.map(lambda x: x[whole:], rows)))
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
+
+
+def _relu(x: jax.Array) -> jax.Array:
+    """max(x, 0). The gradient needs only the sign, which has a name: a byte kept for each channel of an edge
+    saves the largest product of a message in the backward pass of a chunk."""
+    return jnp.where(checkpoint_name(x > 0, SIGN), x, 0.0)
 
 
 def _project_nodes(gvp: GVP, s: jax.Array, v: jax.Array) -> tuple[Features, Features]:
@@ -112,27 +145,37 @@ def _project_nodes(gvp: GVP, s: jax.Array, v: jax.Array) -> tuple[Features, Feat
     return (sender_s, product(v, wh[:nv])), (receiver_s, product(v, wh[wh.shape[0] - nv :]))
 
 
-def _gather(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours | None) -> jax.Array:
-    """Rows [R, K, ...] of x [N, ...]."""
-    return x[neighbours] if reverse is None else gather_senders(x, neighbours, reverse)
+def _gather(sender: Features, neighbours: jax.Array, reverse: ReverseNeighbours | None) -> Features:
+    """The senders' parts [R, K, ...] of what nodes have [N, ...]."""
+    if reverse is None:
+        return jax.tree.map(lambda x: x[neighbours], sender)
+    return jax.tree.map(lambda x: gather_senders(x, neighbours, reverse), sender)
 
 
-def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers) -> Features:
-    """s' before activation [R, K, so] and vh [R, K, 3, hidden] of a GVP over [sender, edge, receiver]. `sent`
-    [R, K, ...] are the sender's parts."""
+def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers, *, flat: bool) -> Features:
+    """s' before activation [R, K, so] and vh [R, K, 3, hidden] of a GVP over [sender, edge, receiver], or
+    `flat` [E, so] and [E, 3, hidden]. `sent` [R, K, ...] are the sender's parts."""
+    edges = _flat if flat else lambda x: x
     ws, _ = affine(gvp.ws)
     es, ev = row.edge_s.shape[-1], row.edge_v.shape[-1]
     ns = (ws.shape[0] - es - gvp.hidden) // 2
-    pre = sent[0] + product(row.edge_s, ws[ns : ns + es]) + row.s[..., None, :]
+    pre = edges(sent[0] + row.s[:, None]) + product(edges(row.edge_s), ws[ns : ns + es])
     if gvp.wh is None:
         return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
     wh = kernel(gvp.wh)
     nv = (wh.shape[0] - ev) // 2
-    vh = sent[1] + product(row.edge_v, wh[nv : nv + ev]) + row.vh[..., None, :, :]
+    vh = edges(sent[1] + row.vh[:, None]) + product(edges(row.edge_v), wh[nv : nv + ev])
     return pre + product(vector_norm(vh, axis=-2), ws[ws.shape[0] - gvp.hidden :]), vh
 
 
-def _neighbour_sum(weight: jax.Array, x: jax.Array) -> jax.Array:
-    """Σ_k weight[..., k] x[..., k, ...]: the neighbours are the last axis of `weight`."""
-    shape = weight.shape + (1,) * (x.ndim - weight.ndim)
-    return jnp.sum(weight.reshape(shape) * x, axis=weight.ndim - 1)
+def _flat(x: jax.Array) -> jax.Array:
+    """[R, K, ...] → [E, ...]."""
+    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:])
+
+
+def _neighbour_sum(weight: jax.Array, x: jax.Array, flat: bool) -> jax.Array:
+    """Σ_k weight[r, k] x[r, k, ...] [R, ...]; x flat or not, as in `_first_of_edges`."""
+    if not flat:
+        return jnp.sum(weight.reshape(*weight.shape, *(1,) * (x.ndim - 2)) * x, axis=1)
+    channels = x.reshape(*weight.shape, math.prod(x.shape[1:]))
+    return jnp.sum(weight[..., None] * channels, axis=1).reshape(weight.shape[0], *x.shape[1:])

@@ -1,5 +1,6 @@
 """Norms of vectors, and the layer norm of scalars and vectors (docs/REFERENCE.md, section 3)."""
 
+import functools
 from typing import overload
 
 import jax
@@ -14,8 +15,39 @@ def vector_norm(v: jax.Array, axis: int = -1) -> jax.Array:
 
     REFERENCE.md section 3, norm.
     """
-    exact = v.astype(jnp.float32)
-    return jnp.sqrt(_clamped(jnp.sum(exact * exact, axis=axis))).astype(v.dtype)
+    return _norm(v.astype(jnp.float32), axis).astype(v.dtype)
+
+
+def component_product(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
+    """Σ a b along `axis`, the one of x, y and z.
+
+    Added up term by term: for so short an axis XLA's reduction takes 10 times as long on a CPU.
+    """
+    (ax, ay, az), (bx, by, bz) = jnp.unstack(a, axis=axis), jnp.unstack(b, axis=axis)
+    return ax * bx + ay * by + az * bz
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _norm(v: jax.Array, axis: int) -> jax.Array:
+    return jnp.sqrt(_clamped(component_product(v, v, axis)))
+
+
+def _norm_forward(v, axis):
+    return _norm(v, axis), v
+
+
+def _norm_backward(axis, v, gradient):
+    squared = component_product(v, v, axis)
+    inverse = jnp.where(squared > MIN_SQUARED_NORM, inverse_root(_clamped(squared)), 0.0)
+    return (v * jnp.expand_dims(gradient * inverse, axis),)
+
+
+_norm.defvjp(_norm_forward, _norm_backward)
+
+
+def inverse_root(x: jax.Array) -> jax.Array:
+    """1 / √x as √(1 / x): XLA makes the former a reciprocal root, which takes 7 times as long on a CPU."""
+    return jnp.sqrt(1.0 / x)
 
 
 def _clamped(squared: jax.Array) -> jax.Array:

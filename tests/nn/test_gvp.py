@@ -76,6 +76,26 @@ def test_gates_against_numpy():
     assert_close(scalar_gated(v, logits), by_logits)
 
 
+@pytest.mark.parametrize("gate", [norm_gated, scalar_gated])
+def test_gradients_of_the_gates_are_the_slopes(gate):
+    """Against differences in float64, computed by numpy."""
+    rng = np.random.default_rng(5)
+    v, by, cotangent = rng.normal(size=(4, 3, 2)), rng.normal(size=(4, 2)), rng.normal(size=(4, 3, 2))
+    second = jnp.tanh if gate is norm_gated else jnp.asarray(by, jnp.float32)
+    _, pull = jax.vjp(lambda v: gate(v, second), jnp.asarray(v, jnp.float32))
+
+    def total(v):
+        scale = np.tanh(np.linalg.norm(v, axis=1)) if gate is norm_gated else 1 / (1 + np.exp(-by))
+        return np.sum(v * scale[:, None] * cotangent)
+
+    slopes = np.zeros_like(v)
+    for place in np.ndindex(v.shape):
+        step = np.zeros_like(v)
+        step[place] = 1e-6
+        slopes[place] = (total(v + step) - total(v - step)) / 2e-6
+    assert_close(pull(jnp.asarray(cotangent, jnp.float32))[0], slopes)
+
+
 @pytest.mark.parametrize("gate", [False, True])
 def test_gvp_against_numpy(gate):
     s, v = features(np.random.default_rng(2))

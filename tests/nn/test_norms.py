@@ -23,6 +23,18 @@ def test_vector_norm_is_clamped_with_gradient_zero_below():
     np.testing.assert_allclose(jax.grad(vector_norm)(large), [0.6, 0.8, 0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_gradient_of_the_norm_is_the_unit_vector(axis):
+    v = np.random.default_rng(3).normal(size=(5, 3, 3))
+    v[1] = 0  # under the clamp
+    v[2] *= 1e3
+    lengths = np.linalg.norm(v, axis=axis, keepdims=True)
+    unit = np.divide(v, lengths, out=np.zeros_like(v), where=lengths > 0)
+    cotangent = np.random.default_rng(4).normal(size=(5, 3))
+    _, pull = jax.vjp(lambda v: vector_norm(v, axis), jnp.asarray(v, jnp.float32))
+    assert_close(pull(jnp.asarray(cotangent, jnp.float32))[0], np.expand_dims(cotangent, axis) * unit)
+
+
 def test_vector_layer_norm_against_numpy():
     v = np.random.default_rng(2).normal(size=(5, 4, 3))
     v[0, :2] = 0  # under the clamp
