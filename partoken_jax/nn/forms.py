@@ -78,14 +78,15 @@ def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
         return measured
     if config.message_passing == "general":
         return _of_list(config)
-    on_cpu = target.platform == "cpu"
     again, gradient = config.rematerialise, config.sender_gradient
+    if config.message_passing == "fused" and target.platform == "tpu":
+        # The kernels keep nothing of an edge, so that little is left to compute again.
+        return Form("fused", "none" if again == "auto" else again)
+    on_cpu = target.platform == "cpu"
     if again == "auto":
         again = "chunk" if on_cpu else "layer"
     if gradient == "auto":
         gradient = "scatter" if on_cpu or again == "chunk" else "gather"
-    if config.message_passing == "fused" and target.platform == "tpu":
-        return Form("fused", again)
     return Form("dense", again, gradient)
 
 

@@ -28,7 +28,8 @@ CPU, GPU, TPU = (Target(platform) for platform in ("cpu", "gpu", "tpu"))
         ({"rematerialise": "layer", "sender_gradient": "gather"}, CPU, Form("dense", "layer", "gather")),
         ({"message_passing": "general"}, GPU, Form("general", "none", "scatter")),
         ({"message_passing": "general", "rematerialise": "layer"}, CPU, Form("general", "layer", "scatter")),
-        ({"message_passing": "fused"}, TPU, Form("fused", "layer", "scatter")),
+        ({"message_passing": "fused"}, TPU, Form("fused", "none", "scatter")),
+        ({"message_passing": "fused", "rematerialise": "layer"}, TPU, Form("fused", "layer", "scatter")),
         ({"message_passing": "fused"}, CPU, Form("dense", "chunk", "scatter")),
     ],
 )
