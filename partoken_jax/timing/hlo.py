@@ -214,7 +214,7 @@ class Module:
             return Cost(0.0, 0.0)
         if opcode == "custom-call" and _target(instruction) in _NOTHING:
             return Cost(0.0, 0.0)
-        if opcode in ("copy-start", "slice-start"):  # its results: source and target, and a flag
+        if opcode in ("copy-start", "slice-start"):  # its results: both sides, and a flag
             source, target = instruction.results[:2]
             read = 0 if source.on_chip else min(source.stored_bytes, target.stored_bytes)
             return Cost(0.0, read + target.bytes)
@@ -236,29 +236,39 @@ class Module:
         array = inner[parameter]
         if not array.bytes:
             return 0.0
-        names = {parameter}  # and what is only another view of it
-        for instruction in inner.values():
-            if instruction.opcode == "bitcast" and instruction.operands[0] in names:
-                names.add(instruction.name)
+        names = self._views(inner, parameter)
         taken = 0.0
         for use in inner.values():
             if use.name in names or not names & set(use.operands):
                 continue
             if use.opcode == "fusion":  # those of a TPU hold others
-                deeper = self.computations[use.called[0]]
-                inside = [i.name for i in deeper.values() if i.opcode == "parameter"]
-                numbers = {int(deeper[name].literal): name for name in inside}
-                taken += sum(
-                    self._read(deeper, numbers[place])
-                    for place, name in enumerate(use.operands)
-                    if name in names
-                )
+                deeper, inside = self._inside(use, names)
+                taken += sum(self._read(deeper, name) for name in inside)
             elif use.opcode not in _TAKES or use.operands[0] not in names:
                 return float(array.bytes)
             elif use.opcode != "dynamic-update-slice":
                 taken += use.stored_bytes
         # A TPU has no cache that would hold a row for the next time that it is gathered.
         return taken if self._tiled else min(taken, array.bytes)
+
+    def _views(self, inner: Computation, parameter: str) -> set[str]:
+        """A parameter and what is only another view of it, such as a fusion that does nothing else."""
+        names = {parameter}
+        for instruction in inner.values():
+            if instruction.opcode == "bitcast" and instruction.operands[0] in names:
+                names.add(instruction.name)
+            elif instruction.opcode == "fusion" and names & set(instruction.operands):
+                deeper, inside = self._inside(instruction, names)
+                root = next(i.name for i in deeper.values() if i.is_root)
+                if any(root in self._views(deeper, name) for name in inside):
+                    names.add(instruction.name)
+        return names
+
+    def _inside(self, fusion: Instruction, names: set[str]) -> tuple[Computation, list[str]]:
+        """What a fusion runs, and what some of its operands are called there."""
+        deeper = self.computations[fusion.called[0]]
+        numbers = {int(i.literal): i.name for i in deeper.values() if i.opcode == "parameter"}
+        return deeper, [numbers[place] for place, name in enumerate(fusion.operands) if name in names]
 
     def _written(self, inner: Computation) -> float:
         """Bytes that a fusion writes. A result that updates a slice in place counts the slice."""
@@ -315,7 +325,9 @@ def _calls_host(instruction: Instruction) -> bool:
     """Whether an instruction waits for the host: a callback, or a transfer that it begins itself."""
     if instruction.opcode == "custom-call":
         return "callback" in _target(instruction)
-    return instruction.opcode in ("infeed", "outfeed") or "is_host_transfer=true" in instruction.attributes
+    if instruction.opcode in ("send", "recv"):
+        return "is_host_transfer=true" in instruction.attributes
+    return instruction.opcode in ("infeed", "outfeed")
 
 
 def place(op_name: str) -> Place:
