@@ -107,6 +107,7 @@ def write_summary(out: Path) -> None:
 
     summary = {
         "schema": SCHEMA,
+        "command": "python -m experiments.compiled",
         "run": False,
         "devices": {name: device._asdict() for name, device in DEVICES.items()},
         "rows": sorted(rows, key=place),

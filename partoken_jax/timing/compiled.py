@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 
-from partoken_jax.config import ModelConfig
+from partoken_jax.config import ConfigError, ModelConfig
 from partoken_jax.model_config import Kind, Precision
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.hlo import CONTAINERS, Module
@@ -137,10 +137,10 @@ def use_compilers() -> None:
 
 
 def device_mesh(device: Device) -> Mesh:
-    """The chips of a device, as a mesh for data-parallel steps. Raises ValueError where its compiler is not
+    """The chips of a device, as a mesh for data-parallel steps. Raises ConfigError where its compiler is not
     installed."""
     if said := missing_compiler(device):
-        raise ValueError(said)
+        raise ConfigError(said)
     more: dict[str, Any] = {}
     if device.platform == "cuda":
         more = {"topology": device.topology, "target_config": CUDA_TARGET.read_text()}
@@ -301,6 +301,8 @@ def program_cost_on(device: Device, precision: Precision, text: str) -> ProgramC
             row["bytes"] += share * moved
             row["ms"] += share * ms
     rows = sorted(by_component.values(), key=lambda row: -row["ms"])
+    for row in rows:
+        row["flops"], row["bytes"] = round(row["flops"]), round(row["bytes"])
     flops, moved = sum(row["flops"] for row in rows), sum(row["bytes"] for row in rows)
     compute_ms, memory_ms = 1e3 * flops / ceiling, 1e3 * moved / device.bytes_per_s
     collectives = module.collectives()
