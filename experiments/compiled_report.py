@@ -1,4 +1,4 @@
-"""What was compiled for TPUs and GPUs, as tables, sentences and a figure of docs/COMPILED.md and TIMING.md."""
+"""What was compiled for TPUs and GPUs: tables, sentences and a figure, in docs/COMPILED.md and TIMING.md."""
 
 import itertools
 from collections.abc import Iterable
@@ -37,7 +37,7 @@ def table() -> str:
             DEVICES[row["device"]].title,
             title(row),
             f"{row['peak_bytes'] / 1e9:.2f} GB",
-            f"{row['peak_bytes'] / row['memory_bytes']:.0%}",
+            f"{row['reserved_bytes'] / 1e9:.2f} GB ({row['reserved_bytes'] / row['memory_bytes']:.0%})",
             f"{row['flops'] / 1e9:,.0f}",
             f"{row['bytes'] / 1e9:,.1f}",
             f"{row['compute_ms']:.1f} ms",
@@ -47,7 +47,7 @@ def table() -> str:
         )
         for row in rows()
     ]
-    header = ["device", "program", "peak memory", "of a chip's", "GFLOP", "GB"]
+    header = ["device", "program", "peak memory", "reserved", "GFLOP", "GB"]
     header += ["by arithmetic", "by bytes", "estimate", "collectives"]
     found = rows()
     versions = sorted({f"{name} {v}" for row in found for name, v in row["versions"].items()})

@@ -197,7 +197,8 @@ def compile_for(device: Device, step: Any, arguments: tuple[Any, ...]) -> Compil
         "lower_s": round(middle - start, 2),
         "compile_s": round(end - middle, 2),
         "compile_cpu_s": round(time.process_time() - cpu, 2),
-        "peak_bytes": peak_bytes(memory),
+        "peak_bytes": memory.peak_memory_in_bytes,
+        "reserved_bytes": reserved_bytes(memory),
         "temp_bytes": memory.temp_size_in_bytes,
         "argument_bytes": memory.argument_size_in_bytes,
         "output_bytes": memory.output_size_in_bytes,
@@ -208,9 +209,9 @@ def compile_for(device: Device, step: Any, arguments: tuple[Any, ...]) -> Compil
     return CompiledFor(compiled.as_text(), facts)
 
 
-def peak_bytes(memory: Any) -> int:
-    """Memory of one chip while a program runs: its temporaries, arguments, results that do not reuse an
-    argument, and its code."""
+def reserved_bytes(memory: Any) -> int:
+    """Memory of one chip that a program asks for: its temporaries, with the gaps between them, arguments,
+    results that do not reuse an argument, and its code. The peak is what of it is in use at once."""
     return (
         memory.temp_size_in_bytes
         + memory.argument_size_in_bytes
@@ -261,7 +262,8 @@ class ProgramCost(TypedDict):
     """The larger of the two: what the program cannot take less than."""
     estimate_ms: float
     """Its operations one after the other, each as long as the compiler estimates; where it does not, as long
-    as its bytes or its arithmetic need at the ceilings, whichever is longer."""
+    as its bytes or its arithmetic need at the ceilings, whichever is longer. What the program starts beside
+    others, such as copies to the chip, counts no time."""
     cycles_ms: float
     """The compiler's part of that."""
     operations: int
@@ -293,6 +295,8 @@ def program_cost_on(device: Device, precision: Precision, text: str) -> ProgramC
         if operation.cycles and device.clock_hz is not None:
             ms = 1e3 * operation.cycles * operation.runs / device.clock_hz
             cycles_ms += ms
+        elif operation.opcode.endswith("-start"):  # runs beside the others
+            ms = 0.0
         else:
             ms = 1e3 * max(flops / ceiling, moved / device.bytes_per_s)
         for (name, _), share in operation.shares.items():

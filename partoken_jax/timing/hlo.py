@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from partoken_jax.timing.hlo_products import product_flops
-from partoken_jax.timing.hlo_text import CONTAINERS, Computation, Instruction, parse_module
+from partoken_jax.timing.hlo_text import CONTAINERS, FUSIONS, Computation, Instruction, parse_module
 
 COMPONENTS = (
     "features",
@@ -169,7 +169,7 @@ class Module:
         instructions = self.computations[computation]
         known = {name: place(i.op_name) for name, i in instructions.items() if i.op_name}
         for name, instruction in instructions.items():
-            if name not in known and instruction.opcode == "fusion":
+            if name not in known and instruction.opcode in FUSIONS:
                 inner = [i.op_name for c in instruction.called for i in self.computations[c].values()]
                 if named := [op_name for op_name in inner if op_name]:
                     known[name] = place(named[-1])
@@ -189,7 +189,7 @@ class Module:
         return known
 
     def _shares(self, instruction: Instruction, own: Place) -> dict[Place, float]:
-        if instruction.opcode != "fusion":
+        if instruction.opcode not in FUSIONS:
             return {own: 1.0}
         work: dict[Place, float] = {}
         for called in instruction.called:
@@ -205,7 +205,7 @@ class Module:
 
     def _cost(self, instruction: Instruction, siblings: Computation) -> Cost:
         opcode = instruction.opcode
-        if opcode == "fusion":
+        if opcode in FUSIONS:
             inner = self.computations[instruction.called[0]]
             parameters = [i.name for i in inner.values() if i.opcode == "parameter"]
             moved = sum(self._read(inner, p) for p in parameters) + self._written(inner)
@@ -301,7 +301,7 @@ class Module:
             return (
                 product_flops(instruction, siblings) if _is_product(instruction) else _told_flops(instruction)
             )
-        if opcode == "fusion":
+        if opcode in FUSIONS:
             inner = self.computations[instruction.called[0]]
             return sum(self._flops(i, inner) for i in inner.values())
         return float(instruction.elements)

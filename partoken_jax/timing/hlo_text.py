@@ -13,6 +13,9 @@ from typing import NamedTuple
 CONTAINERS = frozenset({"while", "call", "conditional", "async-start"})
 """Operations that only run others."""
 
+FUSIONS = frozenset({"fusion", "fusion-start"})
+"""Operations that are several in one."""
+
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "f16": 2, "bf16": 2, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "f32": 4}
 _BYTES |= {"f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16, "token": 0}
 
@@ -23,7 +26,7 @@ _TILE = re.compile(r"T\(([\d,]+)\)")
 _SPACE = re.compile(r"S\((\d+)\)")
 _OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
-_CALLED = re.compile(r"\b(calls|body|condition|to_apply)=%?([\w.\-]+)")
+_CALLED = re.compile(r"\b(calls|body|condition|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -150,7 +153,7 @@ def _parse(name: str, rest: str, *, is_root: bool) -> Instruction:
     called = [m[2] for m in _CALLED.finditer(attributes)]
     if branches := _BRANCHES.search(attributes):
         called += [branch.strip().lstrip("%") for branch in branches[1].split(",")]
-    if opcode[1] not in CONTAINERS and opcode[1] != "fusion":
+    if opcode[1] not in CONTAINERS | FUSIONS:
         called = []  # what a reduction or a sort applies is not executed on its own
     return Instruction(
         name=name,
