@@ -208,6 +208,28 @@ def _compiled_cell(row: Row | None) -> str:
     )
 
 
+def against_a_measurement() -> str:
+    """The estimates for an H100 beside the one measurement that there is on such a card."""
+    result = read("gpu", "h100_batch64.json")
+    steps = {row["model"]: row["median_ms"] for row in result["measurements"] if row["pass"] == "train_step"}
+    found = {row["model"]: row for row in steps_shown() if row["device"] == "h100"}
+    if set(found) != set(MODELS):
+        return "The training steps are not compiled for an H100 yet."
+    names = " and ".join(MODELS.values())
+    estimates = " and ".join(f"{found[model]['estimate_ms']:.0f}" for model in MODELS)
+    took = " and ".join(f"{steps[model]:.0f}" for model in MODELS)
+    factors = [steps[model] / found[model]["estimate_ms"] for model in MODELS]
+    rows_here = found["gvp"]["proteins"] * found["gvp"]["residues"]
+    return wrapped(
+        f"One check against a device there is: on an H100 the training steps of {names} for 64 real chains, "
+        f"{result['data']['residues']:,} residues, took {took} ms, with jax {result['environment']['jax']} "
+        f"([Timing](TIMING.md)). The estimates above, for {rows_here:,} residues and another jax, are "
+        f"{estimates} ms. The device took {min(factors):.1f} to {max(factors):.1f} times as long: an "
+        "estimate says what bytes and arithmetic need at the maker's ceilings, which no program reaches, and "
+        "leaves out the launches."
+    )
+
+
 def figure_data() -> dict[str, Any]:
     """What the figure of docs/COMPILED.md shows."""
     chosen = steps_shown()

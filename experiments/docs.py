@@ -158,6 +158,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
     "docs/COMPILED.md": {
         "compiled": compiled_report.table,
         "compiled_missing": compiled_report.not_done,
+        "compiled_check": compiled_report.against_a_measurement,
         "compiled_ratios": compiled_report.model_ratios,
         "compiled_components": compiled_report.component_table,
         "compiled_devices": compiled_report.devices,

@@ -129,9 +129,11 @@ class Module:
                 found[kind] = (runs + operation.runs, total + operation.runs * brought)
         return found
 
-    def _collect(self, computation: str, runs: int, found: dict[str, Operation]) -> None:
+    def _collect(
+        self, computation: str, runs: int, found: dict[str, Operation], around: Place = (OTHER, FORWARD)
+    ) -> None:
         instructions = self.computations[computation]
-        places = self._places(computation)
+        places = self._places(computation, around)
         for name, instruction in instructions.items():
             if instruction.opcode in _FREE:
                 continue
@@ -140,7 +142,8 @@ class Module:
                 if instruction.opcode == "conditional":
                     taken = {max(instruction.called, key=self._moved)}
                 for called in instruction.called:
-                    self._collect(called, runs * (instruction.trips or 1) * (called in taken), found)
+                    inside = runs * (instruction.trips or 1) * (called in taken)
+                    self._collect(called, inside, found, places[name])
                 cost, shares = Cost(0.0, 0.0), {places[name]: 1.0}
             else:
                 cost, shares = self._cost(instruction, instructions), self._shares(instruction, places[name])
@@ -163,9 +166,10 @@ class Module:
         self._collect(computation, 1, found)
         return sum(o.bytes * o.runs for o in found.values())
 
-    def _places(self, computation: str) -> dict[str, Place]:
+    def _places(self, computation: str, around: Place) -> dict[str, Place]:
         """Component and direction of every instruction. One that XLA made itself (a copy, a broadcast) has no
-        scope: it belongs to whatever reads its result, else to what made its input."""
+        scope: it belongs to whatever reads its result, else to what made its input, else to where the
+        computation is called (`around`)."""
         instructions = self.computations[computation]
         known = {name: place(i.op_name) for name, i in instructions.items() if i.op_name}
         for name, instruction in instructions.items():
@@ -185,7 +189,7 @@ class Module:
         for name, instruction in instructions.items():
             if name not in known:
                 candidates = [known[operand] for operand in instruction.operands if operand in known]
-                known[name] = candidates[0] if candidates else (OTHER, FORWARD)
+                known[name] = candidates[0] if candidates else around
         return known
 
     def _shares(self, instruction: Instruction, own: Place) -> dict[Place, float]:

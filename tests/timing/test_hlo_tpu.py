@@ -115,7 +115,8 @@ ENTRY %main (x.1: f32[64,96], start: s32[]) -> f32[64,96] {
   %from = s32[]{:T(128)} copy(%two)
   %tuple = (s32[]{:T(128)}, f32[64,96]{1,0:T(8,128)}) tuple(%from, %x.1)
   %loop = (s32[]{:T(128)}, f32[64,96]{1,0:T(8,128)}) while(%tuple), condition=%condition, body=%body
-  ROOT %out = f32[64,96]{1,0:T(8,128)} get-tuple-element(%loop), index=1
+  ROOT %out = f32[64,96]{1,0:T(8,128)} get-tuple-element(%loop), index=1, \
+metadata={op_name="jit(h)/transpose(jvp(conv))/reshape"}
 }
 """
 
@@ -124,6 +125,10 @@ def test_a_loop_runs_from_where_its_counter_starts_to_the_constant_in_its_condit
     module = Module(LOOP)
     assert module.operations()["tanh"].runs == 7 - 2
     assert module.uncounted_loops == 0
+
+
+def test_a_loop_that_the_compiler_made_belongs_to_what_reads_its_result():
+    assert Module(LOOP).operations()["tanh"].shares == {("conv", "backward"): 1.0}
 
 
 @pytest.mark.parametrize("change", [("tuple(%from,", "tuple(%start,"), ("direction=LT", "direction=NE")])
@@ -187,8 +192,12 @@ ENTRY %main (i: s32[], l.1: f32[4096], s.1: f32[128]) -> f32[128] {
 """
 
 
-def test_the_branch_that_moves_most_counts_as_taken():
-    runs = {name: operation.runs for name, operation in Module(PARTS).operations().items()}
+OF_A_GPU = ("branch_computations={%large, %small}", "true_computation=%small, false_computation=%large")
+
+
+@pytest.mark.parametrize("text", [PARTS, PARTS.replace(*OF_A_GPU)])
+def test_the_branch_that_moves_most_counts_as_taken(text):
+    runs = {name: operation.runs for name, operation in Module(text).operations().items()}
     assert (runs["exp"], runs["slice"], runs["negate"]) == (1, 1, 0)
 
 
@@ -196,3 +205,28 @@ def test_collectives_and_calls_of_the_host_are_counted():
     module = Module(PARTS)
     assert module.collectives() == {"all-reduce": (1, 4 * 128)}
     assert module.host_calls == 2
+
+
+BESIDE = """HloModule jit_b
+
+%one (stack: f32[3,1000], i: s32[]) -> f32[1,1000] {
+  %stack = f32[3,1000]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %layer = f32[1,1000]{1,0} dynamic-slice(%stack, %i, %zero), dynamic_slice_sizes={1,1000}
+}
+
+ENTRY %main (stack.1: f32[3,1000], i.1: s32[]) -> f32[1,1000] {
+  %stack.1 = f32[3,1000]{1,0} parameter(0)
+  %i.1 = s32[] parameter(1)
+  %begun = ((f32[3,1000]{1,0}, s32[]), f32[1,1000]{1,0}, u32[]) fusion-start(%stack.1, %i.1), \
+kind=kLoop, calls=%one
+  ROOT %done = f32[1,1000]{1,0} fusion-done(%begun)
+}
+"""
+
+
+def test_a_fusion_that_runs_beside_others_moves_what_it_takes_and_writes_once():
+    operations = Module(BESIDE).operations()
+    assert operations["begun"].bytes == 2 * 4 * 1000 + 4
+    assert operations["done"].bytes == 0
