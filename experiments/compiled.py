@@ -30,6 +30,8 @@ from partoken_jax.timing.compiled import (
 )
 
 SCHEMA = "partoken.compiled/1"
+ASKED = ("v5e", "v5e-8", "h100")
+"""The devices for which every program is wanted; the others are compiled for where they are named."""
 MODELS = ("gvp", "partoken")
 PASSES = ("train_step", "forward")
 PRECISIONS = ("float32", "bfloat16")
@@ -123,7 +125,7 @@ def write_whole(path: Path, result: Any) -> None:
 
 
 def compile_all(wanted: Sequence[Mapping[str, str]], out: Path, small: bool, keep: Path | None) -> None:
-    """Makes every row that is not there yet."""
+    """Makes every row that is not there yet, and the summary."""
     out.mkdir(parents=True, exist_ok=True)
     for row in wanted:
         target = out / f"{file_name(row)}.json"
@@ -134,6 +136,7 @@ def compile_all(wanted: Sequence[Mapping[str, str]], out: Path, small: bool, kee
         print(f"{file_name(row)} ...", flush=True)
         done = finished_row(row, small, kept_program(row, small, keep))
         write_whole(target, done)
+        write_summary(out)
         print(
             f"{file_name(row)}: compiled, not run, in {time.monotonic() - start:.0f} s; peak memory "
             f"{done['peak_bytes'] / 1e9:.2f} GB, {done['bytes'] / 1e9:.2f} GB moved, "
@@ -150,9 +153,9 @@ def main() -> None:
     )
     for key, names in choices.items():
         flags.add_argument(
-            f"--{key}", nargs="+", choices=names, default=names, help=f"Only these; without it, every {key}."
+            f"--{key}", nargs="+", choices=names, default=names, help=f"The {key} of a program."
         )
-    flags.set_defaults(device=None)  # those that this Python can compile for
+    flags.set_defaults(device=None)  # those of `ASKED` that this Python can compile for
     flags.add_argument("--small", action="store_true", help="A small model on 16 proteins of 40 residues.")
     flags.add_argument(
         "--out", type=Path, help="The folder for the rows, by default the results, or runs/compiled_small."
@@ -161,8 +164,8 @@ def main() -> None:
     args = flags.parse_args()
     use_compilers()
     missing = {name: said for name in DEVICES if (said := missing_compiler(DEVICES[name]))}
-    args.device = args.device or [name for name in DEVICES if name not in missing]
-    if args.keep is None and (absent := [name for name in args.device or DEVICES if name in missing]):
+    args.device = args.device or [name for name in ASKED if name not in missing]
+    if args.keep is None and (absent := [name for name in args.device or ASKED if name in missing]):
         flags.exit(2, f"error: {missing[absent[0]]}\n")
     out = args.out or (Path("runs/compiled_small") if args.small else RESULTS / "compiled")
     named: dict[str, Sequence[str]] = {key: getattr(args, key) for key in KEYS}

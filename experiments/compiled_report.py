@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments import figures
 from experiments.compare.report import MODELS, PASSES
-from experiments.compiled import DEVICES, FORMS, KEYS, PRECISIONS
+from experiments.compiled import ASKED, DEVICES, FORMS, KEYS, PRECISIONS
 from experiments.result_files import read
 from experiments.timing_tables import step_medians, wrapped
 from partoken_jax.config import ModelConfig
@@ -15,8 +15,6 @@ from partoken_jax.tables import markdown_table
 from partoken_jax.timing.roofline import minimum
 
 STEPS = ("train_step", "forward")
-ASKED = ("v5e", "v5e-8", "h100")
-"""The devices for which every program is wanted; others are compiled for where a form needs it."""
 Row = dict[str, Any]
 
 
