@@ -15,6 +15,12 @@ from partoken_jax.tables import markdown_table
 from partoken_jax.timing.roofline import minimum
 
 STEPS = ("train_step", "forward")
+KIND_NAMES = {
+    "products": "matrix products, with what is fused to them, and kernels",
+    "gathers": "gathers, scatters, sorts",
+    "copies": "copies and changes of layout",
+    "rest": "elementwise work and sums",
+}
 Row = dict[str, Any]
 
 
@@ -53,8 +59,9 @@ def table() -> str:
     loops = sum(row["uncounted_loops"] for row in found)
     said = (
         f"Compiled, not run: {found[0]['proteins']} proteins of {found[0]['residues']} residues, all columns "
-        f"for one chip ({', '.join(versions)}). Programs wait for the host in {host or 'no'} places. "
-        f"{'No loop is' if not loops else f'{loops} loops are'} of a length that the reader does not know."
+        f"for one chip ({', '.join(versions)}). {f'{host} places wait' if host else 'No program waits'} for "
+        f"the host. {f'{loops} loops count' if loops else 'No loop counts'} once because nothing tells how "
+        "often it runs."
     )
     return f"{markdown_table(header, lines, 'llrrrrrrrl')}\n\n{wrapped(said)}"
 
@@ -66,12 +73,16 @@ def not_done() -> str:
     missing = [dict(zip(KEYS, names, strict=True)) for names in wanted if names not in there]
     if not missing:
         return "Every wanted program is compiled."
-    by_device: dict[str, list[str]] = {}
+    models: dict[tuple[str, ...], list[str]] = {}
     for row in missing:
-        by_device.setdefault(DEVICES[row["device"]].title, []).append(title(row))
-    named = "; ".join(f"{device}: {' · '.join(names)}" for device, names in by_device.items())
+        what = (row["device"], f"{PASSES[row['pass']]}, {row['precision']}, {row['form']}")
+        models.setdefault(what, []).append(MODELS[row["model"]])
+    by_device: dict[str, list[str]] = {}
+    for (device, words), kinds in models.items():
+        by_device.setdefault(DEVICES[device].title, []).append(f"{words} ({' and '.join(kinds)})")
+    named = "; ".join(f"{device}: {' · '.join(parts)}" for device, parts in by_device.items())
     return wrapped(
-        f"Not compiled yet, {len(missing)} of the wanted programs: {named}. `python -m experiments.compiled` "
+        f"Not compiled yet, {len(missing)} of the wanted programs. {named}. `python -m experiments.compiled` "
         "goes on with them."
     )
 
@@ -118,6 +129,22 @@ def component_table() -> str:
     return markdown_table(header, lines)
 
 
+def kinds() -> str:
+    """What the training steps do with their time and their bytes, by kind of operation."""
+    chosen = [row for row in rows() if row["pass"] == "train_step" and row["chips"] == 1]
+    lines = [
+        (
+            f"{DEVICES[row['device']].title}, {MODELS[row['model']]}, {row['precision']}, {row['form']}",
+            *(
+                f"{kind['ms'] / row['estimate_ms']:.0%}, {kind['bytes'] / row['bytes']:.0%}"
+                for kind in row["kinds"]
+            ),
+        )
+        for row in chosen
+    ]
+    return markdown_table(("share of the estimate, of the bytes", *KIND_NAMES.values()), lines)
+
+
 def steps_shown() -> list[Row]:
     """Training steps in float32 and the plain dense form, on one chip."""
     wanted = {"pass": "train_step", "precision": "float32", "form": "dense", "chips": 1}
@@ -155,12 +182,12 @@ def devices() -> str:
             f"{chip.memory_bytes / 1e9:.0f} GB",
             f"{chip.bytes_per_s / 1e9:,.0f} GB/s",
             *(f"{chip.flops_per_s[precision] / 1e12:.1f}" for precision in PRECISIONS),  # type: ignore[index]
-            chip.source,
         )
         for name, chip in chips.items()
     ]
-    header = ("one chip", "memory", "bytes", *(f"TFLOP/s, {p}" for p in PRECISIONS), "by")
-    return markdown_table(header, lines, "lrrrrl")
+    header = ("one chip", "memory", "bytes", *(f"TFLOP/s, {p}" for p in PRECISIONS))
+    sources = "; ".join(f"{name}: {chip.source}" for name, chip in chips.items())
+    return f"{markdown_table(header, lines)}\n\n{wrapped(f'{sources}.')}"
 
 
 def measured_and_compiled() -> str:
@@ -228,31 +255,31 @@ def against_a_measurement() -> str:
     )
 
 
-def figure_data() -> dict[str, Any]:
-    """What the figure of docs/COMPILED.md shows."""
-    chosen = steps_shown()
-    names = shown_components(chosen)
-    keys = ("device", "model", "components", "estimate_ms", "bytes", "predicted_ms")
-    return {"rows": [{key: row[key] for key in keys} for row in chosen], "names": names}
+def figure_data() -> list[Row]:
+    """What the figure of docs/COMPILED.md shows: training steps on one chip."""
+    keys = (*KEYS, "kinds")
+    chosen = [row for row in rows() if row["pass"] == "train_step" and row["chips"] == 1]
+    return [{key: row[key] for key in keys} for row in chosen]
 
 
-def draw(data: dict[str, Any], path: Path) -> None:
-    """Estimates of the training steps by component, and the bytes that they move."""
-    figure, panels = figures.pyplot().subplots(1, 2, figsize=(11, 3.4), sharey=True)
-    labels = [f"{DEVICES[row['device']].title}, {MODELS[row['model']]}" for row in data["rows"]]
-    for axes, what, total, scale in zip(
-        panels, ("ms", "bytes"), ("estimate_ms", "bytes"), (1.0, 1e-9), strict=True
-    ):
-        for place, row in enumerate(data["rows"]):
+def draw(data: list[Row], path: Path) -> None:
+    """Estimates of the training steps and the bytes that they move, by kind of operation."""
+    height = 1.2 + 0.32 * len(data)
+    figure, panels = figures.pyplot().subplots(1, 2, figsize=(11, height), sharey=True)
+    labels = [
+        ", ".join((DEVICES[r["device"]].title, MODELS[r["model"]], r["precision"], r["form"])) for r in data
+    ]
+    for axes, what, scale in zip(panels, ("ms", "bytes"), (1.0, 1e-9), strict=True):
+        for place, row in enumerate(data):
             start = 0.0
-            for number, name in enumerate([*data["names"], "all others"]):
-                mine = sum(c[what] for c in row["components"] if c["name"] == name) * scale
-                width = mine if name != "all others" else row[total] * scale - start
-                axes.barh(place, width, left=start, color=f"C{number}", label=None if place else name)
+            for number, kind in enumerate(row["kinds"]):
+                width = kind[what] * scale
+                label = None if place else KIND_NAMES[kind["name"]]
+                axes.barh(place, width, left=start, color=f"C{number}", label=label)
                 start += width
         axes.set_yticks(range(len(labels)), labels)
     panels[0].invert_yaxis()
     panels[0].set_xlabel("ms per training step, estimate; compiled, not run")
-    panels[1].set_xlabel("GB to and from the memory of the chip; compiled, not run")
-    panels[0].legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(1.0, -0.2))
+    panels[1].set_xlabel("GB to and from the chip's memory; compiled, not run")
+    panels[1].legend(fontsize=8)
     figures.save(figure, data, path)

@@ -160,6 +160,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "compiled_missing": compiled_report.not_done,
         "compiled_check": compiled_report.against_a_measurement,
         "compiled_ratios": compiled_report.model_ratios,
+        "compiled_kinds": compiled_report.kinds,
         "compiled_components": compiled_report.component_table,
         "compiled_devices": compiled_report.devices,
     },

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from partoken_jax.config import ConfigError, ModelConfig
 from partoken_jax.model_config import Kind, Precision
 from partoken_jax.timing.batches import timing_data
-from partoken_jax.timing.hlo import CONTAINERS, Module
+from partoken_jax.timing.hlo import CONTAINERS, KINDS, Module
 from partoken_jax.timing.programs import timing_settings, train_config
 from partoken_jax.timing_config import TimingConfig
 from partoken_jax.training.devices import AXIS, SAME, SPLIT
@@ -240,7 +240,7 @@ def _abstract(tree: T, sharding: Any, leading: tuple[int, ...] = ()) -> T:
     return jax.tree.map(shape, tree)
 
 
-class ComponentCost(TypedDict):
+class PartCost(TypedDict):
     name: str
     flops: float
     bytes: float
@@ -275,8 +275,10 @@ class ProgramCost(TypedDict):
     host_calls: int
     uncounted_loops: int
     """Loops whose bodies count once, because nothing tells how often they run."""
-    components: list[ComponentCost]
+    components: list[PartCost]
     """By falling estimate."""
+    kinds: list[PartCost]
+    """By `timing.hlo.KINDS`."""
 
 
 def program_cost_on(device: Device, precision: Precision, text: str) -> ProgramCost:
@@ -288,7 +290,8 @@ def program_cost_on(device: Device, precision: Precision, text: str) -> ProgramC
     module = Module(text)
     operations = [o for o in module.operations().values() if o.runs and o.opcode not in CONTAINERS]
     ceiling = device.flops_per_s[precision]
-    by_component: dict[str, ComponentCost] = {}
+    by_component: dict[str, PartCost] = {}
+    by_kind: dict[str, PartCost] = {name: _nothing(name) for name in KINDS}
     cycles_ms = 0.0
     for operation in operations:
         flops, moved = operation.flops * operation.runs, operation.bytes * operation.runs
@@ -299,13 +302,15 @@ def program_cost_on(device: Device, precision: Precision, text: str) -> ProgramC
             ms = 0.0
         else:
             ms = 1e3 * max(flops / ceiling, moved / device.bytes_per_s)
+        parts = [(by_kind[operation.kind], 1.0)]
         for (name, _), share in operation.shares.items():
-            row = by_component.setdefault(name, {"name": name, "flops": 0.0, "bytes": 0.0, "ms": 0.0})
+            parts.append((by_component.setdefault(name, _nothing(name)), share))
+        for row, share in parts:
             row["flops"] += share * flops
             row["bytes"] += share * moved
             row["ms"] += share * ms
     rows = sorted(by_component.values(), key=lambda row: -row["ms"])
-    for row in rows:
+    for row in (*rows, *by_kind.values()):
         row["flops"], row["bytes"] = round(row["flops"]), round(row["bytes"])
     flops, moved = sum(row["flops"] for row in rows), sum(row["bytes"] for row in rows)
     compute_ms, memory_ms = 1e3 * flops / ceiling, 1e3 * moved / device.bytes_per_s
@@ -324,4 +329,9 @@ def program_cost_on(device: Device, precision: Precision, text: str) -> ProgramC
         "host_calls": module.host_calls,
         "uncounted_loops": module.uncounted_loops,
         "components": rows,
+        "kinds": list(by_kind.values()),
     }
+
+
+def _nothing(name: str) -> PartCost:
+    return {"name": name, "flops": 0.0, "bytes": 0.0, "ms": 0.0}

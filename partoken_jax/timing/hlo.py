@@ -9,6 +9,7 @@ with what fills up its last tiles, and not at all while it is on the chip.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,6 +43,11 @@ FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 """What devices send each other."""
 
+PRODUCTS, GATHERS, COPIES, REST = "products", "gathers", "copies", "rest"
+KINDS = (PRODUCTS, GATHERS, COPIES, REST)
+"""What an operation is about: a matrix product, with what is fused to it, or a kernel of our own; rows by
+index (gather, scatter, sort); only moving arrays, as layouts want it; or elementwise work and sums."""
+
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier"}
 _FREE |= {"partition-id", "replica-id"}
 _MOVES = {
@@ -58,6 +64,8 @@ _MOVES = {
 _MOVES |= {"iota", "reverse", "gather", "dynamic-slice", "dynamic-update-slice", "convert", "bitcast-convert"}
 _MOVES |= {"sort"}
 _TAKES = {"slice", "dynamic-slice", "gather", "dynamic-update-slice"}
+_KERNELS = ("tpu_custom_call", "mosaic_gpu")
+"""How the names of library calls begin that run a Pallas kernel."""
 _NOTHING = {"AllocateBuffer", "ConcatBitcast", "SliceBitcast", "AssumeGatherIndicesInBound"}
 """What a TPU's compiler tells itself by a library call."""
 
@@ -94,6 +102,8 @@ class Operation:
     """A matrix product, by XLA itself or by a library that it calls."""
     cycles: int = 0
     """Per run, by the estimate of a TPU's compiler; 0 where it makes none."""
+    kind: str = REST
+    """One of KINDS."""
 
 
 class Module:
@@ -159,7 +169,25 @@ class Module:
                     shares,
                     _is_product(instruction),
                     instruction.cycles,
+                    self._kind(instruction),
                 )
+
+    def _kind(self, instruction: Instruction) -> str:
+        inside = list(self._within(instruction))
+        if any(_is_product(i) and i.opcode not in FUSIONS for i in inside):
+            return PRODUCTS
+        if instruction.opcode == "custom-call" and _target(instruction).startswith(_KERNELS):
+            return PRODUCTS
+        opcodes = {i.opcode for i in inside}
+        if opcodes & {"gather", "scatter", "sort"}:
+            return GATHERS
+        return COPIES if opcodes <= _MOVES | _FREE | FUSIONS | {"copy-done", "slice-done"} else REST
+
+    def _within(self, instruction: Instruction) -> Iterator[Instruction]:
+        yield instruction
+        for called in instruction.called if instruction.opcode in FUSIONS else ():
+            for inner in self.computations[called].values():
+                yield from self._within(inner)
 
     def _moved(self, computation: str) -> float:
         found: dict[str, Operation] = {}
@@ -232,7 +260,8 @@ class Module:
         elif opcode == "custom-call" and _target(instruction).startswith("__cublas"):
             # Its other result is a workspace.
             return Cost(self._flops(instruction, siblings), read + instruction.results[0].bytes)
-        return Cost(self._flops(instruction, siblings), read + instruction.bytes)
+        moved = max(read + instruction.bytes, _told(instruction, "bytes_accessed"))
+        return Cost(self._flops(instruction, siblings), moved)
 
     def _read(self, inner: Computation, parameter: str) -> float:
         """Bytes that a fusion reads of a parameter. One that is only sliced or gathered from counts what is
@@ -302,9 +331,8 @@ class Module:
         if opcode == "scatter":
             return float(_operand_elements(instruction, siblings, -1))
         if opcode == "custom-call":
-            return (
-                product_flops(instruction, siblings) if _is_product(instruction) else _told_flops(instruction)
-            )
+            is_product = _is_product(instruction)
+            return product_flops(instruction, siblings) if is_product else _told(instruction, "flops")
         if opcode in FUSIONS:
             inner = self.computations[instruction.called[0]]
             return sum(self._flops(i, inner) for i in inner.values())
@@ -319,9 +347,9 @@ def _is_product(instruction: Instruction) -> bool:
     )
 
 
-def _told_flops(instruction: Instruction) -> float:
-    """Of a kernel that is no XLA operation: what its author says (`pallas_call(cost_estimate=)`)."""
-    told = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', instruction.attributes)
+def _told(instruction: Instruction, what: str) -> float:
+    """What the author of a Pallas kernel says of its cost (`pallas_call(cost_estimate=)`); 0 of all else."""
+    told = re.search(rf'"cost_estimate":\{{[^}}]*"{what}":"?(\d+)', instruction.attributes)
     return float(told[1]) if told else 0.0
 
 

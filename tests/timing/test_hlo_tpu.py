@@ -230,3 +230,30 @@ def test_a_fusion_that_runs_beside_others_moves_what_it_takes_and_writes_once():
     operations = Module(BESIDE).operations()
     assert operations["begun"].bytes == 2 * 4 * 1000 + 4
     assert operations["done"].bytes == 0
+
+
+KERNEL = """HloModule jit_l
+
+ENTRY %main (x: f32[256,256]) -> f32[256,256] {
+  %x = f32[256,256]{1,0:T(8,128)} parameter(0)
+  ROOT %call = f32[256,256]{1,0:T(8,128)} custom-call(%x), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"body":"TUzv","cost_estimate":{"flops":"123456","transcendentals":"0",\
+"bytes_accessed":"999999999"}}}
+}
+"""
+
+
+def test_a_kernel_costs_what_its_author_says_and_moves_no_less_than_it_is_given():
+    (call,) = Module(KERNEL).operations().values()
+    assert (call.flops, call.bytes, call.kind) == (123_456, 999_999_999, "products")
+    (call,) = Module(KERNEL.replace("999999999", "9")).operations().values()
+    assert call.bytes == 2 * 4 * 256 * 256
+
+
+def test_operations_are_told_by_what_they_are_about():
+    kinds = {
+        name: o.kind for text in (BATCHED, GATHERED, LOOP) for name, o in Module(text).operations().items()
+    }
+    assert kinds["fetch"] == "copies" and kinds["tanh"] == "rest"
+    assert Module(BATCHED).operations()["fusion"].kind == "products"
+    assert Module(GATHERED).operations()["fusion"].kind == "gathers"
