@@ -220,11 +220,8 @@ def measured_and_compiled() -> str:
         )
     header = [f"training step, {proteins} × {residues}, float32", "measured on CPU", "compiled for H100"]
     header += ["compiled for v5e", "limit: CPU · H100 · v5e"]
-    said = (
-        "Only the first column was run. The next two are [compiled, not run](COMPILED.md): the least for "
-        "what the program moves and computes (and the estimate). The limit is what any program needs."
-    )
-    return f"{markdown_table(header, lines)}\n\n{wrapped(said)}"
+    said = "Only the CPU's column was run; the next two are [compiled, not run](COMPILED.md): least (and estimate)."
+    return f"{markdown_table(header, lines)}\n\n{said}"
 
 
 def _compiled_cell(row: Row | None) -> str:
