@@ -41,7 +41,7 @@ ACCELERATOR = {"rematerialise": "layer", "sender_gradient": "gather"}
 """What a GPU or TPU gets where these settings are "auto"."""
 PROTEINS, RESIDUES = 64, 300
 SMALL_PROTEINS, SMALL_RESIDUES = 16, 40
-SMALL_MODEL = {"node_hidden": (16, 4), "edge_hidden": (8, 1), "num_layers": 2}
+SMALL_MODEL: Mapping[str, Any] = {"node_hidden": (16, 4), "edge_hidden": (8, 1), "num_layers": 2}
 KEYS = ("device", "model", "pass", "precision", "form")
 """What tells rows apart."""
 

@@ -220,7 +220,9 @@ def measured_and_compiled() -> str:
         )
     header = [f"training step, {proteins} × {residues}, float32", "measured on CPU", "compiled for H100"]
     header += ["compiled for v5e", "limit: CPU · H100 · v5e"]
-    said = "Only the CPU's column was run; the next two are [compiled, not run](COMPILED.md): least (and estimate)."
+    said = (
+        "Only the CPU's column was run; two are [compiled, not run](COMPILED.md): the least (the estimate)."
+    )
     return f"{markdown_table(header, lines)}\n\n{said}"
 
 

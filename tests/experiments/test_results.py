@@ -67,7 +67,11 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert {row["residues"] for row in result["measurements"]} == {int(given["residues"])}
         assert runs == {int(given["repeats"])}
         assert any(row["variant"] == "original" for row in result["measurements"]) == ("original" in given)
-    elif file.parts[0] == "compiled" and file.name != "summary.json":
+    elif file.parts == ("compiled", "summary.json"):
+        files = [path for path in (RESULTS / "compiled").glob("*.json") if path.name != file.name]
+        names = {compiled.file_name(row): row for row in result["rows"]}
+        assert names == {path.stem: json.loads(path.read_text()) for path in files}
+    elif file.parts[0] == "compiled":
         assert given == {key: result[key] for key in compiled.KEYS}
         assert file.stem == compiled.file_name(result) and not result["run"] and not result["host_calls"]
     elif file.name == "before_after.json":
