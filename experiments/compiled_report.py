@@ -40,7 +40,7 @@ def table() -> str:
         (
             DEVICES[row["device"]].title,
             title(row),
-            f"{row['peak_bytes'] / 1e9:.2f} GB",
+            f"{'at most ' * bool(row.get('peak_is_bound'))}{row['peak_bytes'] / 1e9:.2f} GB",
             f"{row['reserved_bytes'] / 1e9:.2f} GB ({row['reserved_bytes'] / row['memory_bytes']:.0%})",
             f"{row['flops'] / 1e9:,.0f}",
             f"{row['bytes'] / 1e9:,.1f}",
@@ -95,7 +95,7 @@ def model_ratios() -> str:
         base = by_key.get((key[0], "gvp", *key[2:]))
         if row["model"] != "partoken" or base is None:
             continue
-        keys = ("peak_bytes", "flops", "bytes", "estimate_ms", "operations")
+        keys = ("reserved_bytes", "flops", "bytes", "estimate_ms", "operations")
         lines.append(
             (
                 DEVICES[row["device"]].title,
@@ -106,7 +106,7 @@ def model_ratios() -> str:
     header = (
         "device",
         "ParToken / GVP, compiled, not run",
-        "peak memory",
+        "reserved",
         "FLOPs",
         "bytes",
         "estimate",

@@ -211,7 +211,7 @@ def compile_for(device: Device, step: Any, arguments: tuple[Any, ...]) -> Compil
 
 def reserved_bytes(memory: Any) -> int:
     """Memory of one chip that a program asks for: its temporaries, with the gaps between them, arguments,
-    results that do not reuse an argument, and its code. The peak is what of it is in use at once."""
+    results that do not reuse an argument, and its code."""
     return (
         memory.temp_size_in_bytes
         + memory.argument_size_in_bytes
