@@ -280,5 +280,5 @@ def draw(data: list[Row], path: Path) -> None:
     panels[0].invert_yaxis()
     panels[0].set_xlabel("ms per training step, estimate; compiled, not run")
     panels[1].set_xlabel("GB to and from the chip's memory; compiled, not run")
-    panels[1].legend(fontsize=8)
+    panels[0].legend(fontsize=8, ncols=4, loc="upper center", bbox_to_anchor=(0.8, -0.25))
     figures.save(figure, data, path)
