@@ -15,6 +15,7 @@ from typing import Any
 from experiments import (
     annotate_speed,
     codebooks,
+    compiled_report,
     dead_channels,
     demo,
     faults,
@@ -156,9 +157,19 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "gpu": gpu,
         "measured": measured,
         "page_faults": lambda: page_faults.table(read("page_faults.json")),
+        "measured_and_compiled": compiled_report.measured_and_compiled,
         "ratios": ratios,
         "representative": representative,
         "tuned": tuned,
+    },
+    "docs/COMPILED.md": {
+        "compiled": compiled_report.table,
+        "compiled_missing": compiled_report.not_done,
+        "compiled_check": compiled_report.against_a_measurement,
+        "compiled_ratios": compiled_report.model_ratios,
+        "compiled_kinds": compiled_report.kinds,
+        "compiled_components": compiled_report.component_table,
+        "compiled_devices": compiled_report.devices,
     },
     "docs/COMPARISON.md": {
         "against_pytorch": lambda: comparison.overview(list(all_results("comparison").values())),
@@ -250,6 +261,7 @@ def pictures() -> dict[Path, tuple[Callable[[Any, Path], None], Any]]:
     return {
         FIGURES / "timing.png": (figures.draw_timing, figures.timing_data(run, comparisons)),
         FIGURES / "comparison.png": (figures.draw_comparison, step_medians()),
+        FIGURES / "compiled.png": (compiled_report.draw, compiled_report.figure_data()),
     }
 
 

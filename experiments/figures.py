@@ -48,7 +48,7 @@ def medians(comparisons: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[s
 
 def draw_timing(data: dict[str, Any], path: Path) -> None:
     """Where the time of a training step goes, and what ParToken adds to GVP on this machine."""
-    figure, (left, right) = _pyplot().subplots(1, 2, figsize=(11, 3.6), width_ratios=(2, 1))
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(11, 3.6), width_ratios=(2, 1))
     steps, components = data["steps"], data["components"]
     shares = {kind: {n: ms / steps[kind] for n, ms in components[kind].items()} for kind in MODELS}
     order = sorted(shares["partoken"], key=lambda name: -shares["partoken"][name])
@@ -78,12 +78,12 @@ def draw_timing(data: dict[str, Any], path: Path) -> None:
     right.set_xlabel("proteins × residues per step")
     right.set_title("Training step, ParToken / GVP, on this CPU", fontsize=10)
     right.legend(fontsize=8, loc="lower left")
-    _save(figure, data, path)
+    save(figure, data, path)
 
 
 def draw_comparison(data: dict[str, Any], path: Path) -> None:
     """Milliseconds per protein of a training step, for every variant of both models."""
-    figure, panels = _pyplot().subplots(1, len(MODELS), figsize=(11, 3.8), sharey=True)
+    figure, panels = pyplot().subplots(1, len(MODELS), figsize=(11, 3.8), sharey=True)
     for axes, (kind, title) in zip(panels, MODELS.items(), strict=True):
         variants = [name for name in NAMES if name in data[kind]]
         sizes = sorted({size for variant in variants for size in data[kind][variant]}, key=int)
@@ -98,16 +98,18 @@ def draw_comparison(data: dict[str, Any], path: Path) -> None:
         axes.set_title(title, fontsize=10)
     panels[0].set_ylabel("ms per protein, training step")
     panels[-1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _save(figure, data, path)
+    save(figure, data, path)
 
 
-def _save(figure: Any, data: Any, path: Path) -> None:
+def save(figure: Any, data: Any, path: Path) -> None:
+    """Writes a figure, with the digest of what it shows."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Source": digest(data)})
-    _pyplot().close(figure)
+    pyplot().close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """Matplotlib's interface, without a display."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -4,15 +4,17 @@ to.
 The text of an optimised HLO module (`compiled.as_text()`) names for every instruction the scope that made it
 (`metadata.op_name`). Costs follow XLA's own cost analysis: one operation per element of an elementwise
 result, 2·m·n·k for a matrix product, one per element that a reduction reads; bytes are what an operation
-reads and writes at its border, and a slice or gather reads only what it returns.
+reads and writes at its border, and a slice or gather reads only what it returns. On a TPU an array counts
+with what fills up its last tiles, and not at all while it is on the chip.
 """
 
-import json
-import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from partoken_jax.timing.hlo_products import product_flops
+from partoken_jax.timing.hlo_text import CONTAINERS, FUSIONS, Computation, Instruction, parse_module
 
 COMPONENTS = (
     "features",
@@ -38,15 +40,20 @@ OTHER = "other"
 
 FORWARD, BACKWARD, UPDATE = "forward", "backward", "update"
 
-CONTAINERS = frozenset({"while", "call", "conditional"})
-"""Operations that only run others."""
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+"""What devices send each other."""
+
+PRODUCTS, GATHERS, COPIES, REST = "products", "gathers", "copies", "rest"
+KINDS = (PRODUCTS, GATHERS, COPIES, REST)
+"""What an operation is about: a matrix product, with what is fused to it, or a kernel of our own; rows by
+index (gather, scatter, sort); only moving arrays, as layouts want it; or elementwise work and sums."""
 
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "opt-barrier"}
 _FREE |= {"partition-id", "replica-id"}
 _MOVES = {
     "copy",
     "copy-start",
-    "copy-done",
+    "slice-start",
     "broadcast",
     "reshape",
     "transpose",
@@ -56,55 +63,11 @@ _MOVES = {
 }
 _MOVES |= {"iota", "reverse", "gather", "dynamic-slice", "dynamic-update-slice", "convert", "bitcast-convert"}
 _MOVES |= {"sort"}
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "f16": 2, "bf16": 2, "s16": 2, "u16": 2, "s32": 4, "u32": 4, "f32": 4}
-_BYTES |= {"f64": 8, "s64": 8, "u64": 8, "c64": 8, "c128": 16, "token": 0}
-
-_HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
-_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
-_SHAPE = re.compile(r"\b([a-z]+\d*[a-z0-9]*)\[([\d,]*)\]")
-_OPCODE = re.compile(r"\s([a-z][\w\-]*)\(")
-_OP_NAME = re.compile(r'op_name="([^"]*)"')
-_CALLED = re.compile(r"\b(calls|body|condition|to_apply)=%?([\w.\-]+)")
-_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
-
-
-class Array(NamedTuple):
-    """Element type and dimensions of one array."""
-
-    dtype: str
-    dims: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.dims)
-
-    @property
-    def bytes(self) -> int:
-        return self.elements * _BYTES.get(self.dtype, 1)
-
-
-@dataclass
-class Instruction:
-    name: str
-    opcode: str
-    results: list[Array]
-    """One array, or the parts of a tuple."""
-    operands: list[str]
-    op_name: str
-    called: list[str]
-    trips: int
-    """Iterations of a while loop, 1 where XLA does not know them and for everything else."""
-    attributes: str = field(repr=False)
-    is_root: bool = False
-
-    @property
-    def elements(self) -> int:
-        return sum(r.elements for r in self.results)
-
-    @property
-    def bytes(self) -> int:
-        return sum(r.bytes for r in self.results)
+_TAKES = {"slice", "dynamic-slice", "gather", "dynamic-update-slice"}
+_KERNELS = ("tpu_custom_call", "mosaic_gpu")
+"""How the names of library calls begin that run a Pallas kernel."""
+_NOTHING = {"AllocateBuffer", "ConcatBitcast", "SliceBitcast", "AssumeGatherIndicesInBound"}
+"""What a TPU's compiler tells itself by a library call."""
 
 
 class Cost(NamedTuple):
@@ -125,7 +88,8 @@ class Operation:
     name: str
     opcode: str
     runs: int
-    """How often one call of the program executes it."""
+    """How often one call of the program executes it. Of the branches of a conditional, the one that moves
+    most bytes counts as taken and the others as not."""
     flops: float
     """Per run."""
     bytes: float
@@ -136,6 +100,10 @@ class Operation:
     (at least one per element of their results)."""
     is_product: bool = False
     """A matrix product, by XLA itself or by a library that it calls."""
+    cycles: int = 0
+    """Per run, by the estimate of a TPU's compiler; 0 where it makes none."""
+    kind: str = REST
+    """One of KINDS."""
 
 
 class Module:
@@ -143,21 +111,13 @@ class Module:
 
     def __init__(self, text: str):
         """Parses `compiled.as_text()`. Raises ValueError for text without an entry computation."""
-        self.computations: dict[str, dict[str, Instruction]] = {}
-        self.entry = ""
-        named = re.match(r"HloModule ([\w.\-]+)", text)
-        self.name = named[1] if named else ""
-        current: dict[str, Instruction] = {}
-        for line in text.splitlines():
-            if header := _HEADER.match(line):
-                current = self.computations.setdefault(header[2], {})
-                if header[1]:
-                    self.entry = header[2]
-            elif match := _INSTRUCTION.match(line):
-                instruction = _parse(match[2], match[3], is_root=match[1] is not None)
-                current[instruction.name] = instruction
-        if not self.entry:
-            raise ValueError("the text has no ENTRY computation; give the text of a compiled program")
+        self.name, self.entry, self.computations = parse_module(text)
+        instructions = [i for c in self.computations.values() for i in c.values()]
+        self._tiled = any(result.tile for i in instructions for result in i.results)
+        self.uncounted_loops = sum(i.trips is None for i in instructions)
+        """Loops whose iterations nothing tells; their bodies count once."""
+        self.host_calls = sum(_calls_host(i) for i in instructions)
+        """Places in the program where the device waits for the host."""
 
     def operations(self) -> dict[str, Operation]:
         """Every operation that the runtime executes on its own, by name, with its costs and its
@@ -166,15 +126,34 @@ class Module:
         self._collect(self.entry, 1, found)
         return found
 
-    def _collect(self, computation: str, runs: int, found: dict[str, Operation]) -> None:
+    def collectives(self) -> dict[str, tuple[int, float]]:
+        """By kind of collective: how often one call of the program runs one, and the bytes that each device
+        brings to all of them together."""
+        found: dict[str, tuple[int, float]] = {}
+        instructions = {name: i for c in self.computations.values() for name, i in c.items()}
+        for name, operation in self.operations().items():
+            kind = operation.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                brought = sum(instructions[o].stored_bytes for o in instructions[name].operands)
+                runs, total = found.get(kind, (0, 0.0))
+                found[kind] = (runs + operation.runs, total + operation.runs * brought)
+        return found
+
+    def _collect(
+        self, computation: str, runs: int, found: dict[str, Operation], around: Place = (OTHER, FORWARD)
+    ) -> None:
         instructions = self.computations[computation]
-        places = self._places(computation)
+        places = self._places(computation, around)
         for name, instruction in instructions.items():
             if instruction.opcode in _FREE:
                 continue
             if instruction.opcode in CONTAINERS:
+                taken = set(instruction.called)
+                if instruction.opcode == "conditional":
+                    taken = {max(instruction.called, key=self._moved)}
                 for called in instruction.called:
-                    self._collect(called, runs * instruction.trips, found)
+                    inside = runs * (instruction.trips or 1) * (called in taken)
+                    self._collect(called, inside, found, places[name])
                 cost, shares = Cost(0.0, 0.0), {places[name]: 1.0}
             else:
                 cost, shares = self._cost(instruction, instructions), self._shares(instruction, places[name])
@@ -182,16 +161,47 @@ class Module:
                 found[name].runs += runs
             else:
                 found[name] = Operation(
-                    name, instruction.opcode, runs, cost.flops, cost.bytes, shares, _is_product(instruction)
+                    name,
+                    instruction.opcode,
+                    runs,
+                    cost.flops,
+                    cost.bytes,
+                    shares,
+                    _is_product(instruction),
+                    instruction.cycles,
+                    self._kind(instruction),
                 )
 
-    def _places(self, computation: str) -> dict[str, Place]:
+    def _kind(self, instruction: Instruction) -> str:
+        inside = list(self._within(instruction))
+        if any(_is_product(i) and i.opcode not in FUSIONS for i in inside):
+            return PRODUCTS
+        if instruction.opcode == "custom-call" and _target(instruction).startswith(_KERNELS):
+            return PRODUCTS
+        opcodes = {i.opcode for i in inside}
+        if opcodes & {"gather", "scatter", "sort"}:
+            return GATHERS
+        return COPIES if opcodes <= _MOVES | _FREE | FUSIONS | {"copy-done", "slice-done"} else REST
+
+    def _within(self, instruction: Instruction) -> Iterator[Instruction]:
+        yield instruction
+        for called in instruction.called if instruction.opcode in FUSIONS else ():
+            for inner in self.computations[called].values():
+                yield from self._within(inner)
+
+    def _moved(self, computation: str) -> float:
+        found: dict[str, Operation] = {}
+        self._collect(computation, 1, found)
+        return sum(o.bytes * o.runs for o in found.values())
+
+    def _places(self, computation: str, around: Place) -> dict[str, Place]:
         """Component and direction of every instruction. One that XLA made itself (a copy, a broadcast) has no
-        scope: it belongs to whatever reads its result, else to what made its input."""
+        scope: it belongs to whatever reads its result, else to what made its input, else to where the
+        computation is called (`around`)."""
         instructions = self.computations[computation]
         known = {name: place(i.op_name) for name, i in instructions.items() if i.op_name}
         for name, instruction in instructions.items():
-            if name not in known and instruction.opcode == "fusion":
+            if name not in known and instruction.opcode in FUSIONS:
                 inner = [i.op_name for c in instruction.called for i in self.computations[c].values()]
                 if named := [op_name for op_name in inner if op_name]:
                     known[name] = place(named[-1])
@@ -207,11 +217,11 @@ class Module:
         for name, instruction in instructions.items():
             if name not in known:
                 candidates = [known[operand] for operand in instruction.operands if operand in known]
-                known[name] = candidates[0] if candidates else (OTHER, FORWARD)
+                known[name] = candidates[0] if candidates else around
         return known
 
     def _shares(self, instruction: Instruction, own: Place) -> dict[Place, float]:
-        if instruction.opcode != "fusion":
+        if instruction.opcode not in FUSIONS:
             return {own: 1.0}
         work: dict[Place, float] = {}
         for called in instruction.called:
@@ -225,65 +235,105 @@ class Module:
         total = sum(work.values())
         return {where: amount / total for where, amount in work.items()} if total else {own: 1.0}
 
-    def _cost(self, instruction: Instruction, siblings: Mapping[str, Instruction]) -> Cost:
-        if instruction.opcode == "fusion":
+    def _cost(self, instruction: Instruction, siblings: Computation) -> Cost:
+        opcode = instruction.opcode
+        if opcode in FUSIONS:
             inner = self.computations[instruction.called[0]]
-            flops = sum(self._flops(i, inner) for i in inner.values())
-            return Cost(flops, self._fusion_bytes(inner))
+            parameters = [i.name for i in inner.values() if i.opcode == "parameter"]
+            moved = sum(self._read(inner, p) for p in parameters) + self._written(inner)
+            return Cost(self._flops(instruction, siblings), moved)
+        if opcode.endswith(("-done", "-update")):  # of what a start began, where it counts
+            return Cost(0.0, 0.0)
+        if opcode == "custom-call" and _target(instruction) in _NOTHING:
+            return Cost(0.0, 0.0)
+        if opcode in ("copy-start", "slice-start"):  # its results: both sides, and a flag
+            source, target = instruction.results[:2]
+            read = 0 if source.on_chip else min(source.stored_bytes, target.stored_bytes)
+            return Cost(0.0, read + target.bytes)
         read = sum(siblings[o].bytes for o in instruction.operands if o in siblings)
-        if instruction.opcode in ("slice", "dynamic-slice", "gather"):
-            read = instruction.bytes
-        elif instruction.opcode == "dynamic-update-slice":
+        if opcode in ("slice", "dynamic-slice", "gather"):
+            source = siblings[instruction.operands[0]].results[0]
+            read = 0 if source.on_chip else instruction.stored_bytes
+        elif opcode == "dynamic-update-slice":
             update = siblings[instruction.operands[1]].bytes
             return Cost(0.0, 2 * update)
-        elif instruction.opcode == "custom-call" and _target(instruction).startswith("__cublas"):
+        elif opcode == "custom-call" and _target(instruction).startswith("__cublas"):
             # Its other result is a workspace.
             return Cost(self._flops(instruction, siblings), read + instruction.results[0].bytes)
-        return Cost(self._flops(instruction, siblings), read + instruction.bytes)
+        moved = max(read + instruction.bytes, _told(instruction, "bytes_accessed"))
+        return Cost(self._flops(instruction, siblings), moved)
 
-    def _fusion_bytes(self, inner: Mapping[str, Instruction]) -> float:
-        """Bytes that a fusion reads and writes. A parameter that is only sliced or gathered from counts what
-        is taken from it; a root that updates a slice in place counts the slice."""
-        total = 0.0
-        for parameter in inner.values():
-            if parameter.opcode != "parameter":
+    def _read(self, inner: Computation, parameter: str) -> float:
+        """Bytes that a fusion reads of a parameter. One that is only sliced or gathered from counts what is
+        taken from it."""
+        array = inner[parameter]
+        if not array.bytes:
+            return 0.0
+        names = self._views(inner, parameter)
+        taken = 0.0
+        for use in inner.values():
+            if use.name in names or not names & set(use.operands):
                 continue
-            names = {parameter.name}  # and what is only another view of it
-            for instruction in inner.values():
-                if instruction.opcode == "bitcast" and instruction.operands[0] in names:
+            if use.opcode == "fusion":  # those of a TPU hold others
+                deeper, inside = self._inside(use, names)
+                taken += sum(self._read(deeper, name) for name in inside)
+            elif use.opcode not in _TAKES or use.operands[0] not in names:
+                return float(array.bytes)
+            elif use.opcode != "dynamic-update-slice":
+                taken += use.stored_bytes
+        # A TPU has no cache that would hold a row for the next time that it is gathered.
+        return taken if self._tiled else min(taken, array.bytes)
+
+    def _views(self, inner: Computation, parameter: str) -> set[str]:
+        """A parameter and what is only another view of it, such as a fusion that does nothing else."""
+        names = {parameter}
+        for instruction in inner.values():
+            if instruction.opcode == "bitcast" and instruction.operands[0] in names:
+                names.add(instruction.name)
+            elif instruction.opcode == "fusion" and names & set(instruction.operands):
+                deeper, inside = self._inside(instruction, names)
+                root = next(i.name for i in deeper.values() if i.is_root)
+                if any(root in self._views(deeper, name) for name in inside):
                     names.add(instruction.name)
-            uses = [i for i in inner.values() if names & set(i.operands) and i.name not in names]
-            if uses and all(_takes_part(use, names) for use in uses):
-                taken = sum(use.bytes for use in uses if use.opcode != "dynamic-update-slice")
-                total += min(taken, parameter.bytes)
-            else:
-                total += parameter.bytes
+        return names
+
+    def _inside(self, fusion: Instruction, names: set[str]) -> tuple[Computation, list[str]]:
+        """What a fusion runs, and what some of its operands are called there."""
+        deeper = self.computations[fusion.called[0]]
+        numbers = {int(i.literal): i.name for i in deeper.values() if i.opcode == "parameter"}
+        return deeper, [numbers[place] for place, name in enumerate(fusion.operands) if name in names]
+
+    def _written(self, inner: Computation) -> float:
+        """Bytes that a fusion writes. A result that updates a slice in place counts the slice."""
         root = next(i for i in inner.values() if i.is_root)
         results = [inner[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        total = 0.0
         for result in results:
+            on_chip = not result.bytes
             while result.opcode == "bitcast":
                 result = inner[result.operands[0]]
-            in_place = result.opcode == "dynamic-update-slice"
-            total += inner[result.operands[1]].bytes if in_place else result.bytes
+            if result.opcode == "dynamic-update-slice":
+                total += 0 if on_chip else inner[result.operands[1]].stored_bytes
+            elif result.opcode == "fusion":
+                total += 0 if on_chip else self._written(self.computations[result.called[0]])
+            else:
+                total += 0 if on_chip else result.stored_bytes
         return total
 
-    def _flops(self, instruction: Instruction, siblings: Mapping[str, Instruction]) -> float:
+    def _flops(self, instruction: Instruction, siblings: Computation) -> float:
         opcode = instruction.opcode
-        if opcode in _FREE or opcode in _MOVES or opcode in CONTAINERS:
+        if opcode in _FREE or opcode in _MOVES or opcode in CONTAINERS or opcode.endswith("-done"):
             return 0.0
-        if opcode == "dot":
-            return 2.0 * instruction.elements * _contracted(instruction, siblings, "lhs_contracting_dims")
+        if opcode in ("dot", "convolution"):
+            return product_flops(instruction, siblings)
         if opcode in ("reduce", "reduce-window"):
             return float(_operand_elements(instruction, siblings, 0))
         if opcode == "scatter":
             return float(_operand_elements(instruction, siblings, -1))
         if opcode == "custom-call":
-            target = _target(instruction)
-            if "gemm" in target or "matmul" in target:
-                size = _contracted(instruction, siblings, "lhs_contracting_dimensions")
-                return 2.0 * instruction.results[0].elements * size
-            return 0.0
-        if opcode == "fusion":
+            is_product = _is_product(instruction)
+            return product_flops(instruction, siblings) if is_product else _told(instruction, "flops")
+        if opcode in FUSIONS:
             inner = self.computations[instruction.called[0]]
             return sum(self._flops(i, inner) for i in inner.values())
         return float(instruction.elements)
@@ -292,9 +342,24 @@ class Module:
 def _is_product(instruction: Instruction) -> bool:
     if instruction.opcode == "custom-call":
         return any(word in _target(instruction) for word in ("gemm", "matmul"))
-    return instruction.opcode == "dot" or (
+    return instruction.opcode in ("dot", "convolution") or (
         instruction.opcode == "fusion" and "kind=kCustom" in instruction.attributes
     )
+
+
+def _told(instruction: Instruction, what: str) -> float:
+    """What the author of a Pallas kernel says of its cost (`pallas_call(cost_estimate=)`); 0 of all else."""
+    told = re.search(rf'"cost_estimate":\{{[^}}]*"{what}":"?(\d+)', instruction.attributes)
+    return float(told[1]) if told else 0.0
+
+
+def _calls_host(instruction: Instruction) -> bool:
+    """Whether an instruction waits for the host: a callback, or a transfer that it begins itself."""
+    if instruction.opcode == "custom-call":
+        return "callback" in _target(instruction)
+    if instruction.opcode in ("send", "recv"):
+        return "is_host_transfer=true" in instruction.attributes
+    return instruction.opcode in ("infeed", "outfeed")
 
 
 def place(op_name: str) -> Place:
@@ -317,68 +382,11 @@ def place(op_name: str) -> Place:
     return component, BACKWARD if backward else FORWARD
 
 
-def _parse(name: str, rest: str, *, is_root: bool) -> Instruction:
-    # The result shape comes first; a tuple's is in parentheses.
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    results = [_array(m) for m in _SHAPE.finditer(rest[:end])]
-    opcode = _OPCODE.match(rest, end)
-    if opcode is None:
-        raise ValueError(f"cannot read the instruction {name} = {rest[:120]}")
-    close = _closing(rest, opcode.end() - 1)
-    arguments, attributes = rest[opcode.end() : close], rest[close + 1 :]
-    op_name = _OP_NAME.search(attributes)
-    called = [m[2] for m in _CALLED.finditer(attributes)]
-    if branches := _BRANCHES.search(attributes):
-        called += [branch.strip().lstrip("%") for branch in branches[1].split(",")]
-    if opcode[1] not in CONTAINERS and opcode[1] != "fusion":
-        called = []  # what a reduction or a sort applies is not executed on its own
-    trips = _TRIPS.search(attributes)
-    return Instruction(
-        name=name,
-        opcode=opcode[1],
-        results=results,
-        operands=re.findall(r"%([\w.\-]+)", arguments),
-        op_name=op_name[1] if op_name else "",
-        called=called,
-        trips=int(trips[1]) if trips else 1,
-        attributes=attributes,
-        is_root=is_root,
-    )
-
-
-def _closing(text: str, opening: int) -> int:
-    depth = 0
-    for position in range(opening, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[position], 0)
-        if depth == 0:
-            return position
-    raise ValueError(f"unbalanced parentheses in {text[:120]}")
-
-
-def _array(match: re.Match) -> Array:
-    return Array(match[1], tuple(int(d) for d in match[2].split(",") if d))
-
-
-def _takes_part(instruction: Instruction, names: set[str]) -> bool:
-    sliced = ("slice", "dynamic-slice", "gather", "dynamic-update-slice")
-    return instruction.opcode in sliced and instruction.operands[0] in names
-
-
 def _target(instruction: Instruction) -> str:
     match = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
     return match[1] if match else ""
 
 
-def _operand_elements(instruction: Instruction, siblings: Mapping[str, Instruction], place: int) -> int:
+def _operand_elements(instruction: Instruction, siblings: Computation, place: int) -> int:
     operand = siblings.get(instruction.operands[place])
     return operand.elements if operand else instruction.elements
-
-
-def _contracted(instruction: Instruction, siblings: Mapping[str, Instruction], key: str) -> int:
-    """Length of the summed axis of a matrix product: of its left operand, `key` names the axes."""
-    match = re.search(rf'"?{key}"?[=:][{{\[]([^}}\]]*)[}}\]]', instruction.attributes)
-    left = siblings.get(instruction.operands[0])
-    if match is None or left is None:
-        return 1
-    axes = json.loads("[" + match[1].replace('"', "") + "]")
-    return math.prod(left.results[0].dims[axis] for axis in axes)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import timing_analysis
+from experiments import compiled, timing_analysis
 from partoken_jax.pretrained.load import BOX
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +67,13 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert {row["residues"] for row in result["measurements"]} == {int(given["residues"])}
         assert runs == {int(given["repeats"])}
         assert any(row["variant"] == "original" for row in result["measurements"]) == ("original" in given)
+    elif file.parts == ("compiled", "summary.json"):
+        files = [path for path in (RESULTS / "compiled").glob("*.json") if path.name != file.name]
+        names = {compiled.file_name(row): row for row in result["rows"]}
+        assert names == {path.stem: json.loads(path.read_text()) for path in files}
+    elif file.parts[0] == "compiled":
+        assert given == {key: result[key] for key in compiled.KEYS}
+        assert file.stem == compiled.file_name(result) and not result["run"] and not result["host_calls"]
     elif file.name == "before_after.json":
         assert {row["after_over_before"]["pairs"] for row in result["rows"]} == {int(given["repeats"])}
         assert {row["residues"] for row in result["rows"]} == {int(given["residues"])}
