@@ -59,6 +59,11 @@ def program(row: Mapping[str, str], small: bool) -> CompiledFor:
     )
 
 
+def possible(row: Mapping[str, str]) -> bool:
+    """Whether there is such a program: the fused messages are a kernel for TPUs."""
+    return row["form"] != "fused" or DEVICES[row["device"]].platform == "tpu"
+
+
 def kept_program(row: Mapping[str, str], small: bool, folder: Path | None) -> CompiledFor:
     """The same from `folder`, where an earlier call left it, else compiled and left there."""
     if folder is None:
@@ -170,7 +175,7 @@ def main() -> None:
     out = args.out or (Path("runs/compiled_small") if args.small else RESULTS / "compiled")
     named: dict[str, Sequence[str]] = {key: getattr(args, key) for key in KEYS}
     rows = [dict(zip(KEYS, values, strict=True)) for values in itertools.product(*named.values())]
-    wanted = [row for row in rows if row["form"] != "fused" or DEVICES[row["device"]].platform == "tpu"]
+    wanted = [row for row in rows if possible(row)]
     compile_all(wanted, out, args.small, args.keep)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from experiments import figures
 from experiments.compare.report import MODELS, PASSES
-from experiments.compiled import ASKED, DEVICES, FORMS, KEYS, PRECISIONS
+from experiments.compiled import ASKED, DEVICES, FORMS, KEYS, PRECISIONS, possible
 from experiments.result_files import read
 from experiments.timing_tables import step_medians, wrapped
 from partoken_jax.config import ModelConfig
@@ -70,7 +70,9 @@ def not_done() -> str:
     """Which of the wanted programs have no row."""
     there = {tuple(row[key] for key in KEYS) for row in rows()}
     wanted = itertools.product(ASKED, MODELS, STEPS, PRECISIONS, FORMS)
-    missing = [dict(zip(KEYS, names, strict=True)) for names in wanted if names not in there]
+    missing = [
+        row for names in wanted if names not in there and possible(row := dict(zip(KEYS, names, strict=True)))
+    ]
     if not missing:
         return "Every wanted program is compiled."
     models: dict[tuple[str, ...], list[str]] = {}

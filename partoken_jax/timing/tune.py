@@ -36,7 +36,7 @@ TRIALS, SLOW = 2, 1.5
 """A form whose best of so many runs takes so many times as long as the fastest is timed no further."""
 SECONDS = 120.0
 """For timing; a slow machine times less often than asked for, but at least `LEAST` times."""
-LEAST = 3
+LEAST = 5
 MEMORY_SHARE = 0.4
 """Of the free memory that a form may need: batches of the same class have up to twice as many residues."""
 TOLERANCES = {"float32": (2e-5, 2e-4), "tensorfloat32": (1e-2, 0.05), "bfloat16": (0.05, 0.1)}

@@ -77,6 +77,14 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "before_after.json":
         assert {row["after_over_before"]["pairs"] for row in result["rows"]} == {int(given["repeats"])}
         assert {row["residues"] for row in result["rows"]} == {int(given["residues"])}
+    elif file.parts[0] == "tune":
+        asked = {"proteins": int(given.get("batch-size", 16)), "residues": int(given.get("residues", 300))}
+        assert asked.items() <= result["batch"].items()
+        chosen = next(row for row in result["rows"] if row["label"] == result["chosen"])
+        assert chosen["status"] == "ok" and chosen["median_ms"] > 0
+    elif file.name == "page_faults.json":
+        assert {row["over_none"]["pairs"] for row in result["rows"]} == {int(given.get("repeats", 10))}
+        assert result["batch_size"] == int(given.get("batch-size", 16))
     elif file.name.startswith("parity"):
         assert result["holds"] and not result["problems"] and not result["missing"]
         assert ("torch" in result["environment"]) == (given.get("framework") == "torch")
