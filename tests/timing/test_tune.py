@@ -9,6 +9,7 @@ import pytest
 
 from partoken_jax.cli import main
 from partoken_jax.nn import gather
+from partoken_jax.nn.encoder import chunk_size
 from partoken_jax.nn.forms import Form
 from partoken_jax.timing import tune as tuning
 from partoken_jax.timing.measure import summary
@@ -114,7 +115,8 @@ def test_candidates_are_every_form_once_the_plain_one_first():
         forms = tuning.candidates(platform, 4864, default)
         assert forms[0] == tuning.PLAIN and default in forms and len(set(forms)) == len(forms)
         assert {form.rematerialise for form in forms} == {"none", "layer", "chunk"}
-    assert [f.chunk for f in tuning.candidates("cpu", 4864, DEFAULT) if f.chunk] == [64, 256]  # 128: default
+    sizes = [form.chunk for form in tuning.candidates("cpu", 4864, DEFAULT) if form.chunk]
+    assert {*sizes, chunk_size(4864)} == set(tuning.CPU_CHUNKS) and len(sizes) == 2
     assert not [f for f in tuning.candidates("cpu", 64, DEFAULT) if f.chunk]
 
 
