@@ -214,7 +214,7 @@ class ModelConfig:
     pretraining: PretrainingConfig = field(default_factory=PretrainingConfig)
 
     def __post_init__(self) -> None:
-        dense = self.message_passing != "general"
+        dense = self.message_passing in ("auto", "dense")
         if self.rematerialise == "chunk" and not dense:
             raise ValueError(
                 "rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where "
