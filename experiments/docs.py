@@ -14,7 +14,9 @@ from typing import Any
 
 from experiments import (
     annotate_speed,
+    before_after,
     codebooks,
+    conv_forms,
     demo,
     faults,
     figures,
@@ -152,6 +154,8 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "measured": measured,
         "ratios": ratios,
         "representative": representative,
+        "conv_forms": lambda: conv_forms.table(read("conv_forms.json")),
+        "before_after": lambda: before_after.table(read("before_after.json")),
     },
     "docs/COMPARISON.md": {
         "against_pytorch": lambda: comparison.overview(list(all_results("comparison").values())),
