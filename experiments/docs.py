@@ -14,8 +14,10 @@ from typing import Any
 
 from experiments import (
     annotate_speed,
+    before_after,
     codebooks,
     compiled_report,
+    conv_forms,
     dead_channels,
     demo,
     faults,
@@ -159,6 +161,10 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "measured_and_compiled": compiled_report.measured_and_compiled,
         "ratios": ratios,
         "representative": representative,
+    },
+    "docs/MESSAGES.md": {
+        "conv_forms": lambda: conv_forms.table(read("conv_forms.json")),
+        "before_after": lambda: before_after.table(read("before_after.json")),
     },
     "docs/COMPILED.md": {
         "compiled": compiled_report.table,
