@@ -72,7 +72,6 @@ FORMS: dict[str, tuple[int | None, Patches]] = {
         {(norms, "component_product"): lambda a, b, axis: jnp.sum(a * b, axis=axis)},
     ),
     "a reciprocal root in the norm's gradient": (CHUNK, {(norms, "inverse_root"): jax.lax.rsqrt}),
-    "the sign of the last ReLU computed again": (CHUNK, {(DENSE, "_relu"): jax.nn.relu}),
     "the senders' scalars and vectors packed in one row": (
         CHUNK,
         {(DENSE, "_project_nodes"): packed_nodes, (DENSE, "_gather"): packed_rows},

@@ -66,15 +66,12 @@ class GVP(nnx.Module):
 
         REFERENCE.md section 3, GVP.
         """
-        return self.activate(*self.before_activation(s, v))
-
-    def before_activation(self, s: jax.Array, v: jax.Array | None) -> Features:
-        """s' before its activation [..., so] and vh [..., 3, hidden]; v [..., 3, C]."""
         if self.wh is None or v is None:
             pre = apply(self.ws, s)
-            return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
+            return self.activate(pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype))
         vh = apply(self.wh, v)
-        return apply(self.ws, jnp.concatenate([s, vector_norm(vh, axis=-2)], axis=-1)), vh
+        pre = apply(self.ws, jnp.concatenate([s, vector_norm(vh, axis=-2)], axis=-1))
+        return self.activate(pre, vh)
 
     def activate(self, pre: jax.Array, vh: jax.Array) -> Features:
         """From s' before its activation [..., so] and vh [..., 3, hidden] to the outputs."""

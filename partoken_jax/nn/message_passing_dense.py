@@ -17,16 +17,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from partoken_jax.graphs.types import HiddenGraph
 from partoken_jax.nn.gather import ReverseNeighbours, gather_senders
 from partoken_jax.nn.gvp import GVP, Features
 from partoken_jax.nn.linear import affine, apply, kernel, product
 from partoken_jax.nn.norms import vector_norm
-
-SIGN = "sign of the last activated scalars"
-"""What the backward pass of a chunk does not compute again, by its name in a rematerialisation policy."""
 
 
 def aggregated_messages(
@@ -70,14 +66,10 @@ def aggregated_messages(
     def summed(row: _Receivers) -> Features:
         """Σ_k weight_k of what the tail needs, for R receivers."""
         sent = _gather(sender, row.neighbours, reverse)
-        gvp, before = first, _first_of_edges(first, sent, row, flat=flat)
-        message_s, message_v = gvp.activate(*before)
+        message_s, message_v = first.activate(*_first_of_edges(first, sent, row, flat=flat))
         for gvp in gvps[1 : -1 if has_tail else None]:
-            before = gvp.before_activation(message_s, message_v)
-            message_s, message_v = gvp.activate(*before)
+            message_s, message_v = gvp.columns(message_s, message_v)
         if has_tail:
-            if gvp.scalar_activation is jax.nn.relu:
-                message_s = _relu(before[0])
             message_v = apply(last.wh, message_v)  # type: ignore[arg-type]
             message_s = jnp.concatenate([message_s, vector_norm(message_v, axis=-2)], axis=-1)
         return _neighbour_sum(row.weight, message_s, flat), _neighbour_sum(row.weight, message_v, flat)
@@ -109,7 +101,7 @@ def _by_chunks(function: Callable[[_Receivers], Features], rows: _Receivers, chu
     As `jax.lax.map` with `batch_size`, but `function` sees the receivers of a chunk at once and not, through
     vmap, one by one: only then do its products have two axes.
     """
-    function = jax.checkpoint(function, policy=jax.checkpoint_policies.save_only_these_names(SIGN))
+    function = jax.checkpoint(function)
     num_rows = rows.neighbours.shape[0]
     whole = num_rows // chunk * chunk
     parts = []
@@ -120,12 +112,6 @@ def _by_chunks(function: Callable[[_Receivers], Features], rows: _Receivers, chu
     if whole < num_rows:
         parts.append(function(jax.tree.map(lambda x: x[whole:], rows)))
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-
-
-def _relu(x: jax.Array) -> jax.Array:
-    """max(x, 0). The gradient needs only the sign, which has a name: a byte kept for each channel of an edge
-    saves the largest product of a message in the backward pass of a chunk."""
-    return jnp.where(checkpoint_name(x > 0, SIGN), x, 0.0)
 
 
 def _project_nodes(gvp: GVP, s: jax.Array, v: jax.Array) -> tuple[Features, Features]:
