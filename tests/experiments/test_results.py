@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compiled, timing_analysis
+from experiments import compiled, finished_runs, timing_analysis
 from partoken_jax.pretrained.load import BOX
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ FILES = sorted(
 
 def recorded(file: Path) -> str:
     result = json.loads((RESULTS / file).read_text())
-    return result.get("command") or result["environment"]["command"]
+    return result.get("command") or result.get("commands", [None])[-1] or result["environment"]["command"]
 
 
 def flags(command: str) -> dict[str, str]:
@@ -68,9 +68,14 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert runs == {int(given["repeats"])}
         assert any(row["variant"] == "original" for row in result["measurements"]) == ("original" in given)
     elif file.parts == ("compiled", "summary.json"):
-        files = [path for path in (RESULTS / "compiled").glob("*.json") if path.name != file.name]
+        others = (file.name, "fused_layer.json")
+        files = [path for path in (RESULTS / "compiled").glob("*.json") if path.name not in others]
         names = {compiled.file_name(row): row for row in result["rows"]}
         assert names == {path.stem: json.loads(path.read_text()) for path in files}
+    elif file.name == "fused_layer.json":
+        assert not given and not result["run"] and max(result["errors"]["float32"].values()) < 1e-6
+        rows = result["rows"].values()
+        assert all(row["bytes"] >= row["other_bytes"] > 0 for row in rows)
     elif file.parts[0] == "compiled":
         assert given == {key: result[key] for key in compiled.KEYS}
         assert file.stem == compiled.file_name(result) and not result["run"] and not result["host_calls"]
@@ -127,10 +132,19 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert result["noise"]["proteins"] == int(given.get("chains", 60))
         assert result["noise"]["draws"] == int(given.get("draws", 3))
         assert (result["seeds"] is None) == ("models" not in given)
+    elif file.name == "conv_forms.json":
+        assert {row["ratio"]["pairs"] for row in result["rows"]} == {int(given["repeats"])}
+    elif file.name == "dead_channels.json":
+        assert {row["seed"] for row in result["rows"]} == set(range(int(given.get("seeds", 3))))
+    elif file.name == "same_features.json":
+        for asked in map(flags, result["commands"]):
+            found = result["analysis"][f"{asked.get('encoder', 'backbone')}, {asked['task']}"]
+            assert all(c["seeds"] == list(range(int(asked["seeds"]))) for c in found["contrasts"])
+            assert asked["json"] == f"experiments/results/{file}" and found["contrasts"]
     elif file.name == "does_it_pay.json":
         assert result["tasks"] and result["verdict"]
     elif file == Path("learn/summary.json"):
-        assert result["tasks"].keys() <= {"ec-class", "cath-architecture", "cath-class"}
+        assert result["tasks"].keys() <= set(finished_runs.TASKS)
     elif file.name == "equivalence.json":
         assert (result["steps"], result["batch_size"]) == (int(given["steps"]), int(given["batch-size"]))
     else:
