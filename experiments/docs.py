@@ -152,7 +152,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "accuracy": accuracy,
         "learned": learned,
         "models": lambda: overview("docs/models"),
-        "pays": lambda: wrapped(same_features.verdict(read("learn", "same_features.json"))),
+        "pays": lambda: wrapped(same_features.answer(read("learn", "same_features.json"))),
     },
     "docs/index.md": {"measured": measured, "gpu": gpu},
     "docs/TIMING.md": {

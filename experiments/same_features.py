@@ -194,35 +194,41 @@ def text(results: dict[str, Any]) -> str:
 
 
 def verdict(results: dict[str, Any]) -> str:
-    """The answer in words that follow from the intervals, whichever way they fall."""
-    found, gains, pays = [], [], []
-    for place, of in results["analysis"].items():
+    """The answer with its numbers, in words that follow from the intervals."""
+    found = []
+    for place, of in _complete(results).items():
         by_second = {c["second"]: c["accuracy"] for c in of["contrasts"]}
-        if len(by_second) < len(CONTRASTS):
-            continue
-        name = place.partition(", ")[2] + (
-            "" if place.startswith(MAIN) else f" (encoder {place.split(',')[0]})"
-        )
-        better = {second: c["told"] and c["mean"] > 0 for second, c in by_second.items()}
-        gains += [name] * better["gvp-recommended"]
-        pays += [name] * all(better.values())
-        seeds = len(of["contrasts"][0]["seeds"])
         parts = (f"{_in_words(by_second[second])} against {what}" for second, what in AGAINST.items())
-        found.append(f"{name} ({of['n']} test proteins, {seeds} seeds): {', '.join(parts)}.")
-    if not found:
-        return "No task has runs of all readers yet."
+        found.append(f"{_called(place, of)}: {', '.join(parts)}.")
+    about = "Accuracy with learned clusters, on the same residue features:"
+    return " ".join([answer(results), *([about, *found] if found else [])])
+
+
+def answer(results: dict[str, Any]) -> str:
+    """Where clusters pay, whichever way it falls."""
+    gains, pays = [], []
+    for place, of in _complete(results).items():
+        better = [c["accuracy"]["told"] and c["accuracy"]["mean"] > 0 for c in of["contrasts"]]
+        gains += [_called(place, of)] * better[0]
+        pays += [_called(place, of)] * all(better)
     if pays:
-        answer = (
-            f"Clusters pay on {' and '.join(pays)}: ParToken is more accurate with them than without them."
-        )
-    elif gains:
-        answer = (
+        return f"Clusters pay on {' and '.join(pays)}: ParToken is more accurate with them than without them."
+    if gains:
+        return (
             f"ParToken's head is more accurate than GVP's on {' and '.join(gains)}, but not because of its "
             "clusters, as far as these runs tell: they do not beat both random clusters and none."
         )
-    else:
-        answer = "Reading in clusters is nowhere shown to be more accurate than the mean over residues."
-    return " ".join([answer, "Accuracy with learned clusters, on the same residue features:", *found])
+    return "Reading in clusters is nowhere shown to be more accurate than the mean over residues."
+
+
+def _complete(results: dict[str, Any]) -> dict[str, Any]:
+    return {place: of for place, of in results["analysis"].items() if len(of["contrasts"]) == len(CONTRASTS)}
+
+
+def _called(place: str, of: dict[str, Any]) -> str:
+    encoder, _, task = place.partition(", ")
+    other = "" if encoder in MAIN else f"encoder {encoder}, "
+    return f"{task} ({other}{of['n']} test proteins, {len(of['contrasts'][0]['seeds'])} seeds)"
 
 
 def _in_words(found: dict[str, Any]) -> str:
