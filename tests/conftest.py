@@ -26,6 +26,7 @@ from tests.helpers import crop
 OPTIMISED = ("tests/parity/test_parity.py", "tests/timing/test_hlo.py", "tests/timing/test_trace.py")
 
 LONGEST = (
+    *("tests/training/test_resume.py", "tests/training/test_devices.py", "tests/training/test_signals.py"),
     *("tests/parity/test_parity.py", "tests/timing/test_analysis.py", "tests/training/test_run.py"),
     *("tests/experiments/test_compare.py", "tests/test_notebook.py", "tests/torch_peer"),
     *("tests/nn/test_message_passing.py", "tests/experiments"),
