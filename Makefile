@@ -24,9 +24,6 @@ BASE ?= HEAD
 
 .PHONY: demo check test lint parity docs format
 
-# glibc otherwise gives the memory of every step back to the kernel and asks for it again.
-demo: export MALLOC_MMAP_THRESHOLD_ = 4294967296
-demo: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 demo: $(READY)
 	$(BIN)/python -m experiments.demo
 

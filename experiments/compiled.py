@@ -20,6 +20,7 @@ from typing import Any
 from experiments.flags import Flags, run_script
 from experiments.result_files import RESULTS
 from partoken_jax.config import ModelConfig
+from partoken_jax.files import write_whole
 from partoken_jax.timing.compiled import (
     DEVICES,
     CompiledFor,
@@ -119,14 +120,7 @@ def write_summary(out: Path) -> None:
         "devices": {name: device._asdict() for name, device in DEVICES.items()},
         "rows": sorted(rows, key=place),
     }
-    write_whole(out / "summary.json", summary)
-
-
-def write_whole(path: Path, result: Any) -> None:
-    """Whole or not at all: a file that is there counts as done."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(path)
+    write_whole(out / "summary.json", json.dumps(summary, indent=1) + "\n")
 
 
 def compile_all(wanted: Sequence[Mapping[str, str]], out: Path, small: bool, keep: Path | None) -> None:
@@ -140,7 +134,7 @@ def compile_all(wanted: Sequence[Mapping[str, str]], out: Path, small: bool, kee
         start = time.monotonic()
         print(f"{file_name(row)} ...", flush=True)
         done = finished_row(row, small, kept_program(row, small, keep))
-        write_whole(target, done)
+        write_whole(target, json.dumps(done, indent=1) + "\n")
         write_summary(out)
         print(
             f"{file_name(row)}: compiled, not run, in {time.monotonic() - start:.0f} s; peak memory "

@@ -24,15 +24,16 @@ from experiments.learn import job
 from experiments.same_features import PRETRAINED
 from partoken_jax.config import TrainConfig
 from partoken_jax.graphs.features import featurise
-from partoken_jax.nn.forms import form_of
+from partoken_jax.nn.forms import Target, form_of
+from partoken_jax.nn.platform import target_platform
 from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import RunData, load_run_data
 from partoken_jax.training.initial_weights import initial_weights
 from partoken_jax.training.report import environment
-from partoken_jax.training.schedules import epoch_settings
-from partoken_jax.training.step import TrainState, initial_state, make_train_step
+from partoken_jax.training.run import make_program, settings_of
+from partoken_jax.training.step import TrainState, initial_state
 
 RECIPES = {
     "gvp-published": "published: sum over residues, random weights",
@@ -67,19 +68,13 @@ def followed(recipe: str, seed: int) -> list[dict[str, Any]]:
     graphdef, state = initial_state(config)
     if config.init_from is not None:
         state = initial_weights(str(PRETRAINED / "backbone"), state, None, config).state
-    step = make_train_step(
-        graphdef,
-        bypass_codebook=True,
-        label_smoothing=config.label_smoothing,
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm,
-    )
+    step = make_program(config, graphdef, None, Target(target_platform()), quiet=True).train[True]
     read = reader(graphdef, data)
     before = read(state)
     rows = [{"recipe": recipe, "seed": seed, "step": 0, **counted(before, before)}]
     per_epoch, done = data.loaders["train"].num_batches(0), 0
     for epoch in range(-(-STEPS[-1] // per_epoch)):
-        settings = epoch_settings(config, 0, epoch, per_epoch, has_codebook=False)
+        settings = settings_of(config, data, epoch)
         for graph, of_step in zip(data.loaders["train"].epoch(epoch), settings, strict=True):
             state, _ = step(state, graph, of_step)
             done += 1

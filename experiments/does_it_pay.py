@@ -19,7 +19,7 @@ from experiments.does_it_pay_report import draw, report, verdict
 from experiments.finished_runs import FinishedRun, best_within, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
-from experiments.paired import Difference, difference, disagreement, protein_errors, smallest_difference
+from experiments.paired import as_json, difference, disagreement, protein_errors, smallest_difference
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError
 from partoken_jax.training.metrics import wilson
@@ -130,7 +130,7 @@ def _contrast(first: list[FinishedRun], second: list[FinishedRun], budget: float
     errors: tuple[float, float] | tuple[None, None] = protein_errors(ours, others) if paired else (None, None)
 
     def of_test(name: str, error: float | None) -> dict[str, Any]:
-        return _as_json(difference([a.test[name] - b.test[name] for a, b in pairs], error))
+        return as_json(difference([a.test[name] - b.test[name] for a, b in pairs], error))
 
     within = [best_within(a.records, budget) - best_within(b.records, budget) for a, b in pairs]
     accuracy = of_test("accuracy", errors[0])
@@ -142,7 +142,7 @@ def _contrast(first: list[FinishedRun], second: list[FinishedRun], budget: float
         "seeds": seeds,
         "accuracy": accuracy,
         "macro_f1": of_test("macro_f1", errors[1]),
-        "validation_accuracy_within_budget": _as_json(difference(within)),
+        "validation_accuracy_within_budget": as_json(difference(within)),
         "disagreeing": disagreeing,
         "seed_deviation": deviation,
         "smallest_difference": None
@@ -150,18 +150,6 @@ def _contrast(first: list[FinishedRun], second: list[FinishedRun], budget: float
         else smallest_difference(first[0].test["proteins"], len(seeds), disagreeing, deviation),
         "seconds_ratio": float(np.mean([a.seconds / b.seconds for a, b in pairs])),
         "parameters_ratio": pairs[0][0].parameters / pairs[0][1].parameters,
-    }
-
-
-def _as_json(found: Difference) -> dict[str, Any]:
-    """Ends that are not known as null, for JSON has no infinity."""
-    known = np.isfinite(found.high)
-    return {
-        "mean": found.mean,
-        "interval": [found.low, found.high] if known else None,
-        "per_seed": found.per_seed,
-        "protein_error": found.protein_error,
-        "told": bool(known and found.told),
     }
 
 

@@ -131,7 +131,7 @@ def verdict(tasks: dict[str, Any]) -> str:
         main = by_pair[MAIN]
         answers.setdefault(answer({pair: c["accuracy"] for pair, c in by_pair.items()}), []).append(task)
         parts = [
-            f"{what}: {_in_words(by_pair[pair]['accuracy'])}"
+            f"{what}: {in_words(by_pair[pair]['accuracy'])}"
             for pair, what in AGAINST.items()
             if pair in by_pair
         ]
@@ -140,7 +140,7 @@ def verdict(tasks: dict[str, Any]) -> str:
             f"{main['seconds_ratio']:.2f} times the training time of GVP. Its accuracy against that of "
             f"{'; '.join(parts)}. In the {found['budget_seconds']:,.0f} s of the cheapest variant its best "
             f"validation accuracy is, against that of GVP, "
-            f"{_in_words(main['validation_accuracy_within_budget'])}."
+            f"{in_words(main['validation_accuracy_within_budget'])}."
         )
     if not answers:
         return (
@@ -177,7 +177,7 @@ def _seeds(contrast: dict[str, Any]) -> str:
     return f"{number} seed{'s' if number > 1 else ''}"
 
 
-def _in_words(found: dict[str, Any]) -> str:
+def in_words(found: dict[str, Any]) -> str:
     """A difference in words: more or less where that is told, otherwise how large it may be at most."""
     if found["interval"] is None:
         return f"{found['mean']:+.3f} in one seed, which tells nothing"

@@ -31,18 +31,13 @@ from partoken_jax.training.cluster_start import (
     starts_from_data,
 )
 from partoken_jax.training.data import RunData
-from partoken_jax.training.epochs import Evaluation, Predictions, predict, score
-from partoken_jax.training.losses import balanced_weights
+from partoken_jax.training.epochs import Evaluation, Predictions, predict, score, train_epoch
 from partoken_jax.training.prefetch import prefetch
-from partoken_jax.training.run import bypass_codebook, make_program
-from partoken_jax.training.schedules import epoch_settings
+from partoken_jax.training.run import bypass_codebook, make_program, settings_of
 from partoken_jax.training.stages import (
-    begin_stage,
     cluster_samples,
-    has_codebook,
     initialise_codebook,
     renew_codebook,
-    stage_of,
 )
 from partoken_jax.training.step import TrainState, initial_state
 from partoken_jax.training.trained import TrainedModel
@@ -155,36 +150,31 @@ def train_on_features(config: TrainConfig, data: RunData, features: dict[str, Fe
         predictions = predict(step, state.params, state.codebook, batches(split, None), temperature)
         return score(predictions, data.class_names), predictions
 
+    def samples(state: TrainState, bypass: bool, epoch: int) -> Any:
+        step, read, most = program.evaluate[bypass], batches("train", epoch), config.kmeans_batches
+        return cluster_samples(step, state, read, temperature=config.temperature.at(epoch), max_batches=most)
+
     for epoch in range(config.stage0.epochs + config.stage1.epochs):
-        stage, of_stage = stage_of(config, epoch)
-        bypass = bypass_codebook(config, epoch)
+        bypass, settings = bypass_codebook(config, epoch), settings_of(config, data, epoch)
         temperature = float(np.float32(config.temperature.at(epoch)))
 
-        def samples(state: TrainState, bypass: bool, epoch: int = epoch, tau: float = temperature) -> Any:
-            step, most = program.evaluate[bypass], config.kmeans_batches
-            return cluster_samples(step, state, batches("train", epoch), temperature=tau, max_batches=most)
-
-        if epoch == 0:
-            state = begin_stage(state)
-            if starts_from_data(config):
-                state, _ = start_clusters(config, _start(graphdef), state, batches("train", 0))
-        if of_stage == 0 and not bypass:
-            state = initialise_codebook(graphdef, state, samples(state, True), config.seed)
+        if epoch == 0 and starts_from_data(config):
+            state, _ = start_clusters(config, _start(graphdef), state, batches("train", 0))
+        if not bypass and epoch == config.stage0.epochs:
+            state = initialise_codebook(graphdef, state, samples(state, True, epoch), config.seed)
             best = None
-        settings = epoch_settings(
-            config,
-            stage,
-            of_stage,
-            loader.num_batches(epoch),
-            has_codebook=has_codebook(config),
-            class_weights=balanced_weights(data.datasets["train"].class_counts(), config.class_balance),
-        )
-        for graph, of_step in zip(batches("train", epoch), settings, strict=True):
-            state, _ = program.train[bypass](state, graph, of_step)
+        state = train_epoch(
+            program.train[bypass],
+            state,
+            batches("train", epoch),
+            settings,
+            num_proteins=len(data.datasets["train"]),
+            description=f"epoch {epoch + 1}",
+            quiet=True,
+        ).state
         if config.reseed_dead_codes and not bypass and not settings[-1].frozen:
-            state, _ = renew_codebook(
-                graphdef, state, samples(state, bypass), config.seed, epoch, reseed=True
-            )
+            found = samples(state, bypass, epoch)
+            state, _ = renew_codebook(graphdef, state, found, config.seed, epoch, reseed=True)
         validation, _ = scored("val", state, bypass, temperature)
         reached = validation["classification"]["macro_f1"]
         if best is None or reached > best[0]:

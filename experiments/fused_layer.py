@@ -5,9 +5,8 @@
 
 Nothing is run on a device. 64 chains of 300 residues and 30 neighbours, and 334 of them to show that the size
 of a batch is not bounded by the chip's memory. Bytes are those of every operation in the text of the compiled
-program, once read and once written, and for the kernels what they copy, by arithmetic over the batch: their
-blocks, the weights once, and every chunk of the senders' table as often as the window fetches it. XLA keeps
-some arrays on the chip, which is not taken off.
+program, as `timing.hlo` reads it, and for the kernels what they copy, by arithmetic over the batch: their
+blocks, the weights once, and every chunk of the senders' table as often as the window fetches it.
 
 The errors of every precision come from interpret mode, which rounds as the kernels do: the norm of the
 difference to the dense form in float32, relative to the norm, largest of the messages and of the gradients.
@@ -16,12 +15,28 @@ What is in the file already is not made again.
 """
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import SingleDeviceSharding
+
 from experiments.flags import Flags, run_script
+from partoken_jax.files import write_whole
+from partoken_jax.graphs.types import EdgeFeatures, HiddenGraph, HiddenNodes
+from partoken_jax.nn.fused_messages import backward, forward
+from partoken_jax.nn.fused_messages.layout import ROWS, TILE, lane_edges, rounded_up
+from partoken_jax.nn.fused_messages.messages import fused_messages
+from partoken_jax.nn.fused_messages.window import NOTHING, WINDOW
+from partoken_jax.nn.gather import reverse_neighbours
+from partoken_jax.nn.message_passing import GVPConv
+from partoken_jax.timing.batches import timing_data
+from partoken_jax.timing.compiled import DEVICES, compile_for, device_mesh, use_compilers
+from partoken_jax.timing.hlo import Module
+from partoken_jax.timing_config import TimingConfig
 
 OUT = Path(__file__).parent / "results" / "compiled" / "fused_layer.json"
 NODE, EDGE = (100, 16), (32, 1)
@@ -59,13 +74,6 @@ PROGRAMS = (
 
 def compiled(program: Program) -> dict[str, Any]:
     """A row: the program's bytes, those of the kernels and of the rest, and its memory."""
-    import jax
-    from jax.experimental import topologies
-    from jax.sharding import SingleDeviceSharding
-
-    from partoken_jax.nn.fused_messages.layout import lane_edges
-    from partoken_jax.timing.hlo import Module
-
     batch = _batch(program.proteins)
     lanes = jax.jit(lane_edges)(batch.edges, batch.senders)
     nodes = tuple(batch.nodes)
@@ -73,40 +81,28 @@ def compiled(program: Program) -> dict[str, Any]:
         function, arguments = _dense_layer(program, nodes, batch)
     else:
         function, arguments = _layer(program, nodes, lanes)
-    topology = topologies.get_topology_desc(platform="tpu", topology_name=f"{program.device}:1x1")
-    place = SingleDeviceSharding(topology.devices[0])
+    device = DEVICES[program.device]
+    place = SingleDeviceSharding(device_mesh(device).devices.flat[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments)
-    start = time.perf_counter()
     precision = "tensorfloat32" if program.precision == "tensorfloat32" else "highest"
     with jax.default_matmul_precision(precision):
-        lowered = jax.jit(function).trace(*shapes).lower(lowering_platforms=("tpu",))
-    done = lowered.compile()
-    operations = Module(done.as_text()).operations()
+        done = compile_for(device, jax.jit(function), shapes)
+    operations = Module(done.text).operations()
     rest = sum(o.bytes * o.runs for name, o in operations.items() if "gvp_messages" not in name)
     kernels = kernel_bytes(program, lanes) if program.form == "fused" else 0
-    memory = done.memory_analysis()
+    facts = ("temp_bytes", "argument_bytes", "output_bytes", "compile_s")
     return {
         **program._asdict(),
         "rows": len(batch.senders),
         "bytes": rest + kernels,
         "kernel_bytes": kernels,
         "other_bytes": rest,
-        "xla_bytes": done.cost_analysis()["bytes accessed"],
-        "temp_bytes": memory.temp_size_in_bytes,
-        "argument_bytes": memory.argument_size_in_bytes,
-        "output_bytes": memory.output_size_in_bytes,
-        "compile_s": round(time.perf_counter() - start, 1),
+        **{name: done.facts[name] for name in facts},
     }
 
 
 def _batch(proteins: int) -> Any:
     """Hidden features of a batch of synthetic chains; their values do not matter."""
-    import jax.numpy as jnp
-
-    from partoken_jax.graphs.types import EdgeFeatures, HiddenGraph, HiddenNodes
-    from partoken_jax.timing.batches import timing_data
-    from partoken_jax.timing_config import TimingConfig
-
     graph = timing_data(TimingConfig(batch_size=proteins, residues=300)).batch
     rows, neighbours = graph.senders.shape
     edges = EdgeFeatures(
@@ -119,11 +115,6 @@ def _batch(proteins: int) -> Any:
 
 
 def _conv(precision: str):
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from partoken_jax.nn.message_passing import GVPConv
-
     dtype = jnp.bfloat16 if precision == "bfloat16" else None
     return nnx.split(nnx.eval_shape(lambda: GVPConv(NODE, NODE, EDGE, dtype=dtype, rngs=nnx.Rngs(0))))
 
@@ -131,11 +122,6 @@ def _conv(precision: str):
 def _layer(program: Program, nodes, lanes):
     """The fused layer as a function, and its arguments. The edges are as the kernels read them: they are the
     same for all layers and brought into this form once."""
-    import jax.numpy as jnp
-    from flax import nnx
-
-    from partoken_jax.nn.fused_messages.messages import fused_messages
-
     graphdef, params = _conv(program.precision)
     features = lanes.features.astype(jnp.bfloat16 if program.precision == "bfloat16" else jnp.float32)
 
@@ -151,11 +137,6 @@ def _layer(program: Program, nodes, lanes):
 
 def _dense_layer(program: Program, nodes, batch):
     """The same for the dense form, with the senders' gradient read as it is on a TPU."""
-    from flax import nnx
-
-    from partoken_jax.graphs.types import EdgeFeatures, HiddenNodes
-    from partoken_jax.nn.gather import reverse_neighbours
-
     graphdef, params = _conv(program.precision)
 
     def forward(params, nodes, features, graph):
@@ -172,8 +153,6 @@ def _dense_layer(program: Program, nodes, batch):
 
 def _gradient(forward):
     """Of Σ out · cotangent, the last argument, in weights, residues and edges."""
-    import jax
-    import jax.numpy as jnp
 
     def total(params, nodes, features, others, cotangents):
         out = forward(params, nodes, features, others)
@@ -184,9 +163,6 @@ def _gradient(forward):
 
 def kernel_bytes(program: Program, lanes) -> int:
     """What the kernels of a program copy to and from the chip."""
-    from partoken_jax.nn.fused_messages import backward, forward
-    from partoken_jax.nn.fused_messages.layout import ROWS, TILE, rounded_up
-
     neighbours, width, columns = lanes.features.shape
     scalars, hidden, vectors = (rounded_up(x, ROWS) for x in (NODE[0], 2 * NODE[1] + EDGE[1], NODE[1]))
     rows, out = scalars + 3 * hidden, scalars + 4 * vectors
@@ -206,16 +182,6 @@ def kernel_bytes(program: Program, lanes) -> int:
 
 def errors(precision: str) -> dict[str, float]:
     """Of the fused form in this precision on a batch of one chain, and of the dense form in bfloat16."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    from flax import nnx
-
-    from partoken_jax.graphs.types import EdgeFeatures, HiddenNodes
-    from partoken_jax.nn.fused_messages.layout import lane_edges
-    from partoken_jax.nn.fused_messages.messages import fused_messages
-    from partoken_jax.nn.message_passing import GVPConv
-
     batch = _batch(1)
     rng = np.random.default_rng(0)
     drawn = (tuple(batch.nodes), (batch.edges.scalars, batch.edges.vectors), tuple(batch.nodes))
@@ -251,10 +217,6 @@ def errors(precision: str) -> dict[str, float]:
 
 def fetches(lanes, passes: int) -> int:
     """Chunks that a kernel fetches which goes over the chunks of every tile so many times."""
-    import numpy as np
-
-    from partoken_jax.nn.fused_messages.window import NOTHING, WINDOW
-
     held = np.full(WINDOW, NOTHING)
     count = 0
     for first, last in zip(np.asarray(lanes.first), np.asarray(lanes.last), strict=True):
@@ -267,8 +229,7 @@ def fetches(lanes, passes: int) -> int:
 
 def save(result: dict[str, Any]) -> None:
     """Writes the file anew."""
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(result, indent=1) + "\n")
+    write_whole(OUT, json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
@@ -276,10 +237,7 @@ def main() -> None:
     names = [program.name for program in PROGRAMS]
     flags.add_argument("--only", nargs="+", choices=names, default=names, help="Only these programs.")
     wanted = flags.parse_args().only
-    # The compiler comes with libtpu and works without a device; two processes may use it at a time.
-    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
-    import jax
-
+    use_compilers()
     result = json.loads(OUT.read_text()) if OUT.is_file() else {}
     result = {
         "schema": "partoken.fused_layer/1",

@@ -15,14 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.compare.process import ALLOCATOR
 from experiments.flags import Flags, count, output, run_script
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing.measure import ratio, summary
 
 ROOT = Path(__file__).parents[1]
 RESIDUES = 300
-MAPPED = {"MALLOC_MMAP_THRESHOLD_": "4294967296"}
-KEPT = {**MAPPED, "MALLOC_TRIM_THRESHOLD_": "8589934592"}
+KEPT = {name: value for name, value in ALLOCATOR.items() if name.startswith("MALLOC_")}
+MAPPED = {name: value for name, value in KEPT.items() if "MMAP" in name}
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 SETTINGS: dict[str, dict[str, str]] = {
     "as it comes": {},

@@ -6,7 +6,7 @@ and the same proteins, so that differences are taken pair by pair. Legend: P pro
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -50,6 +50,18 @@ def difference(per_seed: Sequence[float], protein_error: float | None = None) ->
     else:
         half = quantile(of_seeds, known**2, len(values)) * math.sqrt(of_seeds + known**2)
     return Difference(mean, mean - half, mean + half, values.tolist(), protein_error)
+
+
+def as_json(found: Difference) -> dict[str, Any]:
+    """Ends that are not known as null, for JSON has no infinity."""
+    known = math.isfinite(found.high)
+    return {
+        "mean": found.mean,
+        "interval": [found.low, found.high] if known else None,
+        "per_seed": found.per_seed,
+        "protein_error": found.protein_error,
+        "told": bool(known and found.told),
+    }
 
 
 def quantile(of_seeds: float, of_proteins: float, seeds: int, level: float = LEVEL) -> float:

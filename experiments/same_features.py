@@ -25,10 +25,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.does_it_pay_report import in_words, signed
 from experiments.flags import Flags, count, output, run_script
 from experiments.frozen_encoder import encoded, headed, train_on_features
 from experiments.learn import PRETRAINING, TASKS, job
-from experiments.paired import difference, disagreement, protein_errors, smallest_difference
+from experiments.paired import as_json, difference, disagreement, protein_errors, smallest_difference
 from experiments.timing_tables import wrapped
 from partoken_jax.config import StageConfig, TrainConfig
 from partoken_jax.parameters import parameter_table
@@ -149,10 +150,7 @@ def _contrast(first: list[dict], second: list[dict], data: dict[str, Any]) -> di
     errors = protein_errors(*sides)
     found: dict[str, Any] = {"first": first[0]["reader"], "second": second[0]["reader"], "seeds": seeds}
     for score, error in zip(("accuracy", "macro_f1"), errors, strict=True):
-        of = difference([mine[seed][score] - theirs[seed][score] for seed in seeds], error)
-        interval = [of.low, of.high] if np.isfinite(of.high) else None
-        told = interval is not None and of.told
-        found[score] = {"mean": of.mean, "interval": interval, "told": told, "per_seed": of.per_seed}
+        found[score] = as_json(difference([mine[seed][score] - theirs[seed][score] for seed in seeds], error))
     deviation = float(np.std(found["accuracy"]["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
     found["disagreeing"] = disagreement(*sides)
     found["smallest_difference"] = smallest_difference(
@@ -180,7 +178,7 @@ def table(results: dict[str, Any]) -> str:
         for mine in found["contrasts"]:
             told = "yes" if mine["accuracy"]["told"] else "no"
             of = f"{READERS[mine['first']]} − {READERS[mine['second']]}"
-            scores = (_signed(mine["accuracy"]), _signed(mine["macro_f1"]))
+            scores = (signed(mine["accuracy"]), signed(mine["macro_f1"]))
             smallest = f"{mine['smallest_difference']:.3f}"
             differences.append((place, of, len(mine["seeds"]), *scores, smallest, told))
     first = ("encoder, task", "reads", "parameters", "seeds", "test proteins", "accuracy", "macro-F1")
@@ -198,7 +196,7 @@ def verdict(results: dict[str, Any]) -> str:
     found = []
     for place, of in _complete(results).items():
         by_second = {c["second"]: c["accuracy"] for c in of["contrasts"]}
-        parts = (f"{_in_words(by_second[second])} against {what}" for second, what in AGAINST.items())
+        parts = (f"{in_words(by_second[second])} against {what}" for second, what in AGAINST.items())
         found.append(f"{_called(place, of)}: {', '.join(parts)}.")
     about = "Accuracy with learned clusters, on the same residue features:"
     return " ".join([answer(results), *([about, *found] if found else [])])
@@ -229,20 +227,6 @@ def _called(place: str, of: dict[str, Any]) -> str:
     encoder, _, task = place.partition(", ")
     other = "" if encoder in MAIN else f"encoder {encoder}, "
     return f"{task} ({other}{of['n']} test proteins, {len(of['contrasts'][0]['seeds'])} seeds)"
-
-
-def _in_words(found: dict[str, Any]) -> str:
-    low, high = found["interval"] or (float("-inf"), float("inf"))
-    if found["told"]:
-        return f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
-    return f"no difference within ±{max(-low, high):.3f} ({found['mean']:+.3f})"
-
-
-def _signed(found: dict[str, Any]) -> str:
-    if found["interval"] is None:
-        return f"{found['mean']:+.3f} (one seed, no interval)"
-    low, high = found["interval"]
-    return f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def main() -> None:
@@ -307,7 +291,7 @@ def write(results: dict[str, Any], path: Path) -> None:
         place: analysed([row for row in results["rows"] if f"{row['encoder']}, {row['task']}" == place], data)
         for place, data in results["data"].items()
     }
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(results) + "\n")  # most of it are predictions
     path.with_suffix(".md").write_text(table(results) + "\n")
 
 

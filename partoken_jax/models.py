@@ -15,12 +15,12 @@ from flax import nnx
 
 from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.segments import first_node, graph_index, segment_sum
-from partoken_jax.graphs.types import FeaturisedGraph, NodeFeatures, check_layout, edge_list
+from partoken_jax.graphs.types import FeaturisedGraph
 from partoken_jax.nn.attention import ClusterAttention
 from partoken_jax.nn.codebook import codebook_use
 from partoken_jax.nn.devices import Counts, shares, sum_over_devices
 from partoken_jax.nn.encoder import GVPEncoder
-from partoken_jax.nn.forms import Form, Target, form_of
+from partoken_jax.nn.forms import Target, in_form
 from partoken_jax.nn.fusion import GatedFusion
 from partoken_jax.nn.linear import MLP
 from partoken_jax.nn.noise import Noise, protein_noise, residue_noise
@@ -141,7 +141,7 @@ class GVPClassifier(nnx.Module):
 
         Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
         """
-        graph, form = _in_form(graph, self.config, target)
+        graph, form = in_form(graph, self.config, target)
         keys = _split(key, 2)
         num_graphs = graph.n_node.shape[0]
         with jax.named_scope("encoder"):
@@ -199,7 +199,7 @@ class ParToken(nnx.Module):
 
         Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
         """
-        graph, form = _in_form(graph, self.config, target)
+        graph, form = in_form(graph, self.config, target)
         keys = _split(key, 6)
         index = graph_index(graph)
         mask = graph.nodes.mask
@@ -345,7 +345,7 @@ class ResidueModel(nnx.Module):
 
         Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
         """
-        graph, form = _in_form(graph, self.config, target)
+        graph, form = in_form(graph, self.config, target)
         keys = _split(key, 3)
         if not self.config.residue_types or (hidden is None and key is None):
             hidden = jnp.ones(graph.nodes.mask.shape, bool)
@@ -379,20 +379,6 @@ def _encoder(config: ModelConfig, rngs: nnx.Rngs) -> GVPEncoder:
         dtype=jnp.bfloat16 if config.precision == "bfloat16" else None,
         rngs=rngs,
     )
-
-
-def _in_form(
-    graph: FeaturisedGraph, config: ModelConfig, target: Target | None
-) -> tuple[FeaturisedGraph, Form]:
-    """The form that the model takes for this graph, and the graph in the layout that it reads."""
-    if not isinstance(graph.nodes, NodeFeatures):
-        raise TypeError(
-            f"the model reads featurised graphs, but the nodes of this one are {type(graph.nodes).__name__}; "
-            "call partoken_jax.featurise(graph) first"
-        )
-    check_layout(graph)
-    form = form_of(config, target, graph)
-    return edge_list(graph) if form.message_passing == "general" else graph, form
 
 
 def _noise(key: jax.Array | None, graph: FeaturisedGraph) -> Noise | None:

@@ -17,8 +17,8 @@ ALLOCATOR = {
     "MALLOC_TRIM_THRESHOLD_": "8589934592",
     "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
 }
-"""Set for all variants. glibc otherwise gives the memory of every step back to the kernel, and jax takes most
-of a GPU at once, which two processes that take turns have to share."""
+"""Set for all variants: glibc may keep the memory of a step, which jax's threads hinder (docs/guide/time.md),
+and jax does not take most of a GPU at once, which two processes that take turns have to share."""
 NO_CACHE = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1"}
 """Compile times are of a first time; `compile_program` does the same for jax."""
 

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from partoken_jax.config import ModelConfig
-from partoken_jax.graphs.types import FeaturisedGraph, HiddenGraph
+from partoken_jax.graphs.types import FeaturisedGraph, HiddenGraph, NodeFeatures, check_layout, edge_list
 from partoken_jax.nn.platform import target_platform
 
 
@@ -97,6 +97,23 @@ def form_of(config: ModelConfig, target: Target | None, graph: FeaturisedGraph |
         return _of_list(config)
     shape = shape_class(config, *graph.senders.shape)
     return choose(config, target or Target(target_platform()), shape)
+
+
+def in_form(
+    graph: FeaturisedGraph, config: ModelConfig, target: Target | None
+) -> tuple[FeaturisedGraph, Form]:
+    """The graph in the layout that a model reads, and the form that it takes for it.
+
+    Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
+    """
+    if not isinstance(graph.nodes, NodeFeatures):
+        raise TypeError(
+            f"the model reads featurised graphs, but the nodes of this one are {type(graph.nodes).__name__}; "
+            "call partoken_jax.featurise(graph) first"
+        )
+    check_layout(graph)
+    form = form_of(config, target, graph)
+    return edge_list(graph) if form.message_passing == "general" else graph, form
 
 
 def _of_list(config: ModelConfig) -> Form:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from flax import nnx
 
 from partoken_jax.nn.encoder import chunk_size
 from partoken_jax.nn.forms import Form, ShapeClass, Target, choose, shape_class
@@ -104,12 +105,7 @@ def tune(
     arguments = (state, jax.device_put(data.batch), timing_settings(training))
 
     def build(form: Form) -> _Step:
-        target = Target(platform, ((shape, form),))
-        step = jax.jit(make_gradient_step(graphdef, bypass_codebook=False, target=target))
-        compiled = compile_program(step, *arguments)
-        if compiled.temp_bytes > MEMORY_SHARE * free_memory():
-            raise MemoryError(f"needs {compiled.temp_bytes / 1e9:.1f} GB of memory, too much for this device")
-        return _Step(compiled, lambda: compiled.run(*arguments))
+        return _build(graphdef, arguments, Target(platform, ((shape, form),)))
 
     rows, steps = _compared(names, build, TOLERANCES[model.precision], tell)
     times = _timed({form: step.call for form, step in steps.items()}, config.repeats, time, tell)
@@ -131,6 +127,15 @@ def tune(
         "rows": rows,
     }
     return Found(result, device_kind(), shape, chosen)
+
+
+def _build(graphdef: nnx.GraphDef, arguments: tuple[Any, ...], target: Target) -> _Step:
+    """Compiles the gradient step for a target. Raises MemoryError where it needs too much."""
+    step = jax.jit(make_gradient_step(graphdef, bypass_codebook=False, target=target))
+    compiled = compile_program(step, *arguments)
+    if compiled.temp_bytes > MEMORY_SHARE * free_memory():
+        raise MemoryError(f"needs {compiled.temp_bytes / 1e9:.1f} GB of memory, too much for this device")
+    return _Step(compiled, lambda: compiled.run(*arguments))
 
 
 def candidates(platform: str, num_nodes: int, default: Form) -> list[Form]:

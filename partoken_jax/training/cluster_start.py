@@ -18,10 +18,10 @@ from jax.sharding import Mesh
 
 from partoken_jax.config import TrainConfig
 from partoken_jax.graphs.features import featurise
-from partoken_jax.graphs.types import PackedGraph, edge_list
+from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.models import matmul_precision
 from partoken_jax.nn.devices import sum_over_devices
-from partoken_jax.nn.forms import Target, form_of
+from partoken_jax.nn.forms import Target, in_form
 from partoken_jax.nn.partitioner.start import ClusterSums, Start, apply_start, cluster_sums
 from partoken_jax.nn.platform import target_platform
 from partoken_jax.training.devices import AXIS, SAME, SPLIT, evaluate_on_mesh, replicate
@@ -149,9 +149,8 @@ def start_program(graphdef: nnx.GraphDef, mesh: Mesh | None = None) -> StartProg
     def features(params, codebook, graph: PackedGraph, temperature):
         model = nnx.merge(graphdef, params, codebook, copy=True)
         with jax.default_matmul_precision(matmul_precision(model.config)):
-            read = featurise(graph)
-            form = form_of(model.config, target, read)
-            x = model.encoder(edge_list(read) if form.message_passing == "general" else read, form=form)
+            read, form = in_form(featurise(graph), model.config, target)
+            x = model.encoder(read, form=form)
         total = jnp.sum(jnp.where(graph.nodes.mask[:, None], x, 0.0), axis=0)
         return ResidueFeatures(x[None], summed(total))
 

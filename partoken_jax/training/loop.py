@@ -48,7 +48,6 @@ from partoken_jax.training.final_report import final_report
 from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import InitialWeights, initial_weights
 from partoken_jax.training.interruption import Interrupted, until
-from partoken_jax.training.losses import balanced_weights
 from partoken_jax.training.records import EpochRecord, append_record, rewind_records
 from partoken_jax.training.report import (
     RunReport,
@@ -65,6 +64,7 @@ from partoken_jax.training.run import (
     restored_run,
     save,
     saving,
+    settings_of,
     summarised,
 )
 from partoken_jax.training.run_directory import (
@@ -75,7 +75,7 @@ from partoken_jax.training.run_directory import (
     locked,
     with_absolute_paths,
 )
-from partoken_jax.training.schedules import StepSettings, epoch_settings
+from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.stages import (
     begin_stage,
     cluster_samples,
@@ -228,14 +228,7 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     if epoch_of_stage == 0 and not run.so_far["steps"]:
         _begin_stage(run, stage)
     loader = data.loaders["train"]
-    settings = epoch_settings(
-        config,
-        stage,
-        epoch_of_stage,
-        loader.num_batches(epoch),
-        has_codebook=has_codebook(config),
-        class_weights=balanced_weights(data.datasets["train"].class_counts(), config.class_balance),
-    )
+    settings = settings_of(config, data, epoch)
     description = f"stage {stage}, epoch {epoch + 1}"
     trained = train_epoch(
         run.program.train[bypass],

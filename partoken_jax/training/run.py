@@ -22,9 +22,11 @@ from partoken_jax.training.devices import is_first_process, own_shards, put_batc
 from partoken_jax.training.epochs import Evaluation, SoFar, nothing_yet
 from partoken_jax.training.events import EventLog
 from partoken_jax.training.interruption import Interrupted, until
+from partoken_jax.training.losses import balanced_weights
 from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.records import read_records
 from partoken_jax.training.run_directory import CheckpointError
+from partoken_jax.training.schedules import StepSettings, epoch_settings
 from partoken_jax.training.stages import has_codebook, stage_of
 from partoken_jax.training.step import EvalStep, TrainState, TrainStep, make_eval_step, make_train_step
 from partoken_jax.training.summary import State, summarise, write_summary
@@ -156,6 +158,19 @@ def place(run: Run, restored: Restored) -> None:
 def bypass_codebook(config: TrainConfig, epoch: int) -> bool:
     """Whether the codebook is left out in an epoch: in stage 0, and of a model without one."""
     return stage_of(config, epoch)[0] == 0 or not has_codebook(config)
+
+
+def settings_of(config: TrainConfig, data: RunData, epoch: int) -> list[StepSettings]:
+    """The settings of every step of an epoch, counted from 0 over both stages."""
+    stage, of_stage = stage_of(config, epoch)
+    return epoch_settings(
+        config,
+        stage,
+        of_stage,
+        data.loaders["train"].num_batches(epoch),
+        has_codebook=has_codebook(config),
+        class_weights=balanced_weights(data.datasets["train"].class_counts(), config.class_balance),
+    )
 
 
 def saving(run: Run, writer: CheckpointWriter) -> Callable[[TrainState, Callable[[], SoFar]], None]:
