@@ -121,4 +121,6 @@ def test_the_words_follow_from_the_intervals(means, said):
     ]  # fmt: skip
     results = {"analysis": {"types, ec-class": {"n": 10, "contrasts": contrasts}}}
     words = same_features.verdict(results)
-    assert said in words and f"{abs(means[0]):.3f}" in words and "ec-class (10 test proteins, 2 seeds)" in words
+    assert (
+        said in words and f"{abs(means[0]):.3f}" in words and "ec-class (10 test proteins, 2 seeds)" in words
+    )
