@@ -23,6 +23,8 @@ FREE_TO_CHANGE = (
     *("run_dir", "overwrite", "resume", "checkpoint", "init_from", "devices"),
     "data.path",  # the fingerprint tells whether the data are the same
     *("clip_norm", "non_finite"),  # remedies of a run that stopped
+    # Ways to compute the same: another machine may need another one, and a default may change.
+    *("model.message_passing", "model.rematerialise", "model.sender_gradient"),
 )
 """Settings that a resumed run may have others of."""
 

@@ -28,7 +28,7 @@ from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.evaluate import evaluate, write_evaluation
 from partoken_jax.training.loop import train
 from partoken_jax.training.records import read_records
-from partoken_jax.training.run_directory import CheckpointError
+from partoken_jax.training.run_directory import CheckpointError, check_resumable
 from tests.helpers import by_path
 
 from .conftest import tiny
@@ -272,6 +272,13 @@ def test_resuming_with_other_settings_is_refused_by_name(gvp_run):
     )
     with pytest.raises(CheckpointError, match=r"seed was 0, now 5; stage1\.epochs was 3, now 9"):
         train(changed, quiet=True)
+
+
+def test_a_run_goes_on_with_another_way_to_compute_the_same(gvp_run):
+    """As on a machine with less memory, or after an upgrade that changed a default."""
+    stored = dataclasses.replace(gvp_run[0], resume=True)
+    model = dataclasses.replace(stored.model, message_passing="dense", rematerialise="layer")
+    check_resumable(dataclasses.replace(stored, model=model), stored)
 
 
 def test_missing_checkpoints_are_named(tmp_path):
