@@ -47,7 +47,8 @@ def reverse_neighbours(neighbours: jax.Array, mask: jax.Array) -> ReverseNeighbo
 def gather_senders(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours) -> jax.Array:
     """x[neighbours] for x [N, ...] and neighbours [N, K], with a gradient that reads instead of scattering.
 
-    The gradient of edges that `reverse` leaves out is taken to be 0.
+    The gradient of edges that `reverse` leaves out is taken to be 0. Neighbours may come in another shape, if
+    `reverse` has the numbers of edges in that shape.
     """
     return x[neighbours]
 
@@ -58,8 +59,8 @@ def _forward(x, neighbours, reverse):
 
 def _backward(residuals, gradient):
     neighbours, reverse = residuals
-    num_nodes, width = neighbours.shape
-    flat = gradient.reshape(num_nodes * width, *gradient.shape[2:])
+    num_nodes = reverse.edge.shape[0]
+    flat = gradient.reshape(neighbours.size, *gradient.shape[2:])
 
     def read():
         rows = flat.at[reverse.edge].get(mode="fill", fill_value=0)  # [N, R, ...]

@@ -39,11 +39,7 @@ def lane_edges(edges: EdgeFeatures, senders: jax.Array) -> LaneEdges:
     """
     num_nodes, neighbours = senders.shape
     columns = rounded_up(num_nodes, TILE)
-    vectors = jnp.moveaxis(edges.vectors, -1, -2).reshape(num_nodes, neighbours, -1)
-    features = jnp.concatenate([edges.scalars, vectors], axis=-1)
-    features = jnp.transpose(features, (1, 2, 0))  # [K, De + 3 Ce, N]
-    weight = edges.mask.astype(jnp.float32)
-    weight = weight / jnp.maximum(jnp.sum(weight, axis=1), 1.0)[:, None]
+    features = jnp.transpose(flat_features(edges), (1, 2, 0))  # [K, De + 3 Ce, N]
     # A sender that counts for nothing must not widen what a tile reads.
     sender = jnp.where(edges.mask, senders, jnp.arange(num_nodes)[:, None]).astype(jnp.int32)
     beyond = jnp.arange(num_nodes, columns, dtype=jnp.int32)
@@ -53,10 +49,22 @@ def lane_edges(edges: EdgeFeatures, senders: jax.Array) -> LaneEdges:
     return LaneEdges(
         features=padded(features, neighbours, rounded_up(features.shape[1], ROWS), columns),
         sender=sender,
-        weight=padded(weight.T, neighbours, columns),
+        weight=padded(mean_weights(edges.mask).T, neighbours, columns),
         first=jnp.min(chunks, axis=(0, 2)),
         last=jnp.max(chunks, axis=(0, 2)),
     )
+
+
+def flat_features(edges: EdgeFeatures) -> jax.Array:
+    """Scalars, then vectors, x of every channel first: [N, K, De + 3 Ce]."""
+    vectors = jnp.moveaxis(edges.vectors, -1, -2).reshape(*edges.mask.shape, -1)
+    return jnp.concatenate([edges.scalars, vectors], axis=-1)
+
+
+def mean_weights(mask: jax.Array) -> jax.Array:
+    """Those of a mean over the neighbours, from bool [N, K]: float32, 0 where there is no edge."""
+    weight = mask.astype(jnp.float32)
+    return weight / jnp.maximum(jnp.sum(weight, axis=1), 1.0)[:, None]
 
 
 def padded(x: jax.Array, *shape: int) -> jax.Array:

@@ -10,7 +10,7 @@ from partoken_jax.nn.fused_messages import backward, forward
 from partoken_jax.nn.fused_messages.forward import How
 from partoken_jax.nn.fused_messages.layout import LaneEdges
 from partoken_jax.nn.fused_messages.products import Precision
-from partoken_jax.nn.fused_messages.weights import MessageWeights, message_weights, node_parts, tail
+from partoken_jax.nn.fused_messages.weights import MessageWeights, message_weights, node_parts, tail, widths
 from partoken_jax.nn.fused_messages.window import WINDOW
 from partoken_jax.nn.gvp import GVP, Features
 from partoken_jax.nn.linear import kernel
@@ -34,13 +34,14 @@ def fused_messages(
     Returns:
       (s [N, D'], v [N, C', 3]), float32.
     """
-    table, received = node_parts(gvps, nodes, edges.sender.shape[1])
-    how = How(_precision(gvps), interpret, window)
-    summed = _summed(how, edges, table, received, message_weights(gvps, nodes))
-    return tail(gvps, summed, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]])
+    wide = widths(gvps)
+    table, received = node_parts(gvps, nodes, edges.sender.shape[1], wide)
+    how = How(precision_of(gvps), interpret, window)
+    summed = _summed(how, edges, table, received, message_weights(gvps, nodes, wide))
+    return tail(gvps, summed, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]], wide)
 
 
-def _precision(gvps: Sequence[GVP]) -> Precision:
+def precision_of(gvps: Sequence[GVP]) -> Precision:
     """That of the model: bfloat16 by the dtype of its layers, the others by how jax is set where it runs."""
     if kernel(gvps[0].ws).dtype == jnp.bfloat16:
         return "bfloat16"

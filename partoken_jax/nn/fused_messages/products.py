@@ -43,9 +43,13 @@ def contracted(a: jax.Array, b: jax.Array, axes: tuple[int, int], precision: Pre
         )
     parts = PARTS[precision]
     split_a, split_b = in_parts(a, parts), in_parts(b, parts)
-    pairs = [(i, j) for i in range(parts) for j in range(parts) if i + j < parts]
-    smallest_first = sorted(pairs, key=sum, reverse=True)
-    return functools.reduce(jnp.add, [of_parts(split_a[i], split_b[j], axes) for i, j in smallest_first])
+    return functools.reduce(jnp.add, [of_parts(split_a[i], split_b[j], axes) for i, j in pairs(parts)])
+
+
+def pairs(parts: int) -> list[tuple[int, int]]:
+    """Which parts of two numbers are multiplied: those whose product counts, the smallest first."""
+    found = [(i, j) for i in range(parts) for j in range(parts) if i + j < parts]
+    return sorted(found, key=sum, reverse=True)
 
 
 def of_parts(a: jax.Array, b: jax.Array, axes: tuple[int, int]) -> jax.Array:

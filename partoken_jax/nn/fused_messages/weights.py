@@ -40,10 +40,25 @@ class MessageWeights(NamedTuple):
     """[C, C]: what is left of the last GVP, whose other weights follow the sum over neighbours."""
 
 
-def message_weights(gvps: Sequence[GVP], nodes: Features) -> MessageWeights:
+class Widths(NamedTuple):
+    """S, H and C: room for scalars and hidden vectors of the first GVP, and for vectors of the others."""
+
+    scalars: int
+    hidden: int
+    vectors: int
+
+
+def widths(gvps: Sequence[GVP]) -> Widths:
+    """Those of the kernels for TPUs."""
+    first = gvps[0]
+    exact = affine(first.ws)[1].shape[0], first.hidden, first.vo
+    return Widths(*[rounded_up(width, ROWS) for width in exact])
+
+
+def message_weights(gvps: Sequence[GVP], nodes: Features, wide: Widths) -> MessageWeights:
     """The weights that belong to edges, of GVPs over the features of `nodes` (s [N, D], v [N, C, 3])."""
     first, second, last = gvps
-    s, h, c = _widths(gvps)
+    s, h, c = wide
     (ws1, _), (ws2, b2), wh1 = affine(first.ws), affine(second.ws), kernel(_there(first.wh))
     own, ns, nv = ws1.shape[0] - first.hidden, nodes[0].shape[1], nodes[1].shape[1]
     edge_s, edge_v = ws1[ns : own - ns], wh1[nv : wh1.shape[0] - nv]
@@ -69,13 +84,15 @@ def message_weights(gvps: Sequence[GVP], nodes: Features) -> MessageWeights:
     return jax.tree.map(lambda x: x.astype(jnp.float32), weights)
 
 
-def node_parts(gvps: Sequence[GVP], nodes: Features, columns: int) -> tuple[jax.Array, jax.Array]:
+def node_parts(
+    gvps: Sequence[GVP], nodes: Features, columns: int, wide: Widths
+) -> tuple[jax.Array, jax.Array]:
     """Sender and receiver parts of s' and vh of the first GVP, each float32 [F, n].
 
     From s [N, D] and v [N, C, 3], for n = `columns`; the bias is in the receiver part.
     """
     (s, v), gvp = nodes, gvps[0]
-    rows, hidden, _ = _widths(gvps)
+    rows, hidden, _ = wide
     (ws, bias), wh = affine(gvp.ws), kernel(_there(gvp.wh))
     own, ns, nv = ws.shape[0] - gvp.hidden, s.shape[1], v.shape[1]
 
@@ -88,13 +105,13 @@ def node_parts(gvps: Sequence[GVP], nodes: Features, columns: int) -> tuple[jax.
     return sender, part(ws[own - ns : own], wh[wh.shape[0] - nv :], bias.astype(jnp.float32)[:, None])
 
 
-def tail(gvps: Sequence[GVP], summed: jax.Array, total: jax.Array) -> Features:
+def tail(gvps: Sequence[GVP], summed: jax.Array, total: jax.Array, wide: Widths) -> Features:
     """What the last GVP does after the sum over neighbours: (s [N, D'], v [N, C', 3]).
 
     `summed`: float32 [S + 4 C, n], scalars, norms and vectors; `total`: float32 [N], the sum of the weights.
     """
     last = gvps[-1]
-    rows, _, c = _widths(gvps)
+    rows, _, c = wide
     ws, bias = affine(last.ws)
     norms, nodes = last.hidden, total.shape[0]
     summed = summed[:, :nodes]
@@ -107,16 +124,6 @@ def tail(gvps: Sequence[GVP], summed: jax.Array, total: jax.Array) -> Features:
 def _product(axes: str, weight: jax.Array, x: jax.Array) -> jax.Array:
     """A product in the dtype of the weight, summed in float32."""
     return jnp.einsum(axes, weight, x.astype(weight.dtype), preferred_element_type=jnp.float32)
-
-
-def _widths(gvps: Sequence[GVP]) -> tuple[int, int, int]:
-    """S, H and C: rows for scalars and hidden vectors of the first GVP, and for vectors of the others."""
-    first = gvps[0]
-    return (
-        rounded_up(affine(first.ws)[1].shape[0], ROWS),
-        rounded_up(first.hidden, ROWS),
-        rounded_up(first.vo, ROWS),
-    )
 
 
 def _there(layer: nnx.Linear | None) -> nnx.Linear:

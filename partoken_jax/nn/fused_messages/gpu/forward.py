@@ -1,0 +1,109 @@
+"""The kernel that computes the messages of a tile of receivers, slot after slot, and sums them."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import mosaic_gpu as plgpu
+
+from partoken_jax.nn.fused_messages.gpu.layout import COLUMNS, TILE, Blocks, SlotEdges
+from partoken_jax.nn.fused_messages.gpu.slot import Ref, Slot, load, message
+from partoken_jax.nn.fused_messages.products import in_parts
+
+
+class How(NamedTuple):
+    """How the kernels compute."""
+
+    parts: int
+    """P: 1 for "bfloat16", 2 for "tensorfloat32"."""
+    interpret: bool = False
+    """As ordinary operations, on any platform: for tests."""
+
+
+def summed_messages(
+    how: How, edges: SlotEdges, rows: jax.Array, received: jax.Array, weights: Blocks
+) -> jax.Array:
+    """Σ_k weight_k · what the last GVP needs of the message from the k-th neighbour, float32 [n, S + 4 C].
+
+    `rows`: float32 or bfloat16 [K, n, S + 3 V], the senders' rows; `received`: float32 [n, F].
+    """
+    c, s = weights.h2.shape[0], weights.s2.shape[1]
+    split = in_parts_of(weights, how.parts)
+    call = plgpu.kernel(
+        _kernel,
+        out_type=jax.ShapeDtypeStruct((len(received), s + 4 * c), jnp.float32),
+        grid=(len(received) // TILE,),
+        grid_names=("tile",),
+        scratch_types=[
+            stage(how.parts, stage_width(weights)),
+            Blocks(*[stage_of(x) for x in split]),
+            plgpu.Barrier(num_arrivals=len(split)),
+        ],
+        **interpreted(how),
+    )
+    return call(rows, edges.features, edges.weight, received, *split)
+
+
+def _kernel(rows, features, weight, received, *rest):
+    count = len(Blocks._fields)
+    out, stage, weights, copied = rest[count:]
+    copy_weights(rest[:count], weights, copied)
+    here = pl.ds(jax.lax.axis_index("tile") * TILE, TILE)
+    s, c = weights.s2.shape[2], weights.h2.shape[2]
+
+    def add_slot(slot, total):
+        read = Slot(rows.at[slot, here], features.at[slot, here], received.at[here])
+        found = message(read, weights, stage)
+        by = load(weight.at[slot, here])
+        parts = [found.s2, found.n3, *found.vh3]
+        return [so_far + x * of_rows(by, x.shape[1]) for so_far, x in zip(total, parts, strict=True)]
+
+    nothing = [jnp.zeros((TILE, width), jnp.float32) for width in (s, c, c, c, c)]
+    total = jax.lax.fori_loop(0, rows.shape[0], add_slot, nothing)
+    at = 0
+    for x in total:
+        plgpu.store(out.at[here, pl.ds(at, x.shape[1])], x, optimized=False)
+        at += x.shape[1]
+
+
+def in_parts_of(weights: Blocks, parts: int) -> Blocks:
+    """bfloat16 [P, in, out]"""
+    return Blocks(*[jnp.stack(in_parts(x, parts)) for x in weights])
+
+
+def copy_weights(source: tuple[Ref, ...], weights: Blocks, copied: Ref) -> None:
+    """All weights into shared memory."""
+    for given, held in zip(source, weights, strict=True):
+        plgpu.copy_gmem_to_smem(given, held, copied)
+    plgpu.barrier_wait(copied)
+
+
+def stage_width(weights: Blocks) -> int:
+    """Columns of what is multiplied at once."""
+    vectors, h = weights.h1.shape
+    rows, s = weights.s2.shape
+    return max(rows, 3 * h, len(weights.edge) + 3 * vectors)
+
+
+def stage(parts: int, width: int) -> plgpu.SMEM:
+    """bfloat16 [P, R, width] in shared memory, as products read it."""
+    return in_shared((parts, TILE, width))
+
+
+def stage_of(x: jax.Array):
+    return in_shared(x.shape)
+
+
+def in_shared(shape: tuple[int, ...]):
+    transforms = (plgpu.TilingTransform((8, COLUMNS)), plgpu.SwizzleTransform(2 * COLUMNS))
+    return plgpu.SMEM(shape, jnp.bfloat16, transforms=transforms)
+
+
+def of_rows(x: jax.Array, columns: int) -> jax.Array:
+    """A number [R] of every row in all columns."""
+    return jax.lax.broadcast_in_dim(x, (TILE, columns), (0,))
+
+
+def interpreted(how: How) -> dict:
+    return {"interpret": plgpu.InterpretGPUParams()} if how.interpret else {}

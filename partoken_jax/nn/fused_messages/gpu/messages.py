@@ -1,0 +1,62 @@
+"""The messages of a conv layer by the kernels for GPUs, with their gradient."""
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from partoken_jax.nn.fused_messages.gpu import backward, forward
+from partoken_jax.nn.fused_messages.gpu.forward import How
+from partoken_jax.nn.fused_messages.gpu.layout import Blocks, SlotEdges, blocks, node_tables, widths
+from partoken_jax.nn.fused_messages.messages import precision_of
+from partoken_jax.nn.fused_messages.products import PARTS
+from partoken_jax.nn.fused_messages.weights import message_weights, tail
+from partoken_jax.nn.gather import gather_senders
+from partoken_jax.nn.gvp import GVP, Features
+
+
+def gpu_messages(
+    gvps: Sequence[GVP], nodes: Features, edges: SlotEdges, *, interpret: bool = False
+) -> Features:
+    """The mean over each residue's neighbours of the messages that three GVPs compute, on a Hopper GPU.
+
+    Experimental: compiled for an H100 and interpreted, never run on a device. The same as `fused_messages`,
+    in the precisions "bfloat16" and "tensorfloat32".
+
+    Args:
+      gvps: the three message GVPs over [s_j, e_ij, s_i] and [V_j, E_ij, V_i].
+      nodes: s [N, D] and v [N, C, 3].
+      edges: those of the table of neighbours, from `layout.slot_edges`.
+      interpret: compute it as ordinary operations, on any platform: for tests.
+
+    Returns:
+      (s [N, D'], v [N, C', 3]), float32.
+    """
+    precision, wide = precision_of(gvps), widths(gvps)
+    sender, received = node_tables(gvps, nodes, edges.sender.shape[1])
+    if precision == "bfloat16":
+        sender = sender.astype(jnp.bfloat16)
+    rows = gather_senders(sender, edges.sender, edges.reverse)
+    weights = blocks(gvps, message_weights(gvps, nodes, wide), nodes)
+    how = How(PARTS[precision], interpret)
+    summed = _summed(how, edges._replace(reverse=None), rows, received, weights)
+    return tail(gvps, summed.T, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]], wide)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _summed(how: How, edges: SlotEdges, rows: jax.Array, received: jax.Array, weights: Blocks) -> jax.Array:
+    return forward.summed_messages(how, edges, rows, received, weights)
+
+
+def _forward(how, *inputs):
+    return _summed(how, *inputs), inputs
+
+
+def _backward(how, inputs, gradient):
+    features, *others = backward.gradients(how, *inputs, gradient)
+    # None says that there is no gradient.
+    return (SlotEdges(features, None, None, None), *others)  # type: ignore[arg-type]
+
+
+_summed.defvjp(_forward, _backward)
