@@ -39,7 +39,8 @@ def lane_edges(edges: EdgeFeatures, senders: jax.Array) -> LaneEdges:
     """
     num_nodes, neighbours = senders.shape
     columns = rounded_up(num_nodes, TILE)
-    features = jnp.transpose(flat_features(edges), (1, 2, 0))  # [K, De + 3 Ce, N]
+    features = jnp.concatenate([edges.scalars, flat_vectors(edges)], axis=-1)
+    features = jnp.transpose(features, (1, 2, 0))  # [K, De + 3 Ce, N]
     # A sender that counts for nothing must not widen what a tile reads.
     sender = jnp.where(edges.mask, senders, jnp.arange(num_nodes)[:, None]).astype(jnp.int32)
     beyond = jnp.arange(num_nodes, columns, dtype=jnp.int32)
@@ -55,10 +56,9 @@ def lane_edges(edges: EdgeFeatures, senders: jax.Array) -> LaneEdges:
     )
 
 
-def flat_features(edges: EdgeFeatures) -> jax.Array:
-    """Scalars, then vectors, x of every channel first: [N, K, De + 3 Ce]."""
-    vectors = jnp.moveaxis(edges.vectors, -1, -2).reshape(*edges.mask.shape, -1)
-    return jnp.concatenate([edges.scalars, vectors], axis=-1)
+def flat_vectors(edges: EdgeFeatures) -> jax.Array:
+    """[N, K, 3 Ce], x of every channel first."""
+    return jnp.moveaxis(edges.vectors, -1, -2).reshape(*edges.mask.shape, -1)
 
 
 def mean_weights(mask: jax.Array) -> jax.Array:

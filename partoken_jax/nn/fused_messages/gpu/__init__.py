@@ -12,5 +12,5 @@ of an edge is computed from them on the chip and never leaves it.
 
 Legend: N residues, n = N rounded up to whole tiles of 64, K neighbours; R = 64 receivers of a tile, the rows of
 a product; S scalars, H hidden vectors of the first GVP, C vectors of the others, V vectors of a residue, E
-features of an edge; F = S + 3 H; P numbers of bfloat16 that stand for a float32; M rows rounded up to 64.
+scalars of an edge and G coordinates of its vectors; F = S + 3 H; P numbers of bfloat16 that stand for a float32.
 """

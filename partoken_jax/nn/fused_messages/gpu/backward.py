@@ -4,6 +4,8 @@ Every block adds up its own gradients of the weights, slot after slot and tile a
 the blocks: no atomic addition, the same bits on every run.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
@@ -19,20 +21,23 @@ from partoken_jax.nn.fused_messages.gpu.forward import (
 )
 from partoken_jax.nn.fused_messages.gpu.layout import TILE, Blocks, SlotEdges
 from partoken_jax.nn.fused_messages.gpu.slot import (
-    Message,
     Operand,
     Ref,
     Slot,
+    first_scalars,
+    first_vectors,
     gate,
     gated,
     load,
-    message,
     norm,
     operand,
     product,
     put,
-    put_inputs,
+    put_scalars,
+    put_vectors,
+    second_scalars,
     transposed,
+    vectors_of,
     whole,
 )
 from partoken_jax.nn.fused_messages.layout import rounded_up
@@ -63,6 +68,7 @@ def gradients(
             Blocks(*[in_shared(x.shape) for x in split]),
             plgpu.Barrier(num_arrivals=len(split)),
         ],
+        kernel_name="gvp_messages_gradient",
         **interpreted(how),
     )
     features, d_rows, d_received, *added = call(
@@ -75,39 +81,34 @@ def gradients(
 def _sums(weights: Blocks) -> dict[str, tuple[int, int]]:
     """Shapes of the sums of a block: left sides of products, whose rows are whole groups of 64, times right
     sides."""
-    (v, h), (e, _), (sc, s) = weights.h1.shape, weights.edge.shape, weights.s2.shape
-    c = sc - s
-    return {
-        "first": (_m(h + e), s),  # norms and edge features, times the gradient of s'
-        "second": (_m(sc), s),
-        "v1": (_m(h), c),
-        "h2": (_m(c), c),
-        "v2": (_m(c), c),
-        "h3": (_m(c), c),
-        "h1": (_m(v), h),
-        "edge0": (_m(e), h),  # edge features, times the gradient of vh, for each coordinate
-        "edge1": (_m(e), h),
-        "edge2": (_m(e), h),
-    }
+    (v, h), (g, _), (sc, s) = weights.h1.shape, weights.edge_v.shape, weights.s2.shape
+    c, e = sc - s, len(weights.edge_s)
+    of_vectors = {name: (_m(c), c) for name in ("h2", "v2", "h3")} | {"v1": (_m(h), c)}
+    inputs = {f"inputs{i}": (_m(g + 3 * v), h) for i in range(3)}
+    return {"first": (_m(h + e), s), "second": (_m(sc), s)} | of_vectors | inputs
 
 
 def _of_blocks(total: dict[str, jax.Array], weights: Blocks) -> Blocks:
     """The gradients of the weights from those sums."""
-    (v, h), e = weights.h1.shape, len(weights.edge)
-    edge = [total["first"][h : h + e], *(total[f"edge{i}"][:e] for i in range(3))]
+    (v, h), (g, _), e = weights.h1.shape, weights.edge_v.shape, len(weights.edge_s)
+    inputs = [total[f"inputs{i}"] for i in range(3)]
     return Blocks(
-        edge=jnp.concatenate(edge, axis=1),
-        h1=total["h1"][:v],
+        edge_s=total["first"][h : h + e],
+        edge_v=jnp.concatenate([x[:g] for x in inputs], axis=1),
+        h1=functools.reduce(jnp.add, [x[g + i * v :][:v] for i, x in enumerate(inputs)]),
         n1=total["first"][:h],
+        v1=total["v1"][:h],
         s2=total["second"][: len(weights.s2)],
-        **{name: total[name][: len(getattr(weights, name))] for name in ("v1", "h2", "v2", "h3")},
+        **{name: total[name][: len(weights.h2)] for name in ("h2", "v2", "h3")},
     )
 
 
 def _stage_widths(weights: Blocks) -> tuple[int, int]:
     """Columns of the two sides of products that a block has at once; left ones are read 64 at a time."""
-    (v, h), (sc, s), e = weights.h1.shape, weights.s2.shape, len(weights.edge)
-    return max(e + 2 * v + _m(v), _m(h + e), 2 * h + _m(h), _m(sc)), max(s, 3 * h)
+    (v, h), (g, _), (sc, s) = weights.h1.shape, weights.edge_v.shape, weights.s2.shape
+    c, e = sc - s, len(weights.edge_s)
+    left = max(_m(g + 3 * v), _m(h + e), _m(sc), 2 * h + _m(h), 2 * c + _m(c))
+    return left, max(s, 3 * h)
 
 
 def _m(rows: int) -> int:
@@ -154,68 +155,72 @@ def _differentiate(
     added: dict[str, Ref],
 ) -> None:
     """Writes the gradients of what a slot reads, and adds those of the weights to their sums."""
-    found = message(read, weights, left)
-    s, h, c = weights.s2.shape[2], weights.h1.shape[2], weights.h2.shape[1]
-    v, e = weights.h1.shape[1], weights.edge.shape[1]
+    (_, e, _), (_, g, _), (_, v, h) = weights.edge_s.shape, weights.edge_v.shape, weights.h1.shape
+    _, sc, s = weights.s2.shape
+    c = sc - s
 
     def arrived(at: int, width: int) -> jax.Array:
         return load(gradient.at[:, pl.ds(at, width)]) * of_rows(by, width)
 
-    # The third GVP: p = gated(u2) is on the stage.
-    d_vh3 = [arrived(s + c + i * c, c) for i in range(3)]
-    d_vh3 = add_of_norm(d_vh3, arrived(s, c), found.vh3)
-    d_p2 = _through_vectors(d_vh3, weights.h3, left, right, added["h3"])
-    # The second.
+    found = vectors_of(read, weights, left)
+    # Back through the third GVP and the vectors of the second. What is found here stays in registers, so
+    # everything is used as soon as it can be.
+    d_vh3 = [arrived(sc + i * c, c) for i in range(3)]
+    d_p2 = _through(add_of_norm(d_vh3, arrived(s, c), found.vh3), weights.h3, left, right, added["h3"])
     put(left, found.vh2)
-    d_vh2 = _through_vectors(of_gate(d_p2, found.u2), weights.v2, left, right, added["v2"])
-    put(left, [found.s1, found.n2])
-    put(right, [arrived(0, s) * positive(found.s2)])
-    d_s2 = operand(right, 0, s)
-    add(added["second"], product((_columns(left, 0, s + c), d_s2)))
-    d_s1 = product((d_s2, transposed([x.at[pl.ds(0, s)] for x in whole(weights.s2)])))
-    d_n2 = product((d_s2, transposed([x.at[pl.ds(s, c)] for x in whole(weights.s2)])))
-    put(left, gated(found.u1))
-    d_vh2 = add_of_norm(d_vh2, d_n2, found.vh2)
-    d_p1 = _through_vectors(d_vh2, weights.h2, left, right, added["h2"])
-    # The first.
-    put(left, found.vh1)
-    d_vh1 = _through_vectors(of_gate(d_p1, found.u1), weights.v1, left, right, added["v1"])
-    put(left, [found.n1, load(read.edge)])
-    d_s1 = d_s1 * positive(found.s1)
+    d_vh2 = _through(of_gate(d_p2, found.u2), weights.v2, left, right, added["v2"])
+    # The scalars.
+    s1 = first_scalars(read, found.n1, weights, left)
+    s2 = second_scalars(s1, found.n2, weights, left)
+    put(right, [arrived(0, s) * positive(s2)])
+    d_s2, into = operand(right, 0, s), whole(weights.s2)
+    add_product(added["second"], left, d_s2)
+    d_n2 = product((d_s2, transposed([part.at[pl.ds(s, c)] for part in into])))
+    d_s1 = product((d_s2, transposed([part.at[pl.ds(0, s)] for part in into]))) * positive(s1)
+    put_scalars(left, found.n1, read, weights)
     put(right, [d_s1])
-    add(added["first"], product((_columns(left, 0, h + e), operand(right, 0, s))))
-    d_n1 = product((operand(right, 0, s), transposed(whole(weights.n1))))
-    d_edge = product((operand(right, 0, s), transposed(operand(weights.edge, 0, s))))
     store(to.rows.at[:, pl.ds(0, s)], d_s1.astype(to.rows.dtype))
     add(to.received.at[:, pl.ds(0, s)], d_s1)
-    d_vh1 = add_of_norm(d_vh1, d_n1, found.vh1)
-    put_inputs(left, read, weights)
+    add_product(added["first"], left, operand(right, 0, s))
+    d_n1 = product((operand(right, 0, s), transposed(whole(weights.n1))))
+    d_edge = product((operand(right, 0, s), transposed(whole(weights.edge_s))))
+    store(to.edge.at[:, pl.ds(0, e)], d_edge.astype(to.edge.dtype))
+    # The vectors of the second GVP and of the first one, which are computed again.
+    put(left, gated(found.u1))
+    d_vh2 = add_of_norm(d_vh2, d_n2, found.vh2)
+    d_p1 = _through(d_vh2, weights.h2, left, right, added["h2"])
+    d_u1 = of_gate(d_p1, found.u1)
+    vh1 = first_vectors(read, weights, left)
+    put(left, vh1)
+    d_vh1 = add_of_norm(_through(d_u1, weights.v1, left, right, added["v1"]), d_n1, vh1)
+    put_vectors(left, read, weights)
     put(right, d_vh1)
-    for i in range(3):
-        d_vh = operand(right, i * h, h)
-        add(added["h1"], product((_columns(left, e + i * v, v), d_vh)))
-        add(added[f"edge{i}"], product((_columns(left, 0, e), d_vh)))
-        d_edge = d_edge + product((d_vh, transposed(operand(weights.edge, s + i * h, h))))
-        d_sender = product((d_vh, transposed(whole(weights.h1))))
+    sides = [operand(right, i * h, h) for i in range(3)]
+    into = [transposed(operand(weights.edge_v, i * h, h)) for i in range(3)]
+    store(to.edge.at[:, pl.ds(e, g)], product(*zip(sides, into, strict=True)).astype(to.edge.dtype))
+    for i, side in enumerate(sides):
+        add_product(added[f"inputs{i}"], left, side)
+        d_sender = product((side, transposed(whole(weights.h1))))
         store(to.rows.at[:, pl.ds(s + i * v, v)], d_sender.astype(to.rows.dtype))
         add(to.received.at[:, pl.ds(s + i * h, h)], d_vh1[i])
-    store(to.edge, d_edge.astype(to.edge.dtype))
 
 
-def _through_vectors(
-    d_out: list[jax.Array], weight: Ref, left: Ref, right: Ref, total: Ref
-) -> list[jax.Array]:
+def _through(d_out: list[jax.Array], weight: Ref, left: Ref, right: Ref, total: Ref) -> list[jax.Array]:
     """The gradient of v [3][R, in] of `slot.of_vectors`, with v on the left stage; the weight's is added."""
     _, rows, columns = weight.shape
     put(right, d_out)
     sides = [operand(right, i * columns, columns) for i in range(3)]
-    add(total, product(*[(_columns(left, i * rows, rows), side) for i, side in enumerate(sides)]))
+    of_stage = [transposed(operand(left, i * rows, total.shape[0])) for i in range(3)]
+    add(total, product(*zip(of_stage, sides, strict=True)))
     return [product((side, transposed(whole(weight)))) for side in sides]
 
 
-def _columns(left: Ref, at: int, width: int) -> Operand:
-    """Columns of the left stage as rows of a product: whole groups of 64, of which the last ones are others'."""
-    return transposed(operand(left, at, _m(width)))
+def add_product(total: Ref, left: Ref, d_out: Operand) -> None:
+    """Adds columns of the left stage, as many as `total` has rows, times d_out; 64 at a time, for which a
+    warpgroup has registers."""
+    for group in range(0, total.shape[0], TILE):
+        here = transposed(operand(left, group, TILE))
+        add(total.at[pl.ds(group, TILE)], product((here, d_out)))
 
 
 def add_of_norm(d_v: list[jax.Array], d_norm: jax.Array, v: list[jax.Array]) -> list[jax.Array]:

@@ -1,6 +1,6 @@
 """The kernel that computes the messages of a tile of receivers, slot after slot, and sums them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,15 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from partoken_jax.nn.fused_messages.gpu.layout import COLUMNS, TILE, Blocks, SlotEdges
-from partoken_jax.nn.fused_messages.gpu.slot import Ref, Slot, load, message
+from partoken_jax.nn.fused_messages.gpu.slot import (
+    Ref,
+    Slot,
+    first_scalars,
+    load,
+    norm,
+    second_scalars,
+    vectors_of,
+)
 from partoken_jax.nn.fused_messages.products import in_parts
 
 
@@ -36,10 +44,11 @@ def summed_messages(
         grid=(len(received) // TILE,),
         grid_names=("tile",),
         scratch_types=[
-            stage(how.parts, stage_width(weights)),
-            Blocks(*[stage_of(x) for x in split]),
+            in_shared((how.parts, TILE, _stage_width(weights))),
+            Blocks(*[in_shared(x.shape) for x in split]),
             plgpu.Barrier(num_arrivals=len(split)),
         ],
+        kernel_name="gvp_messages",
         **interpreted(how),
     )
     return call(rows, edges.features, edges.weight, received, *split)
@@ -54,9 +63,11 @@ def _kernel(rows, features, weight, received, *rest):
 
     def add_slot(slot, total):
         read = Slot(rows.at[slot, here], features.at[slot, here], received.at[here])
-        found = message(read, weights, stage)
+        found = vectors_of(read, weights, stage)
+        s1 = first_scalars(read, found.n1, weights, stage)
+        s2 = second_scalars(s1, found.n2, weights, stage)
         by = load(weight.at[slot, here])
-        parts = [found.s2, found.n3, *found.vh3]
+        parts = [s2, norm(found.vh3), *found.vh3]
         return [so_far + x * of_rows(by, x.shape[1]) for so_far, x in zip(total, parts, strict=True)]
 
     nothing = [jnp.zeros((TILE, width), jnp.float32) for width in (s, c, c, c, c)]
@@ -79,23 +90,14 @@ def copy_weights(source: tuple[Ref, ...], weights: Blocks, copied: Ref) -> None:
     plgpu.barrier_wait(copied)
 
 
-def stage_width(weights: Blocks) -> int:
+def _stage_width(weights: Blocks) -> int:
     """Columns of what is multiplied at once."""
-    vectors, h = weights.h1.shape
-    rows, s = weights.s2.shape
-    return max(rows, 3 * h, len(weights.edge) + 3 * vectors)
+    (v, h), (g, _), (sc, _) = weights.h1.shape, weights.edge_v.shape, weights.s2.shape
+    return max(sc, 3 * h, g + 3 * v, h + len(weights.edge_s))
 
 
-def stage(parts: int, width: int) -> plgpu.SMEM:
-    """bfloat16 [P, R, width] in shared memory, as products read it."""
-    return in_shared((parts, TILE, width))
-
-
-def stage_of(x: jax.Array):
-    return in_shared(x.shape)
-
-
-def in_shared(shape: tuple[int, ...]):
+def in_shared(shape: tuple[int, ...]) -> Any:
+    """bfloat16 in shared memory, as products read it."""
     transforms = (plgpu.TilingTransform((8, COLUMNS)), plgpu.SwizzleTransform(2 * COLUMNS))
     return plgpu.SMEM(shape, jnp.bfloat16, transforms=transforms)
 
@@ -105,5 +107,6 @@ def of_rows(x: jax.Array, columns: int) -> jax.Array:
     return jax.lax.broadcast_in_dim(x, (TILE, columns), (0,))
 
 
-def interpreted(how: How) -> dict:
+def interpreted(how: How) -> dict[str, Any]:
+    """What `plgpu.kernel` needs to be interpreted."""
     return {"interpret": plgpu.InterpretGPUParams()} if how.interpret else {}

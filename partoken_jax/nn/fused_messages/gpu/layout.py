@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from partoken_jax.graphs.types import EdgeFeatures
-from partoken_jax.nn.fused_messages.layout import flat_features, mean_weights, padded, rounded_up
+from partoken_jax.nn.fused_messages.layout import flat_vectors, mean_weights, padded, rounded_up
 from partoken_jax.nn.fused_messages.weights import MessageWeights, Widths, node_parts
 from partoken_jax.nn.gather import ReverseNeighbours, reverse_neighbours
 from partoken_jax.nn.gvp import GVP, Features
@@ -26,7 +26,7 @@ class SlotEdges(NamedTuple):
     """The edges of a batch, the same for all layers."""
 
     features: jax.Array
-    """float32 or bfloat16 [K, n, E]: scalars, then vectors, x of every channel first."""
+    """float32 or bfloat16 [K, n, E + G]: scalars, then vectors, x of every channel first."""
     sender: jax.Array
     """int32 [K, n]."""
     weight: jax.Array
@@ -38,10 +38,12 @@ class SlotEdges(NamedTuple):
 class Blocks(NamedTuple):
     """The weights of the three GVPs that belong to edges, float32 [in, out]; names as in `MessageWeights`."""
 
-    edge: jax.Array
-    """[E, F]: from an edge's features to s' and vh of the first GVP."""
+    edge_s: jax.Array
+    """[E, S]: from an edge's scalars to s' of the first GVP."""
+    edge_v: jax.Array
+    """[G, 3 H]: from all coordinates of an edge's vectors to all of vh of the first GVP."""
     h1: jax.Array
-    """[V, H]: from the sender's vectors to vh of the first GVP."""
+    """[V, H]: from the sender's vectors to each coordinate of vh."""
     n1: jax.Array
     """[H, S]"""
     v1: jax.Array
@@ -61,13 +63,13 @@ def slot_edges(edges: EdgeFeatures, senders: jax.Array) -> SlotEdges:
     """
     num_nodes, neighbours = senders.shape
     rows = rounded_up(num_nodes, TILE)
-    features = jnp.swapaxes(flat_features(edges), 0, 1)  # [K, N, De + 3 Ce]
-    width = rounded_up(features.shape[2], COLUMNS)
+    parts = (jnp.swapaxes(x, 0, 1) for x in (edges.scalars, flat_vectors(edges)))  # [K, N, *]
+    parts = [padded(x, neighbours, rows, rounded_up(x.shape[2], COLUMNS)) for x in parts]
     edge, fits = reverse_neighbours(senders, edges.mask)
     # From numbers of edges in [N, K] to those in [K, n]; what is beyond stays beyond.
     turned = edge % neighbours * rows + edge // neighbours
     return SlotEdges(
-        features=padded(features, neighbours, rows, width),
+        features=jnp.concatenate(parts, axis=2),
         sender=padded(senders.T.astype(jnp.int32), neighbours, rows),
         weight=padded(mean_weights(edges.mask).T, neighbours, rows),
         reverse=ReverseNeighbours(jnp.where(edge == senders.size, neighbours * rows, turned), fits),
@@ -86,13 +88,16 @@ def widths(gvps: Sequence[GVP]) -> Widths:
 
 def blocks(gvps: Sequence[GVP], weights: MessageWeights, nodes: Features) -> Blocks:
     """The weights as the kernels multiply by them, of GVPs over the features of `nodes`."""
-    assert gvps[0].wh is not None
-    rows, columns = weights.edge.shape
-    (s, h), vectors = weights.wn1.shape, nodes[1].shape[1]
-    sender = kernel(gvps[0].wh)[:vectors].astype(jnp.float32)
+    first = gvps[0]
+    assert first.wh is not None
+    (s, h), (ns, nv) = weights.wn1.shape, (x.shape[1] for x in nodes)
+    own, wh = kernel(first.ws).shape[0] - first.hidden, kernel(first.wh)
+    scalars, vectors = own - 2 * ns, 3 * (len(wh) - 2 * nv)
+    edge = weights.edge.T
     return Blocks(
-        edge=padded(weights.edge.T, rounded_up(columns, COLUMNS), rows),
-        h1=padded(sender, rounded_up(vectors, COLUMNS), h),
+        edge_s=padded(edge[:scalars, :s], rounded_up(scalars, COLUMNS), s),
+        edge_v=padded(edge[scalars : scalars + vectors, s:], rounded_up(vectors, COLUMNS), 3 * h),
+        h1=padded(wh[:nv].astype(jnp.float32), rounded_up(nv, COLUMNS), h),
         n1=weights.wn1.T,
         v1=weights.wv1.T,
         s2=jnp.concatenate([weights.ws2.T.at[s - 1].set(weights.b2[:, 0]), weights.wn2.T]),

@@ -1,4 +1,5 @@
-"""The messages of a block of edges on a warpgroup: one slot of the 64 receivers of a tile.
+"""The messages of a block of edges on a warpgroup: one slot of the 64 receivers of a tile. The arithmetic is
+`fused_messages.message`'s.
 
 Products read both their sides from shared memory, as bfloat16; "float32" and "tensorfloat32" split a number
 into several of them, as `products` does. What is computed from products stays in registers, as float32.
@@ -28,65 +29,76 @@ class Slot(NamedTuple):
     rows: Ref
     """[R, S + 3 V]: the senders' rows."""
     edge: Ref
-    """[R, E]"""
+    """[R, E + G]"""
     received: Ref
     """[R, F]"""
 
 
-class Message(NamedTuple):
-    """The message of every edge of a slot, and all that its gradient needs; vectors have 3 coordinates."""
+class Vectors(NamedTuple):
+    """The vectors of the three GVPs, which no scalar enters: 3 coordinates each."""
 
     n1: jax.Array  # [R, H]
-    vh1: list[jax.Array]  # [R, H]
-    s1: jax.Array  # [R, S]
     u1: list[jax.Array]  # [R, C], before the gate
     vh2: list[jax.Array]
     n2: jax.Array
-    s2: jax.Array  # [R, S]
     u2: list[jax.Array]
     vh3: list[jax.Array]
-    n3: jax.Array
 
 
-def message(slot: Slot, weights: Blocks, stage: Ref) -> Message:
-    """`message.messages` of the TPU's kernels, for R edges.
+def vectors_of(slot: Slot, weights: Blocks, stage: Ref) -> Vectors:
+    """From what a slot reads to the norms and vectors of the third GVP; `gated(u2)` is left on the stage.
 
     Args:
       weights: references to bfloat16 [P, in, out].
       stage: reference to bfloat16 [P, R, *], where the left sides of products are put.
     """
-    s, h = weights.s2.shape[2], weights.h1.shape[2]
-    put_inputs(stage, slot, weights)
-    width, vectors = weights.edge.shape[1], weights.h1.shape[1]
-    edge = operand(stage, 0, width)
-    before = load(slot.received.at[:, pl.ds(0, s)]) + load(slot.rows.at[:, pl.ds(0, s)]).astype(jnp.float32)
-    before = before + product((edge, operand(weights.edge, 0, s)))
-    vh1 = [
+    vh1 = first_vectors(slot, weights, stage)
+    u1 = of_vectors(stage, vh1, weights.v1)
+    vh2 = of_vectors(stage, gated(u1), weights.h2)
+    u2 = of_vectors(stage, vh2, weights.v2)
+    vh3 = of_vectors(stage, gated(u2), weights.h3)
+    return Vectors(norm(vh1), u1, vh2, norm(vh2), u2, vh3)
+
+
+def first_vectors(slot: Slot, weights: Blocks, stage: Ref) -> list[jax.Array]:
+    """vh [3][R, H] of the first GVP; both inputs are left on the stage."""
+    (_, g, _), (_, v, h), s = weights.edge_v.shape, weights.h1.shape, weights.s2.shape[2]
+    put_vectors(stage, slot, weights)
+    return [
         load(slot.received.at[:, pl.ds(s + i * h, h)])
         + product(
-            (edge, operand(weights.edge, s + i * h, h)),
-            (operand(stage, width + i * vectors, vectors), whole(weights.h1)),
+            (operand(stage, 0, g), operand(weights.edge_v, i * h, h)),
+            (operand(stage, g + i * v, v), whole(weights.h1)),
         )
         for i in range(3)
     ]
-    n1 = norm(vh1)
-    put(stage, [n1])
-    s1 = relu(before + product((operand(stage, 0, h), whole(weights.n1))))
-    u1 = of_vectors(stage, vh1, weights.v1)
-    vh2 = of_vectors(stage, gated(u1), weights.h2)
-    n2 = norm(vh2)
+
+
+def put_vectors(stage: Ref, slot: Slot, weights: Blocks) -> None:
+    """The vectors of edges and of senders, those coordinate after coordinate, onto the stage."""
+    (_, e, s), (_, g, _), v = weights.edge_s.shape, weights.edge_v.shape, weights.h1.shape[1]
+    senders = [load(slot.rows.at[:, pl.ds(s + i * v, v)]) for i in range(3)]
+    put(stage, [load(slot.edge.at[:, pl.ds(e, g)]), *senders])
+
+
+def first_scalars(slot: Slot, n1: jax.Array, weights: Blocks, stage: Ref) -> jax.Array:
+    """s [R, S] of the first GVP, from the norms of its vectors; both inputs are left on the stage."""
+    put_scalars(stage, n1, slot, weights)
+    (_, h, s), e = weights.n1.shape, weights.edge_s.shape[1]
+    sides = (operand(stage, 0, h), whole(weights.n1)), (operand(stage, h, e), whole(weights.edge_s))
+    of_nodes = load(slot.received.at[:, pl.ds(0, s)]) + load(slot.rows.at[:, pl.ds(0, s)]).astype(jnp.float32)
+    return relu(of_nodes + product(*sides))
+
+
+def put_scalars(stage: Ref, n1: jax.Array, slot: Slot, weights: Blocks) -> None:
+    """Norms and the scalars of edges onto the stage."""
+    put(stage, [n1, load(slot.edge.at[:, pl.ds(0, weights.edge_s.shape[1])])])
+
+
+def second_scalars(s1: jax.Array, n2: jax.Array, weights: Blocks, stage: Ref) -> jax.Array:
+    """The same of the second GVP."""
     put(stage, [s1, n2])
-    s2 = relu(product((operand(stage, 0, weights.s2.shape[1]), whole(weights.s2))))
-    u2 = of_vectors(stage, vh2, weights.v2)
-    vh3 = of_vectors(stage, gated(u2), weights.h3)
-    return Message(n1, vh1, s1, u1, vh2, n2, s2, u2, vh3, norm(vh3))
-
-
-def put_inputs(stage: Ref, slot: Slot, weights: Blocks) -> None:
-    """Edge features and the senders' vectors, coordinate after coordinate, onto the stage."""
-    s, vectors = weights.s2.shape[2], weights.h1.shape[1]
-    senders = [load(slot.rows.at[:, pl.ds(s + i * vectors, vectors)]) for i in range(3)]
-    put(stage, [load(slot.edge), *senders])
+    return relu(product((operand(stage, 0, weights.s2.shape[1]), whole(weights.s2))))
 
 
 def of_vectors(stage: Ref, v: list[jax.Array], weight: Ref) -> list[jax.Array]:
