@@ -1,12 +1,15 @@
-"""The fused messages of one conv layer compiled for TPUs that need not be there: bytes and memory.
+"""The fused messages of one conv layer compiled for TPUs and GPUs that need not be there: bytes and memory.
 
-    pip install -e '.[tpu]'
+    pip install -e '.[tpu]'       # libtpu, for v5e and v6e
+    pip install -e '.[cuda13]'    # for h100, with jax 0.12 or newer
     python -m experiments.fused_layer [--only v5e_float32_gradient ...]
 
 Nothing is run on a device. 64 chains of 300 residues and 30 neighbours, and 334 of them to show that the size
 of a batch is not bounded by the chip's memory. Bytes are those of every operation in the text of the compiled
-program, as `timing.hlo` reads it, and for the kernels what they copy, by arithmetic over the batch: their
-blocks, the weights once, and every chunk of the senders' table as often as the window fetches it.
+program, as `timing.hlo` reads it. For the kernels of a TPU they are what they copy, by arithmetic over the
+batch: their blocks, the weights once, and every chunk of the senders' table as often as the window fetches it.
+For those of a GPU they are their operands and results, once each: what a block reads again, and the sums that
+it adds to, are small enough for the cache.
 
 The errors of every precision come from interpret mode, which rounds as the kernels do: the norm of the
 difference to the dense form in float32, relative to the norm, largest of the messages and of the gradients.
@@ -14,6 +17,7 @@ difference to the dense form in float32, relative to the norm, largest of the me
 What is in the file already is not made again.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,11 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import SingleDeviceSharding
+from jax.typing import DTypeLike
 
 from experiments.flags import Flags, run_script
 from partoken_jax.files import write_whole
 from partoken_jax.graphs.types import EdgeFeatures, HiddenGraph, HiddenNodes
 from partoken_jax.nn.fused_messages import backward, forward
+from partoken_jax.nn.fused_messages.gpu.layout import slot_edges
+from partoken_jax.nn.fused_messages.gpu.messages import gpu_messages
 from partoken_jax.nn.fused_messages.layout import ROWS, TILE, lane_edges, rounded_up
 from partoken_jax.nn.fused_messages.messages import fused_messages
 from partoken_jax.nn.fused_messages.window import NOTHING, WINDOW
@@ -69,27 +76,38 @@ PROGRAMS = (
     Program("v5e", "tensorfloat32", "gradient"),
     Program("v5e", "float32", "forward", form="dense"),
     Program("v5e", "float32", "gradient", form="dense"),
+    Program("h100", "float32", "forward"),
+    Program("h100", "tensorfloat32", "forward"),
+    Program("h100", "tensorfloat32", "gradient"),
+    Program("h100", "bfloat16", "forward"),
+    Program("h100", "bfloat16", "gradient"),
+    Program("h100", "tensorfloat32", "forward", form="dense"),
+    Program("h100", "tensorfloat32", "gradient", form="dense"),
+    Program("h100", "bfloat16", "forward", form="dense"),
+    Program("h100", "bfloat16", "gradient", form="dense"),
 )
 
 
 def compiled(program: Program) -> dict[str, Any]:
     """A row: the program's bytes, those of the kernels and of the rest, and its memory."""
-    batch = _batch(program.proteins)
-    lanes = jax.jit(lane_edges)(batch.edges, batch.senders)
+    batch, device = _batch(program.proteins), DEVICES[program.device]
+    gpu = device.platform == "cuda"
+    made = jax.jit(slot_edges if gpu else lane_edges)(batch.edges, batch.senders)
     nodes = tuple(batch.nodes)
     if program.form == "dense":
         function, arguments = _dense_layer(program, nodes, batch)
     else:
-        function, arguments = _layer(program, nodes, lanes)
-    device = DEVICES[program.device]
+        function, arguments = _layer(program, nodes, made)
     place = SingleDeviceSharding(device_mesh(device).devices.flat[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments)
     precision = "tensorfloat32" if program.precision == "tensorfloat32" else "highest"
     with jax.default_matmul_precision(precision):
         done = compile_for(device, jax.jit(function), shapes)
-    operations = Module(done.text).operations()
-    rest = sum(o.bytes * o.runs for name, o in operations.items() if "gvp_messages" not in name)
-    kernels = kernel_bytes(program, lanes) if program.form == "fused" else 0
+    moved = {name: o.bytes * o.runs for name, o in Module(done.text).operations().items()}
+    kernels = sum(moved.get(name, 0.0) for name in _kernels(done.text))
+    rest = sum(moved.values()) - kernels
+    if program.form == "fused" and not gpu:
+        kernels = kernel_bytes(program, made)
     facts = ("temp_bytes", "argument_bytes", "output_bytes", "compile_s")
     return {
         **program._asdict(),
@@ -99,6 +117,21 @@ def compiled(program: Program) -> dict[str, Any]:
         "other_bytes": rest,
         **{name: done.facts[name] for name in facts},
     }
+
+
+def _kernels(text: str) -> set[str]:
+    """Names of the operations that are kernels of the messages. XLA may put one into a fusion with a slice
+    that it reads."""
+    lines, computation = text.splitlines(), ""
+    found, wrapped = [], []
+    for line in lines:
+        if line.endswith("{"):
+            computation = line.split()[0]
+        if " custom-call(" in line and "gvp_messages" in line:
+            found.append(line)
+            wrapped.append(f"calls={computation},")
+    found += [line for line in lines if any(calls in line for calls in wrapped)]
+    return {line.split(" = ")[0].split()[-1].lstrip("%") for line in found}
 
 
 def _batch(proteins: int) -> Any:
@@ -119,24 +152,24 @@ def _conv(precision: str):
     return nnx.split(nnx.eval_shape(lambda: GVPConv(NODE, NODE, EDGE, dtype=dtype, rngs=nnx.Rngs(0))))
 
 
-def _layer(program: Program, nodes, lanes):
+def _layer(program: Program, nodes, made):
     """The fused layer as a function, and its arguments. The edges are as the kernels read them: they are the
     same for all layers and brought into this form once."""
     graphdef, params = _conv(program.precision)
-    features = lanes.features.astype(jnp.bfloat16 if program.precision == "bfloat16" else jnp.float32)
+    features = made.features.astype(_stored(program))
+    messages = gpu_messages if DEVICES[program.device].platform == "cuda" else fused_messages
 
-    def forward(params, nodes, features, lanes):
-        message = nnx.merge(graphdef, params).message
-        return fused_messages(message, nodes, lanes._replace(features=features))
+    def forward(params, nodes, features, made):
+        return messages(nnx.merge(graphdef, params).message, nodes, made._replace(features=features))
 
-    arguments = (params, nodes, features, lanes._replace(features=None))
+    arguments = (params, nodes, features, made._replace(features=None))
     if program.what == "forward":
         return forward, arguments
     return _gradient(forward), (*arguments, nodes)
 
 
 def _dense_layer(program: Program, nodes, batch):
-    """The same for the dense form, with the senders' gradient read as it is on a TPU."""
+    """The same for the dense form, with the senders' gradient read as it is on a TPU and on a GPU."""
     graphdef, params = _conv(program.precision)
 
     def forward(params, nodes, features, graph):
@@ -145,10 +178,16 @@ def _dense_layer(program: Program, nodes, batch):
         here = graph._replace(nodes=HiddenNodes(*nodes), edges=edges)
         return nnx.merge(graphdef, params)(here, reverse=reverse)
 
-    arguments = (params, nodes, (batch.edges.scalars, batch.edges.vectors), batch)
+    features = tuple(x.astype(_stored(program)) for x in (batch.edges.scalars, batch.edges.vectors))
+    arguments = (params, nodes, features, batch)
     if program.what == "forward":
         return forward, arguments
     return _gradient(forward), (*arguments, nodes)
+
+
+def _stored(program: Program) -> DTypeLike:
+    """Of the edge features."""
+    return jnp.bfloat16 if program.precision == "bfloat16" else jnp.float32
 
 
 def _gradient(forward):
@@ -180,8 +219,9 @@ def kernel_bytes(program: Program, lanes) -> int:
     return int(total)
 
 
-def errors(precision: str) -> dict[str, float]:
-    """Of the fused form in this precision on a batch of one chain, and of the dense form in bfloat16."""
+def errors(precision: str, *, gpu: bool) -> dict[str, float]:
+    """Of the fused form in this precision on a batch of one chain, and of the dense form in bfloat16. Those
+    for GPUs have no gradient in float32."""
     batch = _batch(1)
     rng = np.random.default_rng(0)
     drawn = (tuple(batch.nodes), (batch.edges.scalars, batch.edges.vectors), tuple(batch.nodes))
@@ -196,20 +236,23 @@ def errors(precision: str) -> dict[str, float]:
             edges = EdgeFeatures(scalars=features[0], vectors=features[1], mask=batch.edges.mask)
             if form == "dense":
                 return conv(batch._replace(nodes=HiddenNodes(*nodes), edges=edges))
+            if gpu:
+                return gpu_messages(conv.message, nodes, slot_edges(edges, batch.senders), interpret=True)
             return fused_messages(conv.message, nodes, lane_edges(edges, batch.senders), interpret=True)
 
         nodes, features, cotangents = drawn
         with jax.default_matmul_precision("highest" if precision == "bfloat16" else precision):
-            out = jax.jit(forward)(params, nodes, features, None)
-            gradient = jax.jit(_gradient(forward))(params, nodes, features, None, cotangents)
-        return jax.tree.leaves(out), jax.tree.leaves(gradient)
+            out = [jax.jit(forward)(params, nodes, features, None)]
+            if not (gpu and precision == "float32"):
+                out.append(jax.jit(_gradient(forward))(params, nodes, features, None, cotangents))
+        return [jax.tree.leaves(x) for x in out]
 
     def worst(form: str, precision: str) -> list[float]:
-        pairs = [zip(*both, strict=True) for both in zip(found(form, precision), exact, strict=True)]
+        pairs = [zip(*both, strict=True) for both in zip(found(form, precision), exact, strict=False)]
         return [max(float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)) for a, b in part) for part in pairs]
 
     exact = found("dense", "highest")
-    result = dict(zip(("messages", "gradients"), worst("fused", precision), strict=True))
+    result = dict(zip(("messages", "gradients"), worst("fused", precision), strict=False))
     if precision == "bfloat16":
         result |= dict(zip(("dense_messages", "dense_gradients"), worst("dense", precision), strict=True))
     return result
@@ -245,11 +288,12 @@ def main() -> None:
         "run": False,
         "jax": jax.__version__,
         "errors": {},
+        "gpu_errors": {},
         "rows": {},
     } | result
-    for precision in ("float32", "tensorfloat32", "bfloat16"):
-        if precision not in result["errors"]:
-            result["errors"][precision] = errors(precision)
+    for name, precision in itertools.product(("errors", "gpu_errors"), ("float32", "tensorfloat32", "bfloat16")):
+        if precision not in result[name]:
+            result[name][precision] = errors(precision, gpu=name == "gpu_errors")
             save(result)
     for program in PROGRAMS:
         if program.name in wanted and program.name not in result["rows"]:
