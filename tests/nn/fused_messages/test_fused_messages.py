@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from partoken_jax.config import ConfigError, ModelConfig, TrainConfig
-from partoken_jax.graphs.types import EdgeFeatures, HiddenGraph, HiddenNodes
+from partoken_jax.graphs.types import HiddenGraph, HiddenNodes
 from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.forms import Target, form_of
 from partoken_jax.nn.fused_messages.layout import TILE, lane_edges
@@ -18,9 +18,8 @@ from partoken_jax.nn.fused_messages.products import times
 from partoken_jax.nn.message_passing import GVPConv
 from partoken_jax.training.loop import train
 from tests.helpers import assert_close, by_path, random_graph
+from tests.nn.fused_messages.one_layer import EDGE, dense, error, first_rows, gradients, hidden_graph, layer
 
-NODE, EDGE = (100, 16), (32, 1)
-"""The published widths."""
 SIZES = (150, 1, 2, 80)
 NUM_NODES = 3 * TILE - 40
 """A protein in two tiles, several in one, rows of padding and columns beyond them."""
@@ -28,22 +27,12 @@ NUM_NODES = 3 * TILE - 40
 
 @pytest.fixture(scope="module")
 def graph():
-    drawn = random_graph(
-        np.random.default_rng(0),
-        SIZES,
-        k=6,
-        num_nodes=NUM_NODES,
-        node_dims=NODE,
-        edge_dims=EDGE,
-        incomplete=(3, 200),
-    )
-    nodes = HiddenNodes(drawn.nodes.scalars, drawn.nodes.vectors)
-    return HiddenGraph(**{**drawn._asdict(), "nodes": nodes, "globals": None})
+    return hidden_graph(SIZES, k=6, num_nodes=NUM_NODES, incomplete=(3, 200))
 
 
 @pytest.fixture(scope="module")
 def conv():
-    return nnx.split(GVPConv(NODE, NODE, EDGE, rngs=nnx.Rngs(0)))
+    return layer()
 
 
 def fused(conv, graph, **options):
@@ -51,31 +40,10 @@ def fused(conv, graph, **options):
     return fused_messages(conv.message, graph.nodes, edges, interpret=True, **options)
 
 
-def gradients(apply, conv, graph):
-    """Compiled; the messages, and the gradients of every parameter and input, of Σ out · cotangent."""
-    graphdef, params = conv
-    rng = np.random.default_rng(1)
-    cotangents = [rng.normal(size=x.shape).astype(np.float32) for x in graph.nodes]
-
-    def total(params, nodes, scalars, vectors):
-        edges = EdgeFeatures(scalars, vectors, graph.edges.mask)
-        out = apply(nnx.merge(graphdef, params), graph._replace(nodes=nodes, edges=edges))
-        return sum(jnp.vdot(x, c) for x, c in zip(out, cotangents, strict=True)), out
-
-    grad = jax.jit(jax.grad(total, argnums=(0, 1, 2, 3), has_aux=True))
-    arguments = params, graph.nodes, graph.edges.scalars, graph.edges.vectors
-
-    def run():
-        (params, nodes, *edges), out = jax.block_until_ready(grad(*arguments))
-        return out, by_path(params) | dict(zip(("s", "v", "edge_s", "edge_v"), (*nodes, *edges), strict=True))
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def expected(conv, graph):
     """What the dense form makes of it."""
-    return gradients(lambda conv, graph: conv(graph), conv, graph)()
+    return gradients(dense, conv, graph)()
 
 
 @pytest.mark.parametrize("window", [16, 1], ids=["the table fits", "a tile reads more than is held"])
@@ -92,12 +60,6 @@ def test_messages_and_gradients_are_those_of_the_dense_form(conv, graph, expecte
     assert not np.asarray(out[0])[lonely].any() and not np.asarray(out[1])[lonely].any()
     for first, second in zip(jax.tree.leaves((out, found)), jax.tree.leaves(run()), strict=True):
         np.testing.assert_array_equal(first, second)  # to the last bit, on every run
-
-
-def error(found, expected):
-    """Norm of the difference relative to the norm."""
-    found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize(
@@ -123,12 +85,12 @@ def test_messages_have_the_precision_that_is_set(conv, graph, expected):
         out = jax.jit(lambda params: apply(nnx.merge(graphdef, params), graph))(params)
         return [error(*pair) for pair in zip(out, expected[0], strict=True)]
 
-    rounded = nnx.split(GVPConv(NODE, NODE, EDGE, dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))[0]
+    rounded = layer(jnp.bfloat16)[0]
     with jax.default_matmul_precision("tensorfloat32"):
         assert 1e-6 < max(found(fused, graphdef)) < 2**-16
-    dense = found(lambda conv, graph: conv(graph), rounded)
+    of_dense = found(dense, rounded)
     # No less precise than the dense form, which also rounds between products.
-    assert 1e-3 < max(found(fused, rounded)) < 1.1 * max(dense)
+    assert 1e-3 < max(found(fused, rounded)) < 1.1 * max(of_dense)
 
 
 def encoder():
@@ -176,7 +138,7 @@ def test_layers_computed_again_have_the_same_gradient(small):
 
         return by_path(jax.jit(jax.grad(total))(stacked))
 
-    found, want = gradient(fused), gradient(lambda conv, graph: conv(graph))
+    found, want = gradient(fused), gradient(dense)
     for name, values in want.items():
         assert_close(found[name], values, 1e-4, name)
 
@@ -195,14 +157,7 @@ def test_elsewhere_the_dense_form_is_read(small):
 def test_batch_mates_and_padding_change_nothing(conv, graph, expected):
     """The first protein of 150 residues alone, in 2 tiles, and among others, in 3."""
     graphdef, params = conv
-    few, columns = 160, slice(160)
-    mask = graph.edges.mask.copy()[columns]
-    mask[150:] = False
-    alone = graph._replace(
-        nodes=jax.tree.map(lambda x: x[columns], graph.nodes),
-        edges=EdgeFeatures(graph.edges.scalars[columns], graph.edges.vectors[columns], mask),
-        senders=np.where(mask, graph.senders[columns], np.arange(few)[:, None]),
-    )
+    alone = first_rows(graph, 160, 150)
     found = jax.jit(lambda: fused(nnx.merge(graphdef, params), alone))()
     for got, want in zip(found, expected[0], strict=True):
         assert_close(got[:150], want[:150], 1e-5)

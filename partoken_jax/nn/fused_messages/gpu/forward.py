@@ -24,7 +24,7 @@ class How(NamedTuple):
     """How the kernels compute."""
 
     parts: int
-    """P: 1 for "bfloat16", 2 for "tensorfloat32"."""
+    """P, as `products.PARTS` has it for a precision."""
     interpret: bool = False
     """As ordinary operations, on any platform: for tests."""
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from partoken_jax.nn.fused_messages.gpu import backward, forward
 from partoken_jax.nn.fused_messages.gpu.forward import How
@@ -21,8 +22,8 @@ def gpu_messages(
 ) -> Features:
     """The mean over each residue's neighbours of the messages that three GVPs compute, on a Hopper GPU.
 
-    Experimental: compiled for an H100 and interpreted, never run on a device. The same as `fused_messages`,
-    in the precisions "bfloat16" and "tensorfloat32".
+    Experimental: compiled for an H100 and interpreted, never run on a device. The same as `fused_messages`;
+    in float32 without a gradient, for which a GPU's shared memory has no room.
 
     Args:
       gvps: the three message GVPs over [s_j, e_ij, s_i] and [V_j, E_ij, V_i].
@@ -32,7 +33,11 @@ def gpu_messages(
 
     Returns:
       (s [N, D'], v [N, C', 3]), float32.
+
+    Raises RuntimeError where jax is too old, and, differentiated in float32, ValueError.
     """
+    if said := too_old():
+        raise RuntimeError(said)
     precision, wide = precision_of(gvps), widths(gvps)
     sender, received = node_tables(gvps, nodes, edges.sender.shape[1])
     if precision == "bfloat16":
@@ -44,12 +49,24 @@ def gpu_messages(
     return tail(gvps, summed.T, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]], wide)
 
 
+def too_old() -> str | None:
+    """One sentence where this jax has not what the kernels are written with."""
+    if all(hasattr(plgpu, name) for name in ("store", "InterpretGPUParams")):
+        return None
+    return f"the kernels for GPUs need jax 0.12 or newer, but this is {jax.__version__}; install a newer one"
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed(how: How, edges: SlotEdges, rows: jax.Array, received: jax.Array, weights: Blocks) -> jax.Array:
     return forward.summed_messages(how, edges, rows, received, weights)
 
 
 def _forward(how, *inputs):
+    if how.parts == PARTS["float32"]:
+        raise ValueError(
+            "the kernels for GPUs have no gradient in float32, for which shared memory has no room; set "
+            'precision to "tensorfloat32" or "bfloat16", or use the dense form'
+        )
     return _summed(how, *inputs), inputs
 
 
