@@ -7,9 +7,9 @@
 Nothing is run on a device. 64 chains of 300 residues and 30 neighbours, and 334 of them to show that the size
 of a batch is not bounded by the chip's memory. Bytes are those of every operation in the text of the compiled
 program, as `timing.hlo` reads it. For the kernels of a TPU they are what they copy, by arithmetic over the
-batch: their blocks, the weights once, and every chunk of the senders' table as often as the window fetches it.
-For those of a GPU they are their operands and results, once each: what a block reads again, and the sums that
-it adds to, are small enough for the cache.
+batch: their blocks, the weights once, and every chunk of the senders' table as often as the window fetches
+it. For those of a GPU they are their operands and results, once each: what a block reads again, and the sums
+that it adds to, are small enough for the cache.
 
 The errors of every precision come from interpret mode, which rounds as the kernels do: the norm of the
 difference to the dense form in float32, relative to the norm, largest of the messages and of the gradients.
@@ -90,7 +90,7 @@ PROGRAMS = (
 
 def compiled(program: Program) -> dict[str, Any]:
     """A row: the program's bytes, those of the kernels and of the rest, and its memory."""
-    batch, device = _batch(program.proteins), DEVICES[program.device]
+    batch, device = layer_batch(program.proteins), DEVICES[program.device]
     gpu = device.platform == "cuda"
     made = jax.jit(slot_edges if gpu else lane_edges)(batch.edges, batch.senders)
     nodes = tuple(batch.nodes)
@@ -134,7 +134,7 @@ def _kernels(text: str) -> set[str]:
     return {line.split(" = ")[0].split()[-1].lstrip("%") for line in found}
 
 
-def _batch(proteins: int) -> Any:
+def layer_batch(proteins: int) -> Any:
     """Hidden features of a batch of synthetic chains; their values do not matter."""
     graph = timing_data(TimingConfig(batch_size=proteins, residues=300)).batch
     rows, neighbours = graph.senders.shape
@@ -165,7 +165,7 @@ def _layer(program: Program, nodes, made):
     arguments = (params, nodes, features, made._replace(features=None))
     if program.what == "forward":
         return forward, arguments
-    return _gradient(forward), (*arguments, nodes)
+    return gradient_of(forward), (*arguments, nodes)
 
 
 def _dense_layer(program: Program, nodes, batch):
@@ -182,7 +182,7 @@ def _dense_layer(program: Program, nodes, batch):
     arguments = (params, nodes, features, batch)
     if program.what == "forward":
         return forward, arguments
-    return _gradient(forward), (*arguments, nodes)
+    return gradient_of(forward), (*arguments, nodes)
 
 
 def _stored(program: Program) -> DTypeLike:
@@ -190,7 +190,7 @@ def _stored(program: Program) -> DTypeLike:
     return jnp.bfloat16 if program.precision == "bfloat16" else jnp.float32
 
 
-def _gradient(forward):
+def gradient_of(forward):
     """Of Σ out · cotangent, the last argument, in weights, residues and edges."""
 
     def total(params, nodes, features, others, cotangents):
@@ -222,7 +222,7 @@ def kernel_bytes(program: Program, lanes) -> int:
 def errors(precision: str, *, gpu: bool) -> dict[str, float]:
     """Of the fused form in this precision on a batch of one chain, and of the dense form in bfloat16. Those
     for GPUs have no gradient in float32."""
-    batch = _batch(1)
+    batch = layer_batch(1)
     rng = np.random.default_rng(0)
     drawn = (tuple(batch.nodes), (batch.edges.scalars, batch.edges.vectors), tuple(batch.nodes))
     drawn = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), drawn)
@@ -244,7 +244,7 @@ def errors(precision: str, *, gpu: bool) -> dict[str, float]:
         with jax.default_matmul_precision("highest" if precision == "bfloat16" else precision):
             out = [jax.jit(forward)(params, nodes, features, None)]
             if not (gpu and precision == "float32"):
-                out.append(jax.jit(_gradient(forward))(params, nodes, features, None, cotangents))
+                out.append(jax.jit(gradient_of(forward))(params, nodes, features, None, cotangents))
         return [jax.tree.leaves(x) for x in out]
 
     def worst(form: str, precision: str) -> list[float]:
@@ -291,7 +291,9 @@ def main() -> None:
         "gpu_errors": {},
         "rows": {},
     } | result
-    for name, precision in itertools.product(("errors", "gpu_errors"), ("float32", "tensorfloat32", "bfloat16")):
+    for name, precision in itertools.product(
+        ("errors", "gpu_errors"), ("float32", "tensorfloat32", "bfloat16")
+    ):
         if precision not in result[name]:
             result[name][precision] = errors(precision, gpu=name == "gpu_errors")
             save(result)

@@ -8,6 +8,7 @@ from what arrives, summed over the neighbours and forgotten, and never leaves th
     forward    the kernel of the messages
     backward   the kernel of their gradient, which computes every message again
     messages   both together as a function with a gradient
+    gpu        the same for NVIDIA's Hopper GPUs, which no model takes by itself
 
 Legend: N residues, n = N rounded up to whole tiles of 128, T = n / 128 tiles, K neighbours; S scalars, H
 hidden vectors of the first GVP and C vectors of the others, each rounded up to a multiple of 8; F = S + 3 H;

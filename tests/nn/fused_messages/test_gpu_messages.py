@@ -58,7 +58,7 @@ def plain(conv, graph):
     def coordinates(x):
         return x.reshape(*x.shape[:-1], 3, -1)
 
-    (s, h, _), scalars = wide, len(weights.edge_s)
+    s, scalars = wide.scalars, len(weights.edge_s)
     from_edge = edges.features[..., scalars:] @ weights.edge_v
     vh = coordinates(rows[..., s:]) @ weights.h1 + coordinates(received[:, s:] + from_edge)
     of_edge = edges.features[..., :scalars] @ weights.edge_s
@@ -134,7 +134,7 @@ def test_batch_mates_and_padding_change_nothing(conv, graph, expected):
 
 @interpreted
 def test_a_gradient_in_float32_is_refused(conv, graph):
-    with pytest.raises(ValueError, match='no gradient in float32.* "tensorfloat32"'):
+    with pytest.raises(ValueError, match=r'no gradient in float32.* "tensorfloat32"'):
         gradients(fused, conv, graph)()
 
 
@@ -145,7 +145,9 @@ def test_an_old_jax_is_refused_in_one_sentence(conv, graph, monkeypatch):
 
 
 def test_both_kernels_compile_for_an_h100():
-    made = subprocess.run([python_for("cuda"), "-c", CODE], cwd=ROOT, check=True, capture_output=True, text=True)
+    made = subprocess.run(
+        [python_for("cuda"), "-c", CODE], cwd=ROOT, check=True, capture_output=True, text=True
+    )
     said = json.loads(made.stdout.splitlines()[-1])
     if isinstance(said, str):
         pytest.skip(said)

@@ -1,8 +1,9 @@
-"""The messages of a conv layer as kernels for NVIDIA's Hopper GPUs (Pallas, Mosaic GPU). Experimental: compiled
-for an H100 and interpreted, never run on a device, and in use only where it is called by name.
+"""The messages of a conv layer as kernels for NVIDIA's Hopper GPUs (Pallas, Mosaic GPU).
 
-XLA gathers the senders' rows, and sums their gradient through the reverse table of `nn.gather`; everything else
-of an edge is computed from them on the chip and never leaves it.
+Experimental: compiled for an H100 and interpreted, never run on a device, and in use where called by name.
+
+XLA gathers the senders' rows, and sums their gradient through the reverse table of `nn.gather`; everything
+else of an edge is computed from them on the chip and never leaves it.
 
     layout     what the kernels read: slots first, features in columns, widths in multiples of 16
     slot       products of a block of edges, and the message of every edge of it
@@ -10,7 +11,8 @@ of an edge is computed from them on the chip and never leaves it.
     backward   the kernel of their gradient, which computes every message again
     messages   both together as a function with a gradient
 
-Legend: N residues, n = N rounded up to whole tiles of 64, K neighbours; R = 64 receivers of a tile, the rows of
-a product; S scalars, H hidden vectors of the first GVP, C vectors of the others, V vectors of a residue, E
-scalars of an edge and G coordinates of its vectors; F = S + 3 H; P numbers of bfloat16 that stand for a float32.
+Legend: N residues, n = N rounded up to whole tiles of 64, K neighbours; R = 64 receivers of a tile, the rows
+of a product; S scalars, H hidden vectors of the first GVP, C vectors of the others, V vectors of a residue,
+E scalars of an edge and G coordinates of its vectors; F = S + 3 H; P numbers of bfloat16 that stand for a
+float32.
 """

@@ -9,7 +9,6 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from partoken_jax.nn.fused_messages.gpu.forward import (
     How,
@@ -31,6 +30,7 @@ from partoken_jax.nn.fused_messages.gpu.slot import (
     load,
     norm,
     operand,
+    plgpu,
     product,
     put,
     put_scalars,
@@ -121,7 +121,7 @@ def _kernel(rows, features, weight, received, gradient, *rest):
     left, right, weights, copied = rest[-4:]
     copy_weights(rest[:count], weights, copied)
     block = jax.lax.axis_index("block")
-    names = _sums(Blocks(*[jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in weights]))
+    names = _sums(Blocks(*[jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in weights]))  # type: ignore[arg-type]
     added = {name: x.at[block] for name, x in zip(names, sums, strict=True)}
     for x in added.values():
         store(x, jnp.zeros(x.shape, jnp.float32))

@@ -1,11 +1,11 @@
 """The kernel that computes the messages of a tile of receivers, slot after slot, and sums them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from partoken_jax.nn.fused_messages.gpu.layout import COLUMNS, TILE, Blocks, SlotEdges
 from partoken_jax.nn.fused_messages.gpu.slot import (
@@ -14,6 +14,7 @@ from partoken_jax.nn.fused_messages.gpu.slot import (
     first_scalars,
     load,
     norm,
+    plgpu,
     second_scalars,
     vectors_of,
 )
@@ -83,7 +84,7 @@ def in_parts_of(weights: Blocks, parts: int) -> Blocks:
     return Blocks(*[jnp.stack(in_parts(x, parts)) for x in weights])
 
 
-def copy_weights(source: tuple[Ref, ...], weights: Blocks, copied: Ref) -> None:
+def copy_weights(source: Sequence[Ref], weights: Blocks, copied: Ref) -> None:
     """All weights into shared memory."""
     for given, held in zip(source, weights, strict=True):
         plgpu.copy_gmem_to_smem(given, held, copied)

@@ -63,16 +63,16 @@ def slot_edges(edges: EdgeFeatures, senders: jax.Array) -> SlotEdges:
     """
     num_nodes, neighbours = senders.shape
     rows = rounded_up(num_nodes, TILE)
-    parts = (jnp.swapaxes(x, 0, 1) for x in (edges.scalars, flat_vectors(edges)))  # [K, N, *]
-    parts = [padded(x, neighbours, rows, rounded_up(x.shape[2], COLUMNS)) for x in parts]
+    turned = [jnp.swapaxes(x, 0, 1) for x in (edges.scalars, flat_vectors(edges))]  # [K, N, *]
+    parts = [padded(x, neighbours, rows, rounded_up(x.shape[2], COLUMNS)) for x in turned]
     edge, fits = reverse_neighbours(senders, edges.mask)
     # From numbers of edges in [N, K] to those in [K, n]; what is beyond stays beyond.
-    turned = edge % neighbours * rows + edge // neighbours
+    place = edge % neighbours * rows + edge // neighbours
     return SlotEdges(
         features=jnp.concatenate(parts, axis=2),
         sender=padded(senders.T.astype(jnp.int32), neighbours, rows),
         weight=padded(mean_weights(edges.mask).T, neighbours, rows),
-        reverse=ReverseNeighbours(jnp.where(edge == senders.size, neighbours * rows, turned), fits),
+        reverse=ReverseNeighbours(jnp.where(edge == senders.size, neighbours * rows, place), fits),
     )
 
 

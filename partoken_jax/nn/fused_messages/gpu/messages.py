@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from partoken_jax.nn.fused_messages.gpu import backward, forward
 from partoken_jax.nn.fused_messages.gpu.forward import How
 from partoken_jax.nn.fused_messages.gpu.layout import Blocks, SlotEdges, blocks, node_tables, widths
+from partoken_jax.nn.fused_messages.gpu.slot import plgpu
 from partoken_jax.nn.fused_messages.messages import precision_of
 from partoken_jax.nn.fused_messages.products import PARTS
 from partoken_jax.nn.fused_messages.weights import message_weights, tail
@@ -45,7 +45,7 @@ def gpu_messages(
     rows = gather_senders(sender, edges.sender, edges.reverse, read_by_places)
     weights = blocks(gvps, message_weights(gvps, nodes, wide), nodes)
     how = How(PARTS[precision], interpret)
-    summed = _summed(how, edges._replace(reverse=None), rows, received, weights)
+    summed = _summed(how, edges, rows, received, weights)
     return tail(gvps, summed.T, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]], wide)
 
 
@@ -71,7 +71,8 @@ def _forward(how, *inputs):
 
 
 def _backward(how, inputs, gradient):
-    features, *others = backward.gradients(how, *inputs, gradient)
+    edges, rows, received, weights = inputs
+    features, *others = backward.gradients(how, edges, rows, received, weights, gradient)
     # None says that there is no gradient.
     return (SlotEdges(features, None, None, None), *others)  # type: ignore[arg-type]
 

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
+from jax.experimental.pallas import mosaic_gpu
 
 from partoken_jax.nn.fused_messages.gpu.layout import Blocks
 from partoken_jax.nn.fused_messages.products import in_parts, pairs
 from partoken_jax.nn.norms import MIN_SQUARED_NORM
 
+plgpu: Any = mosaic_gpu
+"""Not every jax has all of it that the kernels use (`messages.too_old`)."""
 Ref = Any
 """A reference to an array in one of the memories of a GPU."""
 Operand = list[Ref]
