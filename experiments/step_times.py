@@ -36,8 +36,8 @@ BASE = "gvp-recommended"
 
 
 def steps(config: TrainConfig) -> dict[int, Callable[[], Any]]:
-    """Stage → runs its training step once, on the first batch of the run's first epoch. Without a codebook both
-    stages have one program."""
+    """Stage → runs its training step once, on the first batch of the run's first epoch. Without a codebook
+    both stages have one program."""
     data = load_run_data(config)
     batch = jax.device_put(next(iter(data.loaders["train"].epoch(0))))
     programs: dict[bool, Callable[[], Any]] = {}
@@ -57,7 +57,7 @@ def measure(
     root: Path, task: str, recipes: list[str], precision: Precision, repeats: int
 ) -> list[dict[str, Any]]:
     """A row for every variant and stage."""
-    calls = {}
+    calls: dict[tuple[str, int], Callable[[], Any]] = {}
     for recipe in recipes:
         say(f"compiling {recipe}")
         config = job(root, task, recipe, 0, precision).config
