@@ -83,11 +83,16 @@ def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
     return sorted(found, key=lambda run: (run.task, run.variant, run.seed)), unfinished
 
 
+def step_times(folder: Path) -> dict[str, Any] | None:
+    """What step_times.json in the folder of a task holds; None without the file."""
+    path = folder / "step_times.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
 def measured_steps(folder: Path) -> dict[tuple[str, int], float]:
     """Variant and stage → milliseconds of a step, of step_times.json; empty without the file."""
-    path = folder / "step_times.json"
-    rows = json.loads(path.read_text())["rows"] if path.is_file() else []
-    return {(row["variant"], row["stage"]): row["ms"] for row in rows}
+    found = step_times(folder)
+    return {} if found is None else {(row["variant"], row["stage"]): row["ms"] for row in found["rows"]}
 
 
 def _read(path: Path, times: dict[tuple[str, int], float]) -> FinishedRun:
