@@ -5,6 +5,9 @@ to be summed: by a scatter-add, or by reading, for every node, the edges that it
 reverse-neighbour table). On a CPU the scatter-add is faster; on a GPU its order is not fixed, and jaxlib
 0.10.2 to 0.11.0 need up to 2000 times as long for it.
 
+What is read through the table is added up place by place: XLA then reads and adds in one operation, and no
+array of [N, R, ...] is written and read again.
+
 Legend: N nodes, K neighbours, R places of the reverse table, E = N · K edges.
 """
 
@@ -61,9 +64,16 @@ def _backward(residuals, gradient):
     num_nodes, width = neighbours.shape
     flat = gradient.reshape(num_nodes * width, *gradient.shape[2:])
 
+    def add_places(total, places):
+        for edge in places:
+            total = total + flat.at[edge].get(mode="fill", fill_value=0).astype(jnp.float32)
+        return total, None
+
     def read():
-        rows = flat.at[reverse.edge].get(mode="fill", fill_value=0)  # [N, R, ...]
-        return jnp.sum(rows, axis=1, dtype=jnp.float32).astype(flat.dtype)
+        # K places at a time: all in one loop body would be compiled three times as long for the same bytes.
+        places = reverse.edge.T.reshape(-1, width, num_nodes)
+        nothing = jnp.zeros((num_nodes, *flat.shape[1:]), jnp.float32)
+        return jax.lax.scan(add_places, nothing, places)[0].astype(flat.dtype)
 
     def scatter():
         return jnp.zeros((num_nodes, *flat.shape[1:]), flat.dtype).at[neighbours.reshape(-1)].add(flat)
