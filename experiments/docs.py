@@ -20,6 +20,7 @@ from experiments import (
     conv_forms,
     dead_channels,
     demo,
+    does_it_pay_report,
     faults,
     figures,
     learn_summary,
@@ -194,6 +195,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "codebooks": lambda: codebooks.table(read("learn", "codebooks.json")),
         "power": lambda: wrapped(learn_tables.power(read("learn", "summary.json"))),
         "same_features": lambda: same_features.text(read("learn", "same_features.json")),
+        "whole_runs": lambda: does_it_pay_report.text(read("learn", "does_it_pay.json")),
         "dead": lambda: dead_channels.table(read("learn", "dead_channels.json")),
     },
     "docs/SITES.md": {

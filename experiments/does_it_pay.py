@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments.does_it_pay_report import draw, report, verdict
-from experiments.finished_runs import FinishedRun, best_within, read_runs
+from experiments.finished_runs import FinishedRun, best_within, read_runs, step_times
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
 from experiments.paired import as_json, difference, disagreement, protein_errors, smallest_difference
@@ -179,6 +179,9 @@ def main() -> None:
         "command": " ".join(["python -m experiments.does_it_pay", *sys.argv[1:]]),
         "unfinished": unfinished,
         "tasks": tasks,
+        "step_times": {
+            task: found["command"] for task in tasks if (found := step_times(args.runs / task)) is not None
+        },
         "forest": forest_rows(args.baselines),
         "verdict": words,
     }

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.learn import COMPARED
+from experiments.timing_tables import wrapped
 from partoken_jax.tables import markdown_table
 
 MAIN = ("partoken-recommended", "gvp-recommended")
@@ -37,11 +38,8 @@ def report(results: dict[str, Any], figure: str) -> str:
     lines += ["", f"![accuracy against time and parameters]({figure})"]
     for task, found in results["tasks"].items():
         forest = results["forest"].get(task)
-        devices = sorted({device for mine in found["variants"].values() for device in mine["devices"]})
-        times = f"Times are of {' and '.join(devices)}."
-        if len(devices) > 1:
-            times += " They are not comparable where variants ran on different ones."
-        lines += ["", f"## {task}", "", variants_table(found, forest), "", contrasts_table(found), "", times]
+        lines += ["", f"## {task}", "", variants_table(found, forest), "", contrasts_table(found)]
+        lines += ["", times(found, results["step_times"].get(task))]
     lines += [
         "",
         "Accuracy and macro-F1: of the test proteins, by the epoch with the best validation score, mean over "
@@ -52,6 +50,27 @@ def report(results: dict[str, Any], figure: str) -> str:
         "cheapest one's own. Time: steps times their median, without compilation, validation and start.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def text(results: dict[str, Any]) -> str:
+    """The verdict, and the tables of every task, for a document."""
+    parts = [wrapped(results["verdict"])]
+    for task, found in results["tasks"].items():
+        parts += [variants_table(found, results["forest"].get(task)), contrasts_table(found)]
+        said = f"{power(task, found).removeprefix('- ')} {times(found, results['step_times'].get(task))}"
+        parts.append(wrapped(f"{said[0].upper()}{said[1:]}"))
+    return "\n\n".join([*parts, f"`{results['command']}`"])
+
+
+def times(found: dict[str, Any], measured: str | None) -> str:
+    """Where the times of a task come from. `measured`: the command that timed the steps together, if any."""
+    devices = sorted({device for mine in found["variants"].values() for device in mine["devices"]})
+    if measured is not None:
+        return f"Times are steps times what a step takes where nothing else runs (`{measured}`)."
+    said = f"Times are of {' and '.join(devices)}."
+    if len(devices) > 1:
+        said += " They are not comparable where variants ran on different ones."
+    return said
 
 
 def power(task: str, found: dict[str, Any]) -> str:

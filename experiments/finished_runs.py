@@ -1,4 +1,8 @@
-"""The runs of a comparison, read from ROOT/TASK/VARIANT/seedN (`experiments.learn` makes them)."""
+"""The runs of a comparison, read from ROOT/TASK/VARIANT/seedN (`experiments.learn` makes them).
+
+Where ROOT/TASK/step_times.json lies (`experiments.step_times`), a step counts with the time that it has
+there, because runs on a busy machine say little of what they cost.
+"""
 
 import json
 from collections.abc import Iterable
@@ -64,12 +68,13 @@ def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
     Raises DataError where there is none, or for a run of another task or seed than its place says.
     """
     found, unfinished = [], []
+    times = {task: measured_steps(root / task) for task in TASKS}
     for path in sorted(path for task in TASKS for path in root.glob(f"{task}/*/seed*") if path.is_dir()):
         place = str(path.relative_to(root))
         if not (path / "report.json").is_file():
             unfinished.append(place)
             continue
-        found.append(_read(path))
+        found.append(_read(path, times[path.parts[-3]]))
     if not found:
         raise DataError(
             f"{root}: holds no finished run (TASK/VARIANT/seedN with a report.json); make some with the "
@@ -78,7 +83,19 @@ def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
     return sorted(found, key=lambda run: (run.task, run.variant, run.seed)), unfinished
 
 
-def _read(path: Path) -> FinishedRun:
+def step_times(folder: Path) -> dict[str, Any] | None:
+    """What step_times.json in the folder of a task holds; None without the file."""
+    path = folder / "step_times.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def measured_steps(folder: Path) -> dict[tuple[str, int], float]:
+    """Variant and stage → milliseconds of a step, of step_times.json; empty without the file."""
+    found = step_times(folder)
+    return {} if found is None else {(row["variant"], row["stage"]): row["ms"] for row in found["rows"]}
+
+
+def _read(path: Path, times: dict[tuple[str, int], float]) -> FinishedRun:
     task, variant = path.parts[-3:-1]
     report: RunReport = json.loads((path / "report.json").read_text())
     data, planned = report["config"]["data"], job(path, task, "gvp-recommended", 0, "float32").config.data
@@ -91,5 +108,13 @@ def _read(path: Path) -> FinishedRun:
     records = read_records(path / "metrics.jsonl")
     if not records:
         raise DataError(f"{path}: has no metrics.jsonl, so nothing tells what it cost; copy the whole run")
+    if times:
+        if missing := {(variant, record["stage"]) for record in records} - times.keys():
+            named = ", ".join(f"{name}, stage {stage}" for name, stage in sorted(missing))
+            raise DataError(
+                f"{path.parents[1] / 'step_times.json'}: has no time of {named}; measure all variants "
+                "together with `python -m experiments.step_times`"
+            )
+        records = [{**record, "step_ms": times[variant, record["stage"]]} for record in records]
     predictions = read_predictions(path) if (path / FILE).is_file() else None
     return FinishedRun(task, variant, report["config"]["seed"], report, records, predictions)

@@ -200,8 +200,9 @@ class ModelConfig:
     """What the forward pass forgets and the backward pass computes again, to save memory. "none" forgets
     nothing; "layer" keeps only the residues between layers; "chunk" also computes edges a few residues at a
     time, which needs least memory and is fastest on a CPU. "auto" takes what `partoken tune` found on the
-    device, else "chunk" on a CPU, "layer" elsewhere, and "none" for the general form. Change it when memory
-    runs out, or to measure."""
+    device, else "chunk" on a CPU, on a GPU "none" where that takes no more than 4 GB (64 proteins of 300
+    residues at the published widths), else "layer", and "none" for the general form. Set "layer" when memory
+    runs out."""
     sender_gradient: Literal["auto", "scatter", "gather"] = "auto"
     """How the dense form sums the gradients of the edges that leave a residue: by adding in place ("scatter")
     or by reading through a reversed table ("gather"). "auto" takes what `partoken tune` found on the device,

@@ -12,12 +12,14 @@ from partoken_jax.nn.fused_messages.layout import lane_edges
 from partoken_jax.nn.gather import reverse_neighbours
 from partoken_jax.nn.gvp import GVP, Activation, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
-from partoken_jax.nn.noise import residue_noise
+from partoken_jax.nn.noise import Noise, residue_noise
 from partoken_jax.nn.norms import TupleLayerNorm
 
 CHUNK = 64
 """Receivers whose messages are computed at a time. At K = 30 and the published widths an edge array of a
 chunk has 0.8 MB (`python -m experiments.conv_forms` compares other sizes)."""
+BLOCK, FEWEST_BLOCKS = 512, 16
+"""Rows of a large batch come in whole blocks, of which there are so many that those added are few."""
 
 
 class GVPEncoder(nnx.Module):
@@ -114,7 +116,8 @@ class GVPEncoder(nnx.Module):
         """The nodes after the last layer, and with `every` those after each one, stacked.
 
         All layers are one scan over stacked weights: compiled once, and with rematerialisation the backward
-        pass keeps only the node features between layers.
+        pass keeps only the node features between layers. Where the dense form keeps everything, the scan is
+        unrolled: what a layer leaves to the backward pass is then read where it is, not copied together.
         """
         splits = [nnx.split(layer) for layer in self.layers]
         graphdef = splits[0][0]
@@ -122,11 +125,15 @@ class GVPEncoder(nnx.Module):
         noise = None if key is None else residue_noise(key, graph)
         numbers = jnp.arange(len(self.layers))
         table = graph.receivers is None
+        num_nodes = graph.nodes.scalars.shape[0]
+        dense = table and form.message_passing == "dense"
+        if dense and form.rematerialise != "chunk":
+            graph, noise = _whole_blocks(graph, noise)
         chunk = reverse = lanes = None
         if table and form.message_passing == "fused":
             lanes = lane_edges(graph.edges, graph.senders)
         elif table and form.rematerialise == "chunk":
-            chunk = form.chunk or chunk_size(graph.nodes.scalars.shape[0])
+            chunk = form.chunk or chunk_size(num_nodes)
         elif table and form.sender_gradient == "gather":
             reverse = reverse_neighbours(graph.senders, graph.edges.mask)
 
@@ -139,7 +146,29 @@ class GVPEncoder(nnx.Module):
             return out, out if every else None
 
         step = jax.checkpoint(body) if form.rematerialise == "layer" else body
-        return jax.lax.scan(step, graph.nodes, (stacked, numbers))
+        unroll = dense and form.rematerialise == "none"
+        last, layers = jax.lax.scan(step, graph.nodes, (stacked, numbers), unroll=unroll)
+        return (
+            jax.tree.map(lambda x: x[:num_nodes], last),
+            jax.tree.map(lambda x: x[:, :num_nodes], layers),
+        )
+
+
+def _whole_blocks(graph: HiddenGraph, noise: Noise | None) -> tuple[HiddenGraph, Noise | None]:
+    """A large batch and its noise with rows up to the next multiple of `BLOCK`: residues of no protein, with
+    masked edges. Sums over all edges, as of the gradients of weights, are cut into up to `BLOCK` parts on a
+    GPU; where they do not fit, it copies every array that it sums over."""
+    rows = graph.nodes.scalars.shape[0]
+    if rows < FEWEST_BLOCKS * BLOCK:
+        return graph, noise
+
+    def padded(x: jax.Array) -> jax.Array:
+        return jnp.pad(x, ((0, -rows % BLOCK), *((0, 0),) * (x.ndim - 1)))
+
+    nodes, edges = jax.tree.map(padded, (graph.nodes, graph.edges))
+    if noise is not None:
+        noise = noise._replace(protein=padded(noise.protein), residue=padded(noise.residue))
+    return graph._replace(nodes=nodes, edges=edges, senders=padded(graph.senders)), noise
 
 
 def _float32(x: jax.Array) -> jax.Array:

@@ -13,6 +13,10 @@ from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.types import FeaturisedGraph, HiddenGraph, NodeFeatures, check_layout, edge_list
 from partoken_jax.nn.platform import target_platform
 
+KEPT_BYTES = 2**32
+"""A GPU keeps what layers leave up to here, 64 proteins of 300 residues at the published settings: 7 GB of
+memory with all else."""
+
 
 class Form(NamedTuple):
     """How the conv layers are computed; the first three as in `config.ModelConfig`, without "auto"."""
@@ -67,8 +71,9 @@ def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
     """The form of a program over a table of neighbours.
 
     What is set stands. What is "auto" is as measured for programs of this shape, unless that contradicts a
-    setting; else dense, on a CPU in chunks, and elsewhere with layers computed again and gradients gathered.
-    What is set to be fused is dense where there is no such kernel.
+    setting; else dense, on a CPU in chunks, and elsewhere with gradients gathered and layers computed again,
+    except on a GPU where what they leave takes no more than `KEPT_BYTES`. What is set to be fused is dense
+    where there is no such kernel.
     """
     measured = dict(target.measured).get(shape)
     names = ("message_passing", "rematerialise", "sender_gradient")
@@ -84,10 +89,18 @@ def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
         return Form("fused", "none" if again == "auto" else again)
     on_cpu = target.platform == "cpu"
     if again == "auto":
-        again = "chunk" if on_cpu else "layer"
+        keeps = target.platform == "gpu" and kept_bytes(shape) <= KEPT_BYTES
+        again = "chunk" if on_cpu else "none" if keeps else "layer"
     if gradient == "auto":
         gradient = "scatter" if on_cpu or again == "chunk" else "gather"
     return Form("dense", again, gradient)
+
+
+def kept_bytes(shape: ShapeClass) -> int:
+    """About what the layers of the dense form leave to their backward pass, in float32: as compiled for an
+    H100 at the published widths, 3.5 (S + 4 V) numbers of an edge."""
+    scalars, vectors = shape.node_hidden
+    return shape.residues * shape.neighbours * shape.num_layers * 14 * (scalars + 4 * vectors)
 
 
 def form_of(config: ModelConfig, target: Target | None, graph: FeaturisedGraph | HiddenGraph) -> Form:

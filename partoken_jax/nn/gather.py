@@ -5,11 +5,12 @@ to be summed: by a scatter-add, or by reading, for every node, the edges that it
 reverse-neighbour table). On a CPU the scatter-add is faster; on a GPU its order is not fixed, and jaxlib
 0.10.2 to 0.11.0 need up to 2000 times as long for it.
 
+What is read through the table is added up place by place: XLA then reads and adds in one operation, and no
+array of [N, R, ...] is written and read again.
+
 Legend: N nodes, K neighbours, R places of the reverse table, E = N · K edges.
 """
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -19,8 +20,6 @@ PLACES_PER_NEIGHBOUR = 3
 """R = 3 K. Geometry bounds how many residues can have one residue among their K nearest: in 600 chains of the
 EC task at most 78 for K = 30 and 34 for K = 16. A fuller graph is summed by a scatter-add, so that the result
 never depends on R."""
-PLACES = 15
-"""Places that are read in one kernel of `read_by_places`."""
 
 
 class ReverseNeighbours(NamedTuple):
@@ -47,59 +46,41 @@ def reverse_neighbours(neighbours: jax.Array, mask: jax.Array) -> ReverseNeighbo
     )
 
 
-def read_at_once(flat: jax.Array, edge: jax.Array) -> jax.Array:
-    """Σ over places of the rows `edge` [N, R] of flat [E, ...], in float32; numbers beyond E are left out."""
-    rows = flat.at[edge].get(mode="fill", fill_value=0)  # [N, R, ...]
-    return jnp.sum(rows, axis=1, dtype=jnp.float32)
-
-
-def read_by_places(flat: jax.Array, edge: jax.Array) -> jax.Array:
-    """The same without an array of all these rows: a GPU's XLA makes one kernel of `PLACES` gathers and their
-    sum, but of a gather and a sum over one of its axes two, with [N, R, ...] between them."""
-    num_nodes, places = edge.shape
-    whole = -(-places // PLACES) * PLACES
-    numbers = jnp.pad(edge.T, ((0, whole - places), (0, 0)), constant_values=len(flat))
-
-    def add(total, numbers):
-        for number in numbers:
-            total = total + flat.at[number].get(mode="fill", fill_value=0).astype(jnp.float32)
-        return total, None
-
-    start = jnp.zeros((num_nodes, *flat.shape[1:]), jnp.float32)
-    return jax.lax.scan(add, start, numbers.reshape(whole // PLACES, PLACES, num_nodes))[0]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def gather_senders(
-    x: jax.Array,
-    neighbours: jax.Array,
-    reverse: ReverseNeighbours,
-    read: Callable[[jax.Array, jax.Array], jax.Array] = read_at_once,
-) -> jax.Array:
+@jax.custom_vjp
+def gather_senders(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours) -> jax.Array:
     """x[neighbours] for x [N, ...] and neighbours [N, K], with a gradient that reads instead of scattering.
 
     The gradient of edges that `reverse` leaves out is taken to be 0. Neighbours may come in another shape, if
-    `reverse` has the numbers of edges in that shape. `read` sums the gradients of a node's edges.
+    `reverse` has the numbers of edges in that shape.
     """
     return x[neighbours]
 
 
-def _forward(x, neighbours, reverse, read):
+def _forward(x, neighbours, reverse):
     return x[neighbours], (neighbours, reverse)
 
 
-def _backward(read, residuals, gradient):
+def _backward(residuals, gradient):
     neighbours, reverse = residuals
-    num_nodes = reverse.edge.shape[0]
+    num_nodes, at_most = reverse.edge.shape
+    width = at_most // min(PLACES_PER_NEIGHBOUR, num_nodes)
     flat = gradient.reshape(neighbours.size, *gradient.shape[2:])
 
-    def of_table():
-        return read(flat, reverse.edge).astype(flat.dtype)
+    def add_places(total, places):
+        for edge in places:
+            total = total + flat.at[edge].get(mode="fill", fill_value=0).astype(jnp.float32)
+        return total, None
+
+    def read():
+        # K places at a time: all in one loop body would be compiled three times as long for the same bytes.
+        places = reverse.edge.T.reshape(-1, width, num_nodes)
+        nothing = jnp.zeros((num_nodes, *flat.shape[1:]), jnp.float32)
+        return jax.lax.scan(add_places, nothing, places)[0].astype(flat.dtype)
 
     def scatter():
         return jnp.zeros((num_nodes, *flat.shape[1:]), flat.dtype).at[neighbours.reshape(-1)].add(flat)
 
-    return jax.lax.cond(reverse.fits, of_table, scatter), None, None
+    return jax.lax.cond(reverse.fits, read, scatter), None, None
 
 
 gather_senders.defvjp(_forward, _backward)

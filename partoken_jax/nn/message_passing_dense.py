@@ -145,13 +145,19 @@ def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers, *, flat: bool) ->
     ws, _ = affine(gvp.ws)
     es, ev = row.edge_s.shape[-1], row.edge_v.shape[-1]
     ns = (ws.shape[0] - es - gvp.hidden) // 2
-    pre = edges(sent[0] + row.s[:, None]) + product(edges(row.edge_s), ws[ns : ns + es])
+    pre, edge_s, edge_ws = edges(sent[0] + row.s[:, None]), edges(row.edge_s), ws[ns : ns + es]
     if gvp.wh is None:
+        pre = pre + product(edge_s, edge_ws)
         return pre, jnp.zeros((*pre.shape[:-1], 3, 0), pre.dtype)
-    wh = kernel(gvp.wh)
+    wh, norm_ws = kernel(gvp.wh), ws[ws.shape[0] - gvp.hidden :]
     nv = (wh.shape[0] - ev) // 2
     vh = edges(sent[1] + row.vh[:, None]) + product(edges(row.edge_v), wh[nv : nv + ev])
-    return pre + product(vector_norm(vh, axis=-2), ws[ws.shape[0] - gvp.hidden :]), vh
+    norm = vector_norm(vh, axis=-2)
+    if flat:
+        return pre + product(edge_s, edge_ws) + product(norm, norm_ws), vh
+    # One product writes and reads an array [R, K, so] less.
+    both = jnp.concatenate([edge_s, norm], axis=-1)
+    return pre + product(both, jnp.concatenate([edge_ws, norm_ws])), vh
 
 
 def _flat(x: jax.Array) -> jax.Array:

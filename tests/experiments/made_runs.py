@@ -42,6 +42,7 @@ def make_run(
     scores = classification(labels(count), predicted, CLASSES)
     records = [
         {
+            "stage": 0,
             "step_losses": [1.0] * 10,
             "step_ms": step_ms,
             "validation": {"classification": {"accuracy": accuracy, "macro_f1": accuracy / 2}},

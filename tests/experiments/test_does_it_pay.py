@@ -64,6 +64,22 @@ def test_a_budget_ends_where_the_cheapest_variant_does(root, tasks):
     assert [best_within(records, s) for s in (1.9, 2.0, 5.9, 6.0)] == [0, 0.3, 0.4, 0.9]
 
 
+def test_steps_that_were_timed_together_count_instead_of_the_runs_own(tmp_path):
+    for variant, ms in (("gvp-recommended", 100.0), ("partoken-recommended", 900.0)):
+        make_run(tmp_path, "ec-class", variant, 0, answers(COUNT, 300), step_ms=ms)
+    rows = [{"variant": "gvp-recommended", "stage": 0, "ms": 200.0}]
+    times = tmp_path / "ec-class" / "step_times.json"
+    times.write_text(json.dumps({"rows": rows}))
+    with pytest.raises(DataError, match="has no time of partoken-recommended, stage 0; measure all variants"):
+        read_runs(tmp_path)
+    times.write_text(
+        json.dumps({"rows": [*rows, {"variant": "partoken-recommended", "stage": 0, "ms": 300.0}]})
+    )
+    assert {run.variant: run.seconds for run in read_runs(tmp_path)[0]} == pytest.approx(
+        {"gvp-recommended": 6.0, "partoken-recommended": 9.0}
+    )
+
+
 def test_without_predictions_there_are_seeds_alone(tmp_path):
     for seed, right in enumerate((310, 330, 320)):
         make_run(tmp_path, "ec-class", "gvp-recommended", seed, answers(COUNT, 300), stored=seed != 1)

@@ -6,6 +6,7 @@ import jax
 import pytest
 from jax import export as jax_export
 
+from partoken_jax.config import ModelConfig
 from partoken_jax.nn.forms import Form, Target, choose, form_of, shape_class
 from partoken_jax.nn.platform import by_platform
 from tests.helpers import batch, tiny
@@ -19,12 +20,13 @@ CPU, GPU, TPU = (Target(platform) for platform in ("cpu", "gpu", "tpu"))
     ("settings", "target", "form"),
     [
         ({}, CPU, Form("dense", "chunk", "scatter")),
-        ({}, GPU, Form("dense", "layer", "gather")),
+        ({}, GPU, Form("dense", "none", "gather")),
         ({}, TPU, Form("dense", "layer", "gather")),
         ({"rematerialise": "none"}, CPU, Form("dense", "none", "scatter")),
         ({"rematerialise": "none"}, TPU, Form("dense", "none", "gather")),
         ({"rematerialise": "chunk"}, GPU, Form("dense", "chunk", "scatter")),
-        ({"sender_gradient": "scatter"}, GPU, Form("dense", "layer", "scatter")),
+        ({"sender_gradient": "scatter"}, GPU, Form("dense", "none", "scatter")),
+        ({"rematerialise": "layer"}, GPU, Form("dense", "layer", "gather")),
         ({"rematerialise": "layer", "sender_gradient": "gather"}, CPU, Form("dense", "layer", "gather")),
         ({"message_passing": "general"}, GPU, Form("general", "none", "scatter")),
         ({"message_passing": "general", "rematerialise": "layer"}, CPU, Form("general", "layer", "scatter")),
@@ -35,6 +37,13 @@ CPU, GPU, TPU = (Target(platform) for platform in ("cpu", "gpu", "tpu"))
 )
 def test_without_measurements_the_platform_decides_what_is_auto(settings, target, form):
     assert choose(tiny(**settings), target, SHAPE) == form
+
+
+def test_a_gpu_keeps_what_layers_leave_where_it_is_little():
+    published = shape_class(ModelConfig(), 19_264, 30)
+    assert choose(ModelConfig(), GPU, published).rematerialise == "none"
+    for larger in ({"residues": 32_768}, {"num_layers": 6}, {"node_hidden": (200, 32)}, {"neighbours": 60}):
+        assert choose(ModelConfig(), GPU, published._replace(**larger)).rematerialise == "layer"
 
 
 def test_a_measured_form_serves_its_shape_and_never_contradicts_a_setting():

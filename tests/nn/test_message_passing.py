@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from partoken_jax.graphs.types import HiddenGraph, HiddenNodes, edge_list
+from partoken_jax.nn import encoder as encoder_module
 from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.forms import Form
 from partoken_jax.nn.message_passing import GVPConv, GVPConvLayer
@@ -132,6 +133,28 @@ def test_every_way_to_the_gradient_gives_the_same_numbers(graph):
         assert_close(other_out, out)
         for name, want in gradients.items():
             assert_close(other_gradients[name], want, 1e-4, f"{choice} {name}")
+
+
+@pytest.mark.parametrize("again", ["none", "layer"])
+def test_rows_that_fill_up_blocks_change_nothing(again, graph, monkeypatch):
+    """With dropout on, which belongs to residues and not to rows."""
+    graphdef, params = nnx.split(encoder(num_layers=2), nnx.Param)
+    form, results = Form("dense", again, "gather"), []
+    rows = graph.senders.shape[0]
+    for block, fewest in ((encoder_module.BLOCK, encoder_module.FEWEST_BLOCKS), (rows - 1, 1)):
+        monkeypatch.setattr(encoder_module, "BLOCK", block)
+        monkeypatch.setattr(encoder_module, "FEWEST_BLOCKS", fewest)
+
+        def total(params):
+            out = nnx.merge(graphdef, params)(graph, key=KEY, form=form)
+            return jnp.sum(jnp.square(out)), out
+
+        results.append(jax.jit(jax.grad(total, has_aux=True))(params))
+    (want, out), (gradients, other) = results
+    assert out.shape[0] == rows
+    assert_close(other, out)
+    for name, gradient in by_path(want).items():
+        assert_close(by_path(gradients)[name], gradient, 1e-4, name)
 
 
 def test_every_layer_keeps_its_own_dropout_when_computed_again(graph):

@@ -1,6 +1,7 @@
 """A run small enough to be repeated."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,15 @@ from partoken_jax.config import (
     StageConfig,
     TrainConfig,
 )
+from partoken_jax.training import evaluate, run
 from partoken_jax.training.data import load_run_data
 from partoken_jax.training.loop import train
 from partoken_jax.training.records import read_records
+
+# Dozens of runs have the same steps, and tracing them takes half of the time of a small run. Models that are
+# equal share theirs, as long as a worker stays in one file (what it compiled goes with the file).
+run.make_train_step = functools.lru_cache(maxsize=8)(run.make_train_step)
+run.make_eval_step = evaluate.make_eval_step = functools.lru_cache(maxsize=8)(run.make_eval_step)
 
 TINY = TrainConfig(
     model=ModelConfig(

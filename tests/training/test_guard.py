@@ -196,16 +196,16 @@ def test_the_loss_that_is_examined_is_that_of_the_step(run):
 
 def test_a_step_that_moves_is_a_step_of_optax(run):
     """With gradients clipped to half of their norm; the norm that it reports is that before."""
-    _, state = initial_state(run.config)
+    graphdef, state = initial_state(tiny(kind="gvp"))
     graph, rate = run.batches[0], np.float32(1e-3)
-    gradients = jax.jit(make_gradient_step(run.graphdef, bypass_codebook=False))(
+    gradients = jax.jit(make_gradient_step(graphdef, bypass_codebook=False))(
         state, graph, settings()
     ).gradients
     norm = float(optax.tree.norm(gradients))
     chain = optax.chain(optax.clip_by_global_norm(0.5 * norm), optax.adam(rate))
     updates, _ = chain.update(gradients, chain.init(state.params))
     expected = by_path(optax.apply_updates(state.params, updates))
-    step = make_train_step(run.graphdef, bypass_codebook=False, clip_norm=0.5 * norm)
+    step = make_train_step(graphdef, bypass_codebook=False, clip_norm=0.5 * norm)
     after, metrics = step(copied(state), graph, settings(rate=rate))
     assert float(metrics.gradient_norm) == pytest.approx(norm, rel=1e-5)
     assert float(optax.tree.norm(after.moments.mu)) == pytest.approx(0.05 * norm, rel=1e-5)

@@ -21,8 +21,8 @@ def straight(tmp_path_factory):
     directory = tmp_path_factory.mktemp("straight")
     config = tiny(
         directory / "run",
-        stage0=StageConfig(30, warmup_epochs=1),
-        stage1=StageConfig(10, warmup_epochs=1),
+        stage0=StageConfig(12, warmup_epochs=1),
+        stage1=StageConfig(4, warmup_epochs=1),
         checkpoint=CheckpointConfig(every=0.002),
     )
     save_yaml(config, directory / "settings.yaml")
@@ -55,7 +55,7 @@ def test_a_run_disturbed_again_and_again_goes_on_to_the_same_bits(straight, tmp_
     settings, expected = straight
     chance = random.Random(0)
     training = Training(settings, tmp_path / "run")
-    assert training.wait_until(lambda: "epoch   5/" in training.said()), training.said()
+    assert training.wait_until(lambda: "epoch   3/" in training.said()), training.said()
     assert "and saved" in ask_to_stop(training, signal.SIGTERM)
     for phase in ("saving", "import"):
         training = Training(settings, tmp_path / "run")

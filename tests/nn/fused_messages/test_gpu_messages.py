@@ -12,7 +12,7 @@ from flax import nnx
 from partoken_jax.nn.fused_messages.gpu.layout import TILE, blocks, node_tables, slot_edges, widths
 from partoken_jax.nn.fused_messages.gpu.messages import gpu_messages, too_old
 from partoken_jax.nn.fused_messages.weights import message_weights, tail
-from partoken_jax.nn.gather import gather_senders, read_by_places
+from partoken_jax.nn.gather import gather_senders
 from partoken_jax.nn.gvp import norm_gated
 from partoken_jax.nn.norms import vector_norm
 from tests.experiments.test_compiled import ROOT, python_for
@@ -53,7 +53,7 @@ def plain(conv, graph):
     gvps, edges, wide = conv.message, edges_of(graph), widths(conv.message)
     weights = blocks(gvps, message_weights(gvps, graph.nodes, wide), graph.nodes)
     sender, received = node_tables(gvps, graph.nodes, edges.sender.shape[1])
-    rows = gather_senders(sender, edges.sender, edges.reverse, read_by_places)
+    rows = gather_senders(sender, edges.sender, edges.reverse)
 
     def coordinates(x):
         return x.reshape(*x.shape[:-1], 3, -1)

@@ -13,7 +13,7 @@ from partoken_jax.nn.fused_messages.gpu.slot import plgpu
 from partoken_jax.nn.fused_messages.messages import precision_of
 from partoken_jax.nn.fused_messages.products import PARTS
 from partoken_jax.nn.fused_messages.weights import message_weights, tail
-from partoken_jax.nn.gather import gather_senders, read_by_places
+from partoken_jax.nn.gather import gather_senders
 from partoken_jax.nn.gvp import GVP, Features
 
 
@@ -42,7 +42,7 @@ def gpu_messages(
     sender, received = node_tables(gvps, nodes, edges.sender.shape[1])
     if precision == "bfloat16":
         sender = sender.astype(jnp.bfloat16)
-    rows = gather_senders(sender, edges.sender, edges.reverse, read_by_places)
+    rows = gather_senders(sender, edges.sender, edges.reverse)
     weights = blocks(gvps, message_weights(gvps, nodes, wide), nodes)
     how = How(PARTS[precision], interpret)
     summed = _summed(how, edges, rows, received, weights)

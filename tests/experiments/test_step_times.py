@@ -1,0 +1,29 @@
+"""Steps of the compared variants, timed together."""
+
+import json
+import sys
+
+import pytest
+
+from experiments import step_times
+from experiments.finished_runs import measured_steps
+from experiments.learn import Job
+from tests.training.conftest import tiny
+
+pytestmark = pytest.mark.slow
+
+
+def test_both_stages_of_a_variant_are_timed_into_the_file_that_comparisons_read(
+    tmp_path, monkeypatch, capsys
+):
+    config = tiny(tmp_path / "run", kind="gvp")
+    monkeypatch.setattr(step_times, "job", lambda *_: Job("name", config, "family"))
+    given = ["--root", str(tmp_path), "--task", "short-chains", "--repeats", "2"]
+    monkeypatch.setattr(sys, "argv", ["step_times", *given])
+    step_times.main()
+    assert "GVP, recommended recipe" in capsys.readouterr().out
+    found = json.loads((tmp_path / "short-chains" / "step_times.json").read_text())
+    assert [(row["stage"], row["over_gvp"]["pairs"]) for row in found["rows"]] == [(0, 2), (1, 2)]
+    assert found["rows"][1]["over_gvp"]["median"] == 1
+    steps = measured_steps(tmp_path / "short-chains")
+    assert set(steps) == {("gvp-recommended", 0), ("gvp-recommended", 1)} and min(steps.values()) > 0
