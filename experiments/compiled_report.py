@@ -174,6 +174,35 @@ def _cells(chosen: Iterable[Row], names: set[str]) -> list[str]:
     return cells
 
 
+def layers() -> str:
+    """Bytes of one conv layer, its messages and their gradient, in both forms."""
+    found = read("compiled", "fused_layer.json")["rows"].values()
+    cells = {(*_layer_key(row), row["what"], row["form"]): f"{row['bytes'] / 1e9:.2f} GB" for row in found}
+    lines = []
+    for device, precision, proteins in dict.fromkeys(map(_layer_key, found)):
+        name = f"{DEVICES[device].title}, {precision}, {proteins} proteins"
+        columns = itertools.product(("forward", "gradient"), ("dense", "fused"))
+        lines.append((name, *(cells.get((device, precision, proteins, *column), "") for column in columns)))
+    header = ("compiled, not run", "messages, dense", "messages, fused", "gradient, dense", "gradient, fused")
+    return markdown_table(header, lines, "lrrrr")
+
+
+def _layer_key(row: Row) -> tuple[str, str, int]:
+    return row["device"], row["precision"], row["proteins"]
+
+
+def layer_errors() -> str:
+    """Of the fused messages, interpreted."""
+    result = read("compiled", "fused_layer.json")
+    lines = []
+    for precision, of_tpu in result["errors"].items():
+        of_gpu = result["gpu_errors"][precision]
+        columns = itertools.product((of_tpu, of_gpu), ("messages", "gradients"))
+        lines.append((precision, *(f"{x[what]:.1e}" if what in x else "none" for x, what in columns)))
+    header = ("interpreted", "TPU, messages", "TPU, gradients", "GPU, messages", "GPU, gradients")
+    return markdown_table(header, lines, "lrrrr")
+
+
 def devices() -> str:
     """What every device is taken to be able to do."""
     used = {row["device"] for row in rows()}

@@ -174,6 +174,8 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "compiled_ratios": compiled_report.model_ratios,
         "compiled_kinds": compiled_report.kinds,
         "compiled_components": compiled_report.component_table,
+        "compiled_layers": compiled_report.layers,
+        "compiled_layer_errors": compiled_report.layer_errors,
         "compiled_devices": compiled_report.devices,
     },
     "docs/COMPARISON.md": {

@@ -32,6 +32,7 @@ from jax.typing import DTypeLike
 from experiments.flags import Flags, run_script
 from partoken_jax.files import write_whole
 from partoken_jax.graphs.types import EdgeFeatures, HiddenGraph, HiddenNodes
+from partoken_jax.nn.encoder import whole_blocks
 from partoken_jax.nn.fused_messages import backward, forward
 from partoken_jax.nn.fused_messages.gpu.layout import slot_edges
 from partoken_jax.nn.fused_messages.gpu.messages import gpu_messages
@@ -93,11 +94,12 @@ def compiled(program: Program) -> dict[str, Any]:
     batch, device = layer_batch(program.proteins), DEVICES[program.device]
     gpu = device.platform == "cuda"
     made = jax.jit(slot_edges if gpu else lane_edges)(batch.edges, batch.senders)
-    nodes = tuple(batch.nodes)
     if program.form == "dense":
-        function, arguments = _dense_layer(program, nodes, batch)
+        if gpu:
+            batch, _ = whole_blocks(batch, None)
+        function, arguments = _dense_layer(program, batch)
     else:
-        function, arguments = _layer(program, nodes, made)
+        function, arguments = _layer(program, tuple(batch.nodes), made)
     place = SingleDeviceSharding(device_mesh(device).devices.flat[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments)
     precision = "tensorfloat32" if program.precision == "tensorfloat32" else "highest"
@@ -168,8 +170,9 @@ def _layer(program: Program, nodes, made):
     return gradient_of(forward), (*arguments, nodes)
 
 
-def _dense_layer(program: Program, nodes, batch):
+def _dense_layer(program: Program, batch):
     """The same for the dense form, with the senders' gradient read as it is on a TPU and on a GPU."""
+    nodes = tuple(batch.nodes)
     graphdef, params = _conv(program.precision)
 
     def forward(params, nodes, features, graph):

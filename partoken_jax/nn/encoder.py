@@ -128,7 +128,7 @@ class GVPEncoder(nnx.Module):
         num_nodes = graph.nodes.scalars.shape[0]
         dense = table and form.message_passing == "dense"
         if dense and form.rematerialise != "chunk":
-            graph, noise = _whole_blocks(graph, noise)
+            graph, noise = whole_blocks(graph, noise)
         chunk = reverse = lanes = None
         if table and form.message_passing == "fused":
             lanes = lane_edges(graph.edges, graph.senders)
@@ -154,7 +154,7 @@ class GVPEncoder(nnx.Module):
         )
 
 
-def _whole_blocks(graph: HiddenGraph, noise: Noise | None) -> tuple[HiddenGraph, Noise | None]:
+def whole_blocks(graph: HiddenGraph, noise: Noise | None) -> tuple[HiddenGraph, Noise | None]:
     """A large batch and its noise with rows up to the next multiple of `BLOCK`: residues of no protein, with
     masked edges. Sums over all edges, as of the gradients of weights, are cut into up to `BLOCK` parts on a
     GPU; where they do not fit, it copies every array that it sums over."""

@@ -74,6 +74,7 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert names == {path.stem: json.loads(path.read_text()) for path in files}
     elif file.name == "fused_layer.json":
         assert not given and not result["run"] and max(result["errors"]["float32"].values()) < 1e-6
+        assert max(result["gpu_errors"]["float32"].values()) < 1e-6
         rows = result["rows"].values()
         assert all(row["bytes"] >= row["other_bytes"] > 0 for row in rows)
     elif file.parts[0] == "compiled":
