@@ -50,8 +50,7 @@ def reverse_neighbours(neighbours: jax.Array, mask: jax.Array) -> ReverseNeighbo
 def gather_senders(x: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours) -> jax.Array:
     """x[neighbours] for x [N, ...] and neighbours [N, K], with a gradient that reads instead of scattering.
 
-    The gradient of edges that `reverse` leaves out is taken to be 0. Neighbours may come in another shape, if
-    `reverse` has the numbers of edges in that shape.
+    The gradient of edges that `reverse` leaves out is taken to be 0.
     """
     return x[neighbours]
 
@@ -62,6 +61,15 @@ def _forward(x, neighbours, reverse):
 
 def _backward(residuals, gradient):
     neighbours, reverse = residuals
+    return senders_gradient(gradient, neighbours, reverse), None, None
+
+
+gather_senders.defvjp(_forward, _backward)
+
+
+def senders_gradient(gradient: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours) -> jax.Array:
+    """The sums [N, ...] of what belongs to the edges of each sender, [N, K, ...] for neighbours [N, K], or both
+    in another order of edges, which `reverse` then numbers."""
     num_nodes, at_most = reverse.edge.shape
     width = at_most // min(PLACES_PER_NEIGHBOUR, num_nodes)
     flat = gradient.reshape(neighbours.size, *gradient.shape[2:])
@@ -80,7 +88,4 @@ def _backward(residuals, gradient):
     def scatter():
         return jnp.zeros((num_nodes, *flat.shape[1:]), flat.dtype).at[neighbours.reshape(-1)].add(flat)
 
-    return jax.lax.cond(reverse.fits, read, scatter), None, None
-
-
-gather_senders.defvjp(_forward, _backward)
+    return jax.lax.cond(reverse.fits, read, scatter)

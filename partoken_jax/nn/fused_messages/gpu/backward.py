@@ -17,12 +17,14 @@ from partoken_jax.nn.fused_messages.gpu.forward import (
     in_shared,
     interpreted,
     of_rows,
+    room_for_rows,
 )
 from partoken_jax.nn.fused_messages.gpu.layout import TILE, Blocks, SlotEdges
 from partoken_jax.nn.fused_messages.gpu.slot import (
     Operand,
     Ref,
     Slot,
+    fetch,
     first_scalars,
     first_vectors,
     gate,
@@ -48,13 +50,16 @@ BLOCKS = 132
 
 
 def gradients(
-    how: How, edges: SlotEdges, rows: jax.Array, received: jax.Array, weights: Blocks, gradient: jax.Array
+    how: How, edges: SlotEdges, table: jax.Array, received: jax.Array, weights: Blocks, gradient: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, Blocks]:
-    """The gradients of `edges.features`, `rows`, `received` and `weights` of `forward.summed_messages`, from
-    `gradient` float32 [n, S + 4 C] of its result."""
+    """The gradients of `edges.features`, of the rows that edges read of `table`, [K, n, S + 3 V], of
+    `received` and of `weights` of `forward.summed_messages`, from `gradient` float32 [n, S + 4 C] of its
+    result."""
     split = in_parts_of(weights, how.parts)
     grid = min(BLOCKS, len(received) // TILE)
     sums = {name: jax.ShapeDtypeStruct((grid, *shape), jnp.float32) for name, shape in _sums(weights).items()}
+    (v, _), s = weights.h1.shape, weights.s2.shape[1]
+    rows = jax.ShapeDtypeStruct((*edges.sender.shape, s + 3 * v), table.dtype)
     given = edges.features, rows, received
     left, right = _stage_widths(weights)
     call = plgpu.kernel(
@@ -66,13 +71,14 @@ def gradients(
             in_shared((how.parts, TILE, left)),
             in_shared((how.parts, TILE, right)),
             Blocks(*[in_shared(x.shape) for x in split]),
+            room_for_rows(table),
             plgpu.Barrier(num_arrivals=len(split)),
         ],
         kernel_name="gvp_messages_gradient",
         **interpreted(how),
     )
     features, d_rows, d_received, *added = call(
-        rows, edges.features, edges.weight, received, gradient, *split
+        edges.sender, edges.features, edges.weight, table, received, gradient, *split
     )
     total = {name: jnp.sum(x, axis=0) for name, x in zip(sums, added, strict=True)}
     return features, d_rows, d_received, _of_blocks(total, weights)
@@ -115,10 +121,10 @@ def _m(rows: int) -> int:
     return rounded_up(rows, TILE)
 
 
-def _kernel(rows, features, weight, received, gradient, *rest):
+def _kernel(sender, features, weight, table, received, gradient, *rest):
     count = len(Blocks._fields)
-    d_features, d_rows, d_received, *sums = rest[count:-4]
-    left, right, weights, copied = rest[-4:]
+    d_features, d_rows, d_received, *sums = rest[count:-5]
+    left, right, weights, held, copied = rest[-5:]
     copy_weights(rest[:count], weights, copied)
     block = jax.lax.axis_index("block")
     names = _sums(Blocks(*[jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in weights]))  # type: ignore[arg-type]
@@ -133,13 +139,14 @@ def _kernel(rows, features, weight, received, gradient, *rest):
         store(d_received.at[here], jnp.zeros((TILE, d_received.shape[1]), jnp.float32))
 
         def of_slot(slot, nothing):
-            read = Slot(rows.at[slot, here], features.at[slot, here], received.at[here])
+            fetch(sender.at[slot, here], table, held)
+            read = Slot(held.rows, features.at[slot, here], received.at[here])
             to = Slot(d_rows.at[slot, here], d_features.at[slot, here], d_received.at[here])
             by = load(weight.at[slot, here])
             _differentiate(read, to, by, gradient.at[here], weights, left, right, added)
             return nothing
 
-        return jax.lax.fori_loop(0, rows.shape[0], of_slot, nothing)
+        return jax.lax.fori_loop(0, sender.shape[0], of_slot, nothing)
 
     jax.lax.fori_loop(0, (tiles - block + grid - 1) // grid, of_tile, 0)
 

@@ -9,8 +9,10 @@ from jax.experimental import pallas as pl
 
 from partoken_jax.nn.fused_messages.gpu.layout import COLUMNS, TILE, Blocks, SlotEdges
 from partoken_jax.nn.fused_messages.gpu.slot import (
+    Held,
     Ref,
     Slot,
+    fetch,
     first_scalars,
     load,
     norm,
@@ -31,11 +33,11 @@ class How(NamedTuple):
 
 
 def summed_messages(
-    how: How, edges: SlotEdges, rows: jax.Array, received: jax.Array, weights: Blocks
+    how: How, edges: SlotEdges, table: jax.Array, received: jax.Array, weights: Blocks
 ) -> jax.Array:
     """Σ_k weight_k · what the last GVP needs of the message from the k-th neighbour, float32 [n, S + 4 C].
 
-    `rows`: float32 or bfloat16 [K, n, S + 3 V], the senders' rows; `received`: float32 [n, F].
+    `table`: float32 or bfloat16 [N, W], the senders' rows; `received`: float32 [n, F].
     """
     c, s = weights.h2.shape[0], weights.s2.shape[1]
     split = in_parts_of(weights, how.parts)
@@ -47,23 +49,25 @@ def summed_messages(
         scratch_types=[
             in_shared((how.parts, TILE, _stage_width(weights))),
             Blocks(*[in_shared(x.shape) for x in split]),
+            room_for_rows(table),
             plgpu.Barrier(num_arrivals=len(split)),
         ],
         kernel_name="gvp_messages",
         **interpreted(how),
     )
-    return call(rows, edges.features, edges.weight, received, *split)
+    return call(edges.sender, edges.features, edges.weight, table, received, *split)
 
 
-def _kernel(rows, features, weight, received, *rest):
+def _kernel(sender, features, weight, table, received, *rest):
     count = len(Blocks._fields)
-    out, stage, weights, copied = rest[count:]
+    out, stage, weights, held, copied = rest[count:]
     copy_weights(rest[:count], weights, copied)
     here = pl.ds(jax.lax.axis_index("tile") * TILE, TILE)
     s, c = weights.s2.shape[2], weights.h2.shape[2]
 
     def add_slot(slot, total):
-        read = Slot(rows.at[slot, here], features.at[slot, here], received.at[here])
+        fetch(sender.at[slot, here], table, held)
+        read = Slot(held.rows, features.at[slot, here], received.at[here])
         found = vectors_of(read, weights, stage)
         s1 = first_scalars(read, found.n1, weights, stage)
         s2 = second_scalars(s1, found.n2, weights, stage)
@@ -72,7 +76,7 @@ def _kernel(rows, features, weight, received, *rest):
         return [so_far + x * of_rows(by, x.shape[1]) for so_far, x in zip(total, parts, strict=True)]
 
     nothing = [jnp.zeros((TILE, width), jnp.float32) for width in (s, c, c, c, c)]
-    total = jax.lax.fori_loop(0, rows.shape[0], add_slot, nothing)
+    total = jax.lax.fori_loop(0, sender.shape[0], add_slot, nothing)
     at = 0
     for x in total:
         plgpu.store(out.at[here, pl.ds(at, x.shape[1])], x, optimized=False)
@@ -95,6 +99,13 @@ def _stage_width(weights: Blocks) -> int:
     """Columns of what is multiplied at once."""
     (v, h), (g, _), (sc, _) = weights.h1.shape, weights.edge_v.shape, weights.s2.shape
     return max(sc, 3 * h, g + 3 * v, h + len(weights.edge_s))
+
+
+def room_for_rows(table: jax.Array) -> Held:
+    """For a tile's rows of the table."""
+    rows = plgpu.SMEM((TILE, table.shape[1]), table.dtype)
+    numbers = plgpu.SMEM((TILE,), jnp.int32)
+    return Held(rows, numbers, plgpu.Barrier(num_arrivals=1), plgpu.Barrier(num_arrivals=TILE))
 
 
 def in_shared(shape: tuple[int, ...]) -> Any:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from partoken_jax.graphs.types import EdgeFeatures
 from partoken_jax.nn.fused_messages.layout import flat_vectors, mean_weights, padded, rounded_up
@@ -18,6 +19,8 @@ from partoken_jax.nn.linear import affine, kernel
 
 TILE = 64
 """R, receivers of a tile: rows of a product of a warpgroup."""
+ROW_BYTES = 128
+"""Rows of the senders' table begin at multiples of it, as copies of a row to shared memory have to."""
 COLUMNS = 16
 """Columns of bfloat16 that a product takes at once: widths are multiples of it."""
 
@@ -107,8 +110,10 @@ def blocks(gvps: Sequence[GVP], weights: MessageWeights, nodes: Features) -> Blo
     )
 
 
-def node_tables(gvps: Sequence[GVP], nodes: Features, rows: int) -> Features:
-    """What a residue is to its neighbours and to itself: sender [N, S + 3 V] and received [n, F], float32.
+def node_tables(
+    gvps: Sequence[GVP], nodes: Features, rows: int, dtype: DTypeLike
+) -> tuple[jax.Array, jax.Array]:
+    """What a residue is to its neighbours and to itself: `dtype` [N, W] and float32 [n, F].
 
     The sender's scalars are projected, its vectors are as they are, x of every channel first: half as wide as
     their projection. The last scalar of what is received is 1.
@@ -118,5 +123,6 @@ def node_tables(gvps: Sequence[GVP], nodes: Features, rows: int) -> Features:
     vectors = jnp.moveaxis(v, -1, 0).astype(jnp.float32)  # [3, N, C]
     vectors = padded(vectors, 3, len(s), rounded_up(v.shape[1], COLUMNS))
     scalars = parts[0][: wide.scalars, : len(s)].T
-    sender = jnp.concatenate([scalars, *vectors], axis=1)
-    return sender, parts[1].T.at[:, wide.scalars - 1].set(1.0)
+    sender = jnp.concatenate([scalars, *vectors], axis=1).astype(dtype)
+    width = rounded_up(sender.shape[1], ROW_BYTES // sender.dtype.itemsize)
+    return padded(sender, len(s), width), parts[1].T.at[:, wide.scalars - 1].set(1.0)

@@ -10,10 +10,11 @@ from partoken_jax.nn.fused_messages.gpu import backward, forward
 from partoken_jax.nn.fused_messages.gpu.forward import How
 from partoken_jax.nn.fused_messages.gpu.layout import Blocks, SlotEdges, blocks, node_tables, widths
 from partoken_jax.nn.fused_messages.gpu.slot import plgpu
+from partoken_jax.nn.fused_messages.layout import padded
 from partoken_jax.nn.fused_messages.messages import precision_of
 from partoken_jax.nn.fused_messages.products import PARTS
 from partoken_jax.nn.fused_messages.weights import message_weights, tail
-from partoken_jax.nn.gather import gather_senders
+from partoken_jax.nn.gather import senders_gradient
 from partoken_jax.nn.gvp import GVP, Features
 
 
@@ -22,8 +23,8 @@ def gpu_messages(
 ) -> Features:
     """The mean over each residue's neighbours of the messages that three GVPs compute, on a Hopper GPU.
 
-    Experimental: compiled for an H100 and interpreted, never run on a device. The same as `fused_messages`;
-    in float32 without a gradient, for which a GPU's shared memory has no room.
+    Experimental: compiled for an H100 and interpreted, never run on a device. The same as `fused_messages`,
+    in the precisions "tensorfloat32" and "bfloat16"; float32 is interpreted only.
 
     Args:
       gvps: the three message GVPs over [s_j, e_ij, s_i] and [V_j, E_ij, V_i].
@@ -34,18 +35,20 @@ def gpu_messages(
     Returns:
       (s [N, D'], v [N, C', 3]), float32.
 
-    Raises RuntimeError where jax is too old, and, differentiated in float32, ValueError.
+    Raises RuntimeError where jax is too old, ValueError in float32.
     """
     if said := too_old():
         raise RuntimeError(said)
     precision, wide = precision_of(gvps), widths(gvps)
-    sender, received = node_tables(gvps, nodes, edges.sender.shape[1])
-    if precision == "bfloat16":
-        sender = sender.astype(jnp.bfloat16)
-    rows = gather_senders(sender, edges.sender, edges.reverse)
+    if precision == "float32" and not interpret:
+        raise ValueError(
+            "the kernels for GPUs do not compute in float32, for which shared memory has no room; set precision "
+            'to "tensorfloat32" or "bfloat16", or use the dense form'
+        )
+    stored = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+    table, received = node_tables(gvps, nodes, edges.sender.shape[1], stored)
     weights = blocks(gvps, message_weights(gvps, nodes, wide), nodes)
-    how = How(PARTS[precision], interpret)
-    summed = _summed(how, edges, rows, received, weights)
+    summed = _summed(How(PARTS[precision], interpret), edges, table, received, weights)
     return tail(gvps, summed.T, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]], wide)
 
 
@@ -57,24 +60,20 @@ def too_old() -> str | None:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _summed(how: How, edges: SlotEdges, rows: jax.Array, received: jax.Array, weights: Blocks) -> jax.Array:
-    return forward.summed_messages(how, edges, rows, received, weights)
+def _summed(how: How, edges: SlotEdges, table: jax.Array, received: jax.Array, weights: Blocks) -> jax.Array:
+    return forward.summed_messages(how, edges, table, received, weights)
 
 
 def _forward(how, *inputs):
-    if how.parts == PARTS["float32"]:
-        raise ValueError(
-            "the kernels for GPUs have no gradient in float32, for which shared memory has no room; set "
-            'precision to "tensorfloat32" or "bfloat16", or use the dense form'
-        )
     return _summed(how, *inputs), inputs
 
 
 def _backward(how, inputs, gradient):
-    edges, rows, received, weights = inputs
-    features, *others = backward.gradients(how, edges, rows, received, weights, gradient)
+    edges, table, received, weights = inputs
+    features, rows, *others = backward.gradients(how, edges, table, received, weights, gradient)
+    d_table = padded(senders_gradient(rows, edges.sender, edges.reverse), *table.shape)
     # None says that there is no gradient.
-    return (SlotEdges(features, None, None, None), *others)  # type: ignore[arg-type]
+    return (SlotEdges(features, None, None, None), d_table, *others)  # type: ignore[arg-type]
 
 
 _summed.defvjp(_forward, _backward)

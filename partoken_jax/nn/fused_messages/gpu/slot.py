@@ -29,11 +29,38 @@ class Slot(NamedTuple):
     """What a slot reads."""
 
     rows: Ref
-    """[R, S + 3 V]: the senders' rows."""
+    """[R, W]: the senders' rows, in shared memory."""
     edge: Ref
     """[R, E + G]"""
     received: Ref
     """[R, F]"""
+
+
+class Held(NamedTuple):
+    """What a block holds of the senders, in shared memory."""
+
+    rows: Ref
+    """[R, W]"""
+    numbers: Ref
+    """int32 [R]"""
+    known: Ref
+    """Barrier of the numbers."""
+    copied: Ref
+    """Barrier of the rows."""
+
+
+def fetch(sender: Ref, table: Ref, held: Held) -> None:
+    """Brings the rows of the residues `sender` [R] from `table` [N, W]."""
+    plgpu.copy_gmem_to_smem(sender, held.numbers, held.known)
+    plgpu.barrier_wait(held.known)
+
+    def copy(row, nothing):
+        number = held.numbers[row]
+        plgpu.copy_gmem_to_smem(table.at[pl.ds(number, 1)], held.rows.at[pl.ds(row, 1)], held.copied)
+        return nothing
+
+    jax.lax.fori_loop(0, held.rows.shape[0], copy, 0)
+    plgpu.barrier_wait(held.copied)
 
 
 class Vectors(NamedTuple):
