@@ -198,7 +198,7 @@ def layer_errors() -> str:
     for precision, of_tpu in result["errors"].items():
         of_gpu = result["gpu_errors"][precision]
         columns = itertools.product((of_tpu, of_gpu), ("messages", "gradients"))
-        lines.append((precision, *(f"{x[what]:.1e}" if what in x else "none" for x, what in columns)))
+        lines.append((precision, *(f"{x[what]:.1e}" for x, what in columns)))
     header = ("interpreted", "TPU, messages", "TPU, gradients", "GPU, messages", "GPU, gradients")
     return markdown_table(header, lines, "lrrrr")
 

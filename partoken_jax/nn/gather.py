@@ -68,8 +68,8 @@ gather_senders.defvjp(_forward, _backward)
 
 
 def senders_gradient(gradient: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours) -> jax.Array:
-    """The sums [N, ...] of what belongs to the edges of each sender, [N, K, ...] for neighbours [N, K], or both
-    in another order of edges, which `reverse` then numbers."""
+    """The sums [N, ...] of what belongs to the edges of each sender, [N, K, ...] for neighbours [N, K], or
+    both in another order of edges, which `reverse` then numbers."""
     num_nodes, at_most = reverse.edge.shape
     width = at_most // min(PLACES_PER_NEIGHBOUR, num_nodes)
     flat = gradient.reshape(neighbours.size, *gradient.shape[2:])

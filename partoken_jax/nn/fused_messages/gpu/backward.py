@@ -5,6 +5,7 @@ the blocks: no atomic addition, the same bits on every run.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,6 +119,7 @@ def _stage_widths(weights: Blocks) -> tuple[int, int]:
 
 
 def _m(rows: int) -> int:
+    """Rows of a product: whole groups of 64."""
     return rounded_up(rows, TILE)
 
 
@@ -127,8 +129,8 @@ def _kernel(sender, features, weight, table, received, gradient, *rest):
     left, right, weights, held, copied = rest[-5:]
     copy_weights(rest[:count], weights, copied)
     block = jax.lax.axis_index("block")
-    names = _sums(Blocks(*[jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in weights]))  # type: ignore[arg-type]
-    added = {name: x.at[block] for name, x in zip(names, sums, strict=True)}
+    shapes: list[Any] = [jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for x in weights]
+    added = {name: x.at[block] for name, x in zip(_sums(Blocks(*shapes)), sums, strict=True)}
     for x in added.values():
         store(x, jnp.zeros(x.shape, jnp.float32))
     tiles = weight.shape[1] // TILE
