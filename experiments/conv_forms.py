@@ -57,6 +57,29 @@ def product_of_more_axes(x: jax.Array, weight: jax.Array) -> jax.Array:
     return x.astype(weight.dtype) @ weight
 
 
+def two_products(*factors: tuple[jax.Array, jax.Array]) -> jax.Array:
+    """As `_sum_of_products`, one by one."""
+    (x1, w1), (x2, w2) = factors
+    return linear.product(x1, w1) + linear.product(x2, w2)
+
+
+@jax.custom_vjp
+def sorted_rows(x: jax.Array, neighbours: jax.Array) -> jax.Array:
+    """x[neighbours], with a gradient that adds up what is sorted by sender."""
+    return x[neighbours]
+
+
+def _sorted_backward(residuals: Any, gradient: jax.Array) -> Any:
+    neighbours, like = residuals
+    flat = neighbours.reshape(-1)
+    order = jnp.argsort(flat)
+    rows = gradient.reshape(flat.shape[0], *gradient.shape[2:])[order]
+    return jnp.zeros_like(like).at[flat[order]].add(rows, indices_are_sorted=True), None
+
+
+sorted_rows.defvjp(lambda x, neighbours: (x[neighbours], (neighbours, x)), _sorted_backward)
+
+
 DENSE = message_passing_dense
 PROJECT = message_passing_dense._project_nodes
 FORMS: dict[str, tuple[int | None, Patches]] = {
@@ -75,6 +98,14 @@ FORMS: dict[str, tuple[int | None, Patches]] = {
     "the senders' scalars and vectors packed in one row": (
         CHUNK,
         {(DENSE, "_project_nodes"): packed_nodes, (DENSE, "_gather"): packed_rows},
+    ),
+    "two products for an edge's scalars and norms": (
+        CHUNK,
+        {(DENSE, "_sum_of_products"): two_products},
+    ),
+    "the senders' gradient by sorted segments": (
+        CHUNK,
+        {(DENSE, "_gather"): lambda sender, n, _: jax.tree.map(lambda x: sorted_rows(x, n), sender)},
     ),
 }
 

@@ -23,6 +23,7 @@ from experiments import (
     does_it_pay_report,
     faults,
     figures,
+    gpu_forms,
     learn_summary,
     learn_tables,
     page_faults,
@@ -177,6 +178,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "compiled_layers": compiled_report.layers,
         "compiled_layer_errors": compiled_report.layer_errors,
         "compiled_devices": compiled_report.devices,
+        "gpu_forms": lambda: gpu_forms.table(read("compiled", "gpu_forms.json")),
     },
     "docs/COMPARISON.md": {
         "against_pytorch": lambda: comparison.overview(list(all_results("comparison").values())),

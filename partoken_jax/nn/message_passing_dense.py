@@ -153,11 +153,16 @@ def _first_of_edges(gvp: GVP, sent: Features, row: _Receivers, *, flat: bool) ->
     nv = (wh.shape[0] - ev) // 2
     vh = edges(sent[1] + row.vh[:, None]) + product(edges(row.edge_v), wh[nv : nv + ev])
     norm = vector_norm(vh, axis=-2)
-    if flat:
-        return pre + product(edge_s, edge_ws) + product(norm, norm_ws), vh
-    # One product writes and reads an array [R, K, so] less.
-    both = jnp.concatenate([edge_s, norm], axis=-1)
-    return pre + product(both, jnp.concatenate([edge_ws, norm_ws])), vh
+    return pre + _sum_of_products((edge_s, edge_ws), (norm, norm_ws)), vh
+
+
+Factors = tuple[jax.Array, jax.Array]
+
+
+def _sum_of_products(first: Factors, second: Factors) -> jax.Array:
+    """x₁ W₁ + x₂ W₂ as one product: on a GPU an array [R, K, so] less is written and read."""
+    (x1, w1), (x2, w2) = first, second
+    return product(jnp.concatenate([x1, x2], axis=-1), jnp.concatenate([w1, w2]))
 
 
 def _flat(x: jax.Array) -> jax.Array:

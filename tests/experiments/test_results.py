@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compiled, finished_runs, timing_analysis
+from experiments import compiled, finished_runs, gpu_forms, timing_analysis
 from partoken_jax.pretrained.load import BOX
 
 ROOT = Path(__file__).parents[2]
@@ -68,10 +68,13 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert runs == {int(given["repeats"])}
         assert any(row["variant"] == "original" for row in result["measurements"]) == ("original" in given)
     elif file.parts == ("compiled", "summary.json"):
-        others = (file.name, "fused_layer.json")
+        others = (file.name, "fused_layer.json", "gpu_forms.json")
         files = [path for path in (RESULTS / "compiled").glob("*.json") if path.name not in others]
         names = {compiled.file_name(row): row for row in result["rows"]}
         assert names == {path.stem: json.loads(path.read_text()) for path in files}
+    elif file.name == "gpu_forms.json":
+        assert [row["form"] for row in result["rows"]] == list(gpu_forms.FORMS) and not result["run"]
+        assert all(row["bytes"] >= result["rows"][0]["bytes"] for row in result["rows"])
     elif file.name == "fused_layer.json":
         assert not given and not result["run"] and max(result["errors"]["float32"].values()) < 1e-6
         assert max(result["gpu_errors"]["float32"].values()) < 1e-6

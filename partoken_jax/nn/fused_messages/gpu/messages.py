@@ -42,8 +42,8 @@ def gpu_messages(
     precision, wide = precision_of(gvps), widths(gvps)
     if precision == "float32" and not interpret:
         raise ValueError(
-            "the kernels for GPUs do not compute in float32, for which shared memory has no room; set precision "
-            'to "tensorfloat32" or "bfloat16", or use the dense form'
+            "the kernels for GPUs do not compute in float32, for which shared memory has no room; set "
+            'precision to "tensorfloat32" or "bfloat16", or use the dense form'
         )
     stored = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
     table, received = node_tables(gvps, nodes, edges.sender.shape[1], stored)
