@@ -155,6 +155,9 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "learned": learned,
         "models": lambda: overview("docs/models"),
         "pays": lambda: wrapped(same_features.answer(read("learn", "same_features.json"))),
+        "whole_runs": lambda: wrapped(
+            does_it_pay_report.in_short(read("learn", "does_it_pay.json")["tasks"])
+        ),
     },
     "docs/index.md": {"measured": measured, "gpu": gpu},
     "docs/TIMING.md": {

@@ -170,6 +170,17 @@ def verdict(tasks: dict[str, Any]) -> str:
     return " ".join([*summary, *sentences])
 
 
+def in_short(tasks: dict[str, Any]) -> str:
+    """The answer for every task whose runs have one, with how many proteins and seeds it rests on."""
+    found = []
+    for task, of in tasks.items():
+        by_pair = {(c["first"], c["second"]): c for c in of["contrasts"]}
+        if MAIN in by_pair:
+            words = answer({pair: c["accuracy"] for pair, c in by_pair.items()})
+            found.append(f"On {task} ({of['n']} test proteins, {_seeds(by_pair[MAIN])}) {words}.")
+    return " ".join(found)
+
+
 def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
     """The answer for one task, from the differences in accuracy by pair of variants. The representation pays
     where ParToken is better than GVP and than every control that was run: itself without partition, and with
