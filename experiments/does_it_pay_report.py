@@ -53,9 +53,11 @@ def report(results: dict[str, Any], figure: str) -> str:
 
 
 def text(results: dict[str, Any]) -> str:
-    """The verdict, and the tables of every task, for a document."""
+    """The verdict, and the tables of every task with something to compare, for a document."""
     parts = [wrapped(results["verdict"])]
     for task, found in results["tasks"].items():
+        if not found["contrasts"]:
+            continue
         parts += [variants_table(found, results["forest"].get(task)), contrasts_table(found)]
         said = f"{power(task, found).removeprefix('- ')} {times(found, results['step_times'].get(task))}"
         parts.append(wrapped(f"{said[0].upper()}{said[1:]}"))
@@ -75,10 +77,10 @@ def times(found: dict[str, Any], measured: str | None) -> str:
 
 def power(task: str, found: dict[str, Any]) -> str:
     """What could be told, said before what was found."""
-    assumed = found["power"]
+    assumed, seeds = found["power"], found["seeds"]
     return (
-        f"- {task}: with {found['n']} test proteins and {found['seeds']} seeds a difference in accuracy of "
-        f"{assumed['smallest_difference']:.3f} or more is told in 4 of 5 such experiments, if two models "
+        f"- {task}: with {found['n']} test proteins and {seeds} seed{'s' * (seeds > 1)} a difference in "
+        f"accuracy of {assumed['smallest_difference']:.3f} or more is told in 4 of 5 such experiments, if two models "
         f"disagree on {assumed['disagreeing']:.0%} of the proteins and their difference varies by "
         f"{assumed['seed_deviation']:.3f} (standard deviation) from seed to seed."
     )
