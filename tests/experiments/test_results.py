@@ -145,6 +145,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
             found = result["analysis"][f"{asked.get('encoder', 'backbone')}, {asked['task']}"]
             assert all(c["seeds"] == list(range(int(asked["seeds"]))) for c in found["contrasts"])
             assert asked["json"] == f"experiments/results/{file}" and found["contrasts"]
+    elif file.name == "step_times.json":
+        assert file.parent.name == given["task"]
+        assert {row["over_gvp"]["pairs"] for row in result["rows"]} == {int(given.get("repeats", 9))}
     elif file.name == "does_it_pay.json":
         assert result["tasks"] and result["verdict"]
     elif file == Path("learn/summary.json"):
