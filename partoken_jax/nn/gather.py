@@ -80,7 +80,7 @@ def senders_gradient(gradient: jax.Array, neighbours: jax.Array, reverse: Revers
         return total, None
 
     def read():
-        # K places at a time: all in one loop body would be compiled three times as long for the same bytes.
+        # K places at a time: a body of all of them would be a large program.
         places = reverse.edge.T.reshape(-1, width, num_nodes)
         nothing = jnp.zeros((num_nodes, *flat.shape[1:]), jnp.float32)
         return jax.lax.scan(add_places, nothing, places)[0].astype(flat.dtype)
