@@ -215,7 +215,8 @@ def _differentiate(
 
 
 def _through(d_out: list[jax.Array], weight: Ref, left: Ref, right: Ref, total: Ref) -> list[jax.Array]:
-    """The gradient of v [3][R, in] of `slot.of_vectors`, with v on the left stage; the weight's is added."""
+    """The gradient of v of `slot.of_vectors`, [R, in] for each coordinate, with v on the left stage; that of
+    the weight is added to `total`."""
     _, rows, columns = weight.shape
     put(right, d_out)
     sides = [operand(right, i * columns, columns) for i in range(3)]

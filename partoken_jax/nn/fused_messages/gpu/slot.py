@@ -90,7 +90,7 @@ def vectors_of(slot: Slot, weights: Blocks, stage: Ref) -> Vectors:
 
 
 def first_vectors(slot: Slot, weights: Blocks, stage: Ref) -> list[jax.Array]:
-    """vh [3][R, H] of the first GVP; both inputs are left on the stage."""
+    """The vectors vh of the first GVP, [R, H] for each coordinate; both inputs are left on the stage."""
     (_, g, _), (_, v, h), s = weights.edge_v.shape, weights.h1.shape, weights.s2.shape[2]
     put_vectors(stage, slot, weights)
     return [
@@ -131,7 +131,7 @@ def second_scalars(s1: jax.Array, n2: jax.Array, weights: Blocks, stage: Ref) ->
 
 
 def of_vectors(stage: Ref, v: list[jax.Array], weight: Ref) -> list[jax.Array]:
-    """v [3][R, in] · weight [in, out] for each coordinate."""
+    """v, [R, in] for each coordinate, times weight [in, out]."""
     put(stage, v)
     rows = weight.shape[1]
     return [product((operand(stage, i * rows, rows), whole(weight))) for i in range(3)]
