@@ -46,9 +46,9 @@ def packed_nodes(*arguments: Any) -> Any:
     return (jnp.concatenate([s, v.reshape(len(v), -1)], axis=1), v.shape[1:]), receiver
 
 
-def packed_rows(sender: Any, neighbours: jax.Array, _reverse: Any) -> Any:
+def packed_rows(sender: Any, neighbours: jax.Array, reverse: Any) -> Any:
     table, shape = sender
-    rows = table[neighbours]
+    rows = GATHER(table, neighbours, reverse)
     scalars = table.shape[1] - math.prod(shape)
     return rows[..., :scalars], rows[..., scalars:].reshape(*neighbours.shape, *shape)
 
@@ -82,6 +82,7 @@ sorted_rows.defvjp(lambda x, neighbours: (x[neighbours], (neighbours, x)), _sort
 
 DENSE = message_passing_dense
 PROJECT = message_passing_dense._project_nodes
+GATHER: Any = message_passing_dense._gather
 FORMS: dict[str, tuple[int | None, Patches]] = {
     PRESENT: (CHUNK, {}),
     **{f"{size} receivers at a time": (size, {}) for size in (32, 64, 128, 256) if size != CHUNK},

@@ -7,9 +7,7 @@ GVP, 64 chains of 300 residues, float32. Nothing is run: bytes, memory and estim
 compiler for the device makes. A program takes it about a minute.
 """
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from experiments.compiled import PROTEINS, RESIDUES
-from experiments.conv_forms import DENSE, Patches, packed_nodes, patched, two_products
+from experiments.conv_forms import DENSE, Patches, packed_nodes, packed_rows, patched, two_products
 from experiments.flags import Flags, output, run_script
 from partoken_jax.config import ModelConfig
 from partoken_jax.files import write_whole
 from partoken_jax.nn import encoder, gather
+from partoken_jax.nn.gather import ReverseNeighbours
 from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing.compiled import (
@@ -36,71 +35,40 @@ DEVICE = "h100"
 PRESENT = "the present form"
 
 
-def read_at_once(residuals: Any, gradient: jax.Array) -> Any:
-    """The senders' gradient from an array of all places of the reverse table."""
-    neighbours, reverse = residuals
+def read_at_once(gradient: jax.Array, neighbours: jax.Array, reverse: ReverseNeighbours) -> jax.Array:
+    """`senders_gradient` from an array of all places of the reverse table."""
     flat = gradient.reshape(neighbours.size, *gradient.shape[2:])
     rows = flat.at[reverse.edge].get(mode="fill", fill_value=0)
-    return jnp.sum(rows, axis=1, dtype=jnp.float32).astype(flat.dtype), None, None
+    return jnp.sum(rows, axis=1, dtype=jnp.float32).astype(flat.dtype)
 
 
-def packed_rows(sender: Any, neighbours: jax.Array, reverse: Any) -> Any:
-    table, shape = sender
-    rows = gather.gather_senders(table, neighbours, reverse)
-    scalars = table.shape[1] - shape[0] * shape[1]
-    return rows[..., :scalars], rows[..., scalars:].reshape(*neighbours.shape, *shape)
+SCAN = jax.lax.scan
 
 
-class _Rolled:
-    """jax.lax with loops that stay loops."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jax.lax, name)
-
-    def scan(self, body: Callable, start: Any, over: Any, **_: Any) -> Any:
-        return jax.lax.scan(body, start, over)
+def rolled(*arguments: Any, unroll: bool = False, **options: Any) -> Any:
+    """`jax.lax.scan` that stays a loop."""
+    return SCAN(*arguments, **options)
 
 
-class _Jax:
-    lax = _Rolled()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(jax, name)
-
-
-FORMS: dict[str, tuple[dict[str, Any], Patches, Callable | None]] = {
-    PRESENT: ({}, {}, None),
-    "layers computed again in the backward pass": ({"rematerialise": "layer"}, {}, None),
-    "all kept, with the layers in a loop": ({}, {(encoder, "jax"): _Jax()}, None),
-    "rows in no whole blocks": ({}, {(encoder, "FEWEST_BLOCKS"): 10**9}, None),
-    "the senders' gradient from an array of all places": ({}, {}, read_at_once),
-    "two products for an edge's scalars and norms": ({}, {(DENSE, "_sum_of_products"): two_products}, None),
+FORMS: dict[str, tuple[dict[str, Any], Patches]] = {
+    PRESENT: ({}, {}),
+    "layers computed again in the backward pass": ({"rematerialise": "layer"}, {}),
+    "all kept, with the layers in a loop": ({}, {(jax.lax, "scan"): rolled}),
+    "rows in no whole blocks": ({}, {(encoder, "FEWEST_BLOCKS"): 10**9}),
+    "the senders' gradient from an array of all places": ({}, {(gather, "senders_gradient"): read_at_once}),
+    "two products for an edge's scalars and norms": ({}, {(DENSE, "_sum_of_products"): two_products}),
     "the senders' scalars and vectors packed in one row": (
         {},
         {(DENSE, "_project_nodes"): packed_nodes, (DENSE, "_gather"): packed_rows},
-        None,
     ),
 }
-"""Settings, what is replaced, and another way for the senders' gradient."""
-
-
-@contextlib.contextmanager
-def gradient_by(backward: Callable | None) -> Iterator[None]:
-    """With another way for the senders' gradient, if one is given."""
-    if backward is None:
-        yield
-        return
-    gather.gather_senders.defvjp(gather._forward, backward)
-    try:
-        yield
-    finally:
-        gather.gather_senders.defvjp(gather._forward, gather._backward)
+"""Settings, and what is replaced."""
 
 
 def row(name: str) -> dict[str, Any]:
     """What the compiler says of a form."""
-    settings, patches, backward = FORMS[name]
-    with patched(patches), gradient_by(backward):
+    settings, patches = FORMS[name]
+    with patched(patches):
         model = ModelConfig(message_passing="dense", **settings)
         found = compile_step(
             DEVICES[DEVICE], "train_step", "gvp", model, proteins=PROTEINS, residues=RESIDUES
