@@ -36,8 +36,9 @@ ASKED = ("v5e", "v5e-8", "h100")
 MODELS = ("gvp", "partoken")
 PASSES = ("train_step", "forward")
 PRECISIONS = ("float32", "bfloat16")
-FORMS = ("dense", "fused")
-"""Ways to compute the messages that are compiled (`model.message_passing`); the second is for TPUs alone."""
+FORMS = ("dense", "blocks", "fused")
+"""Ways to compute the messages that are compiled (`model.message_passing`): the first for GPUs, the others
+for TPUs."""
 PROTEINS, RESIDUES = 64, 300
 SMALL_PROTEINS, SMALL_RESIDUES = 16, 40
 SMALL_MODEL: Mapping[str, Any] = {"node_hidden": (16, 4), "edge_hidden": (8, 1), "num_layers": 2}
@@ -61,8 +62,8 @@ def program(row: Mapping[str, str], small: bool) -> CompiledFor:
 
 
 def possible(row: Mapping[str, str]) -> bool:
-    """Whether there is such a program: the fused messages are a kernel for TPUs."""
-    return row["form"] != "fused" or DEVICES[row["device"]].platform == "tpu"
+    """Whether there is such a program: every platform has its forms."""
+    return (row["form"] == "dense") == (DEVICES[row["device"]].platform == "cuda")
 
 
 def kept_program(row: Mapping[str, str], small: bool, folder: Path | None) -> CompiledFor:

@@ -185,6 +185,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
     },
     "docs/COMPARISON.md": {
         "against_pytorch": lambda: comparison.overview(list(all_results("comparison").values())),
+        "against_pytorch_after": lambda: comparison.overview(list(all_results("comparison_after").values())),
         "one_comparison": one_comparison,
     },
     "docs/PARITY.md": {

@@ -1,4 +1,4 @@
-"""The fused messages of one conv layer compiled for TPUs and GPUs that need not be there: bytes and memory.
+"""The messages of one conv layer compiled for TPUs and GPUs that need not be there: bytes and memory.
 
     pip install -e '.[tpu]'       # libtpu, for v5e and v6e
     pip install -e '.[cuda13]'    # for h100, with jax 0.12 or newer
@@ -11,14 +11,18 @@ batch: their blocks, the weights once, and every chunk of the senders' table as 
 it. For those of a GPU they are their operands and results, once each: what a block reads again, and the sums
 that it adds to, are small enough for the cache.
 
-The errors of every precision come from interpret mode, which rounds as the kernels do: the norm of the
-difference to the dense form in float32, relative to the norm, largest of the messages and of the gradients.
+The blocks of a TPU are there to be compared with; they are ordinary operations, and no kernel.
+
+The errors of every precision of the kernels come from interpret mode, which rounds as the kernels do: the
+norm of the difference to the dense form in float32, relative to the norm, largest of the messages and of the
+gradients.
 
 What is in the file already is not made again.
 """
 
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +45,7 @@ from partoken_jax.nn.fused_messages.messages import fused_messages
 from partoken_jax.nn.fused_messages.window import NOTHING, WINDOW
 from partoken_jax.nn.gather import reverse_neighbours
 from partoken_jax.nn.message_passing import GVPConv
+from partoken_jax.nn.message_passing_blocks import block_edges, block_messages
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.compiled import DEVICES, compile_for, device_mesh, use_compilers
 from partoken_jax.timing.hlo import Module
@@ -64,7 +69,8 @@ class Program(NamedTuple):
     @property
     def name(self) -> str:
         large = "" if self.proteins == SMALL else f"_{self.proteins}"
-        return f"{self.device}_{self.precision}_{self.what}{large}{'' if self.form == 'fused' else '_dense'}"
+        form = "" if self.form == "fused" else f"_{self.form}"
+        return f"{self.device}_{self.precision}_{self.what}{large}{form}"
 
 
 PROGRAMS = (
@@ -75,6 +81,8 @@ PROGRAMS = (
     Program("v5e", "float32", "gradient", LARGE),
     Program("v6e", "bfloat16", "gradient"),
     Program("v5e", "tensorfloat32", "gradient"),
+    Program("v5e", "float32", "forward", form="blocks"),
+    Program("v5e", "float32", "gradient", form="blocks"),
     Program("v5e", "float32", "forward", form="dense"),
     Program("v5e", "float32", "gradient", form="dense"),
     Program("h100", "tensorfloat32", "forward"),
@@ -92,12 +100,13 @@ def compiled(program: Program) -> dict[str, Any]:
     """A row: the program's bytes, those of the kernels and of the rest, and its memory."""
     batch, device = layer_batch(program.proteins), DEVICES[program.device]
     gpu = device.platform == "cuda"
-    made = jax.jit(slot_edges if gpu else lane_edges)(batch.edges, batch.senders)
     if program.form == "dense":
         if gpu:
             batch, _ = whole_blocks(batch, None)
         function, arguments = _dense_layer(program, batch)
     else:
+        _, made_by = _form(program)
+        made = jax.jit(made_by)(batch.edges, batch.senders)
         function, arguments = _layer(program, tuple(batch.nodes), made)
     place = SingleDeviceSharding(device_mesh(device).devices.flat[0])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), arguments)
@@ -154,11 +163,11 @@ def _conv(precision: str):
 
 
 def _layer(program: Program, nodes, made):
-    """The fused layer as a function, and its arguments. The edges are as the kernels read them: they are the
-    same for all layers and brought into this form once."""
+    """The layer as a function, and its arguments. The edges are as it reads them: they are the same for all
+    layers and brought into this form once."""
     graphdef, params = _conv(program.precision)
     features = made.features.astype(_stored(program))
-    messages = gpu_messages if DEVICES[program.device].platform == "cuda" else fused_messages
+    messages, _ = _form(program)
 
     def forward(params, nodes, features, made):
         return messages(nnx.merge(graphdef, params).message, nodes, made._replace(features=features))
@@ -167,6 +176,14 @@ def _layer(program: Program, nodes, made):
     if program.what == "forward":
         return forward, arguments
     return gradient_of(forward), (*arguments, nodes)
+
+
+def _form(program: Program) -> tuple[Callable, Callable]:
+    """What computes the messages of a form other than dense, and what makes the edges that it reads."""
+    if program.form == "blocks":
+        return block_messages, block_edges
+    gpu = DEVICES[program.device].platform == "cuda"
+    return (gpu_messages, slot_edges) if gpu else (fused_messages, lane_edges)
 
 
 def _dense_layer(program: Program, batch):
@@ -209,7 +226,8 @@ def kernel_bytes(program: Program, lanes) -> int:
     rows, out = scalars + 3 * hidden, scalars + 4 * vectors
     features = lanes.features.size * (2 if program.precision == "bfloat16" else 4)
     chunk = rows * TILE * 4
-    square = rows * width + scalars * (hidden + scalars + vectors + 1) + vectors * (hidden + 3 * vectors)
+    square = 3 * hidden * width + scalars * (width + hidden + scalars + vectors + 1)
+    square += 9 * vectors * (hidden + 3 * vectors)
     read = features + lanes.sender.nbytes + lanes.weight.nbytes + rows * columns * 4 + square * 4
     copied = fetches(lanes, neighbours // forward.slots_at_once(neighbours, forward.SLOTS))
     total = read + out * columns * 4 + copied * chunk

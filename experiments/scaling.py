@@ -16,18 +16,17 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.result_files import read
 from partoken_jax.tables import markdown_table
 
 RESULTS = Path(__file__).parent / "results" / "scaling"
 COUNTS = (1, 2, 4, 8, 16, 32)
-STEP_MS = {
-    "H100": (24.7, "82.9 GB that the compiled step reads and writes, over 3.35 TB/s of memory"),
-    "TPU v5e": (274.0, "the compiler's cycles at 1.5 GHz, gathers not counted"),
-}
-"""T(1) of ParToken in float32 at 64 x 300 residues, from programs compiled without the device."""
+ONE_DEVICE = {"H100": ("h100", "dense"), "TPU v5e": ("v5e", "blocks")}
+"""Device and form of the compiled step of ParToken in float32 at 64 x 300 residues whose estimate is T(1)."""
 LINKS = {
     "H100, NVLink 4": ("H100", 450.0, "900 GB/s to and fro (NVIDIA, H100 data sheet)"),
     "H100, PCIe 5 x16": ("H100", 64.0, "128 GB/s to and fro (NVIDIA, H100 data sheet)"),
@@ -86,16 +85,27 @@ def counted(devices: int) -> dict[str, Any]:
     return {"rows": rows, "environment": environment()}
 
 
-def modelled(size: int) -> list[dict[str, Any]]:
-    """Modelled times of a step that sums `size` bytes, for every link and number of devices."""
+def step_ms() -> dict[str, float]:
+    """T(1) of every device, compiled and not run (docs/COMPILED.md)."""
+    steps = {
+        (row["device"], row["form"]): row["estimate_ms"]
+        for row in read("compiled", "summary.json")["rows"]
+        if (row["model"], row["pass"], row["precision"]) == ("partoken", "train_step", "float32")
+    }
+    return {name: steps[program] for name, program in ONE_DEVICE.items()}
+
+
+def modelled(size: int, one: Mapping[str, float]) -> list[dict[str, Any]]:
+    """Modelled times of a step that sums `size` bytes, for every link and number of devices, from those of
+    one device."""
     return [
         {
             "link": link,
             "devices": count,
-            "compute_ms": (compute := STEP_MS[device][0] / count),
+            "compute_ms": (compute := one[device] / count),
             "all_reduce_ms": (sums := 2 * (count - 1) / count * size / (1e6 * bandwidth)),
             "step_ms": compute + sums,
-            "speed_up": STEP_MS[device][0] / (compute + sums),
+            "speed_up": one[device] / (compute + sums),
         }
         for link, (device, bandwidth, _) in LINKS.items()
         for count in COUNTS
@@ -103,7 +113,7 @@ def modelled(size: int) -> list[dict[str, Any]]:
 
 
 def report(result: dict[str, Any]) -> str:
-    rows, times = result["rows"], result["modelled"]
+    rows, times, one = result["rows"], result["modelled"], result["step_ms_of_one_device"]
     sums = markdown_table(
         ("step", "parameters", "all-reduces", "bytes of each", "bytes per step"),
         [
@@ -120,8 +130,8 @@ def report(result: dict[str, Any]) -> str:
         ],
     )
     sources = "\n".join(
-        f"- {link}: {bandwidth} GB/s in one direction; {source}. One device: {STEP_MS[device][0]} ms, "
-        f"{STEP_MS[device][1]}."
+        f"- {link}: {bandwidth} GB/s in one direction; {source}. One device: {one[device]:.1f} ms by the "
+        "estimate of its compiled step (docs/COMPILED.md)."
         for link, (device, bandwidth, source) in LINKS.items()
     )
     return (
@@ -161,15 +171,15 @@ def main() -> None:
     flags.add_argument("--devices", type=int, default=8, help="Virtual devices to compile the step for.")
     flags.add_argument("--out", type=Path, default=RESULTS, help="The folder for the results.")
     args = flags.parse_args()
-    found = counted(args.devices)
+    found, one = counted(args.devices), step_ms()
     result = {
         "schema": "partoken.scaling/1",
         "command": " ".join(["python -m experiments.scaling", *sys.argv[1:]]),
         "devices": args.devices,
         **found,
         "links_gb_per_s": {link: bandwidth for link, (_, bandwidth, _) in LINKS.items()},
-        "step_ms_of_one_device": {device: ms for device, (ms, _) in STEP_MS.items()},
-        "modelled": modelled(found["rows"][-1]["bytes_per_step"]),
+        "step_ms_of_one_device": one,
+        "modelled": modelled(found["rows"][-1]["bytes_per_step"], one),
     }
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")

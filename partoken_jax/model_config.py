@@ -190,23 +190,25 @@ class ModelConfig:
     attention_heads: Width = 4
     """Number of heads with which ParToken attends from the whole protein to its clusters. Change it with the
     width of the model, because it must divide the number of hidden scalars of a residue."""
-    message_passing: Literal["auto", "dense", "fused", "general"] = "auto"
+    message_passing: Literal["auto", "dense", "blocks", "fused", "general"] = "auto"
     """Forms of the same layers with the same numbers. "dense" is fast and needs the table of neighbours that
-    batches carry. "fused" computes messages in one kernel that keeps them on the chip; it is for training on
-    TPUs, and elsewhere such a model is read as "dense". "auto" takes what `partoken tune` found to be right
-    and fast on the device, else "dense". Choose "general", the plain form, to read the code or for graphs
-    without that table."""
+    batches carry, as do the next two. "blocks" computes the messages of 512 residues at a time, in the
+    layout of a TPU. "fused" computes them in one kernel that keeps them on the chip; it is for training on
+    TPUs, and elsewhere such a model is read as "dense". "auto" takes what `partoken tune` found
+    to be right and fast on the device, else "blocks" on a TPU and "dense" elsewhere. Choose "general", the
+    plain form, to read the code or for graphs without that table."""
     rematerialise: Literal["auto", "none", "layer", "chunk"] = "auto"
     """What the forward pass forgets and the backward pass computes again, to save memory. "none" forgets
     nothing; "layer" keeps only the residues between layers; "chunk" also computes edges a few residues at a
-    time, which needs least memory and is fastest on a CPU. "auto" takes what `partoken tune` found on the
-    device, else "chunk" on a CPU, on a GPU "none" where that takes no more than 4 GB (64 proteins of 300
-    residues at the published widths), else "layer", and "none" for the general form. Set "layer" when memory
-    runs out."""
+    time, which only the dense form does; it needs least memory and is fastest on a CPU. "auto" takes what
+    `partoken tune` found on the device. Else it is, for the dense form, "chunk" on a CPU, "none" on a GPU
+    where that takes no more than 4 GB (64 proteins of 300 residues at the published widths), and "layer"
+    elsewhere; for the others it is "none". Set "layer" when memory runs out."""
     sender_gradient: Literal["auto", "scatter", "gather"] = "auto"
     """How the dense form sums the gradients of the edges that leave a residue: by adding in place ("scatter")
     or by reading through a reversed table ("gather"). "auto" takes what `partoken tune` found on the device,
-    else "scatter" on a CPU or in chunks and "gather" elsewhere. Change it only to measure."""
+    else "scatter" on a CPU or in chunks and "gather" elsewhere. Change it only to measure: message_passing
+    "auto" is then "dense" on a TPU."""
     precision: Precision = "float32"
     """Precision of matrix products. "tensorfloat32" is faster on NVIDIA GPUs from 2020 on and the same as
     float32 on a CPU; "bfloat16" computes the whole encoder in bfloat16. Parameters, norms, sums and

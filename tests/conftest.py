@@ -60,11 +60,11 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_setup(item):
     """Most of the tests' time is compilation, and what they prove does not depend on how well XLA optimises.
     The golden vectors, and what reads the optimised program, get the real thing; but the general form, the
-    readable reference that nobody waits for, and case 3, twelve programs of the encoder that cases 7 and 8
-    hold, do not (`make parity` optimises them too). A hook, not a fixture: it comes before the session's
-    fixtures, whose programs the tests compare with their own."""
+    readable reference that nobody waits for, the form for TPUs, and case 3, twelve programs of the encoder
+    that cases 7 and 8 hold, do not (`make parity` optimises them too). A hook, not a fixture: it comes before
+    the session's fixtures, whose programs the tests compare with their own."""
     global real
-    spared = "case3" in item.nodeid or "general" in item.nodeid
+    spared = any(name in item.nodeid for name in ("case3", "general", " blocks]"))
     real = item.nodeid.startswith(OPTIMISED) and not spared
     jax.config.update("jax_disable_most_optimizations", not real)
     # For processes that it starts; this one has read the flags by now.

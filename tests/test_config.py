@@ -170,6 +170,10 @@ WRONG = [
         "model.rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where model.message_",
     ),
     (
+        "model: {message_passing: blocks, rematerialise: chunk}",
+        "model.rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where model.message_",
+    ),
+    (
         "model: {message_passing: fused, rematerialise: chunk}",
         "model.rematerialise is 'chunk', but must be 'auto', 'none' or 'layer' where model.message_",
     ),

@@ -22,7 +22,7 @@ def batch_graph(inputs: Vectors, form: str) -> FeaturisedGraph:
     """A recorded batch (`in.*`) as a featurised graph with an empty padding graph."""
     batch, labels = inputs["batch"], inputs["y"]
     num_graphs = len(labels)
-    senders, receivers, mask, take = edge_graph(inputs["edge_index"], len(batch), form == "dense")
+    senders, receivers, mask, take = edge_graph(inputs["edge_index"], len(batch), form != "general")
     n_edge = np.bincount(batch[inputs["edge_index"][1]], minlength=num_graphs)
     return FeaturisedGraph(
         nodes=NodeFeatures(

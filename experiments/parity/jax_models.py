@@ -57,7 +57,7 @@ def model(
     form: str, config: ModelConfig, weights: Vectors, published_attention: bool = False
 ) -> GVPClassifier | ParToken:
     """A model with recorded weights; the recorded set may hold a pooling that this variant lacks."""
-    config = dataclasses.replace(config, message_passing=cast(Literal["dense", "general"], form))
+    config = dataclasses.replace(config, message_passing=cast(Literal["blocks", "dense", "general"], form))
     built = cast(GVPClassifier | ParToken, build_model(config, rngs=nnx.Rngs(0)))
     if published_attention and isinstance(built, ParToken):
         built.attention = PublishedAttention(config.node_hidden[0], config.attention_heads, rngs=nnx.Rngs(0))

@@ -51,7 +51,7 @@ from partoken_jax.training.report import environment as environment
 __all__ = ["baseline", "encoder", "evaluate", "follow", "train"]
 
 CONV_FORMS = ("general", "dense")
-MODEL_FORMS = ("general", "dense")
+MODEL_FORMS = ("general", "blocks", "dense")
 
 
 def full_precision():
@@ -231,7 +231,7 @@ def partitioner(
     temperature, uniform, cotangents,
 ) -> Result:  # fmt: skip
     num_graphs = int(batch[-1]) + 1
-    senders, receivers, mask, _ = edge_graph(edge_index, len(batch), form == "dense")
+    senders, receivers, mask, _ = edge_graph(edge_index, len(batch), form != "general")
     graph = jraph.GraphsTuple(
         nodes=np.zeros(len(batch)),
         edges=NeighbourEdges(mask),

@@ -8,10 +8,11 @@ from jax.typing import DTypeLike
 from partoken_jax.config import ModelConfig
 from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, HiddenGraph, HiddenNodes
 from partoken_jax.nn.forms import Form, form_of
-from partoken_jax.nn.fused_messages.layout import lane_edges
+from partoken_jax.nn.fused_messages.layout import LaneEdges, lane_edges
 from partoken_jax.nn.gather import reverse_neighbours
 from partoken_jax.nn.gvp import GVP, Activation, Dims
 from partoken_jax.nn.message_passing import GVPConvLayer
+from partoken_jax.nn.message_passing_blocks import BlockEdges, block_edges
 from partoken_jax.nn.noise import Noise, residue_noise
 from partoken_jax.nn.norms import TupleLayerNorm
 
@@ -129,9 +130,12 @@ class GVPEncoder(nnx.Module):
         dense = table and form.message_passing == "dense"
         if dense and form.rematerialise != "chunk":
             graph, noise = whole_blocks(graph, noise)
-        chunk = reverse = lanes = None
+        chunk = reverse = None
+        lanes: LaneEdges | BlockEdges | None = None
         if table and form.message_passing == "fused":
             lanes = lane_edges(graph.edges, graph.senders)
+        elif table and form.message_passing == "blocks":
+            lanes = block_edges(graph.edges, graph.senders)
         elif table and form.rematerialise == "chunk":
             chunk = form.chunk or chunk_size(num_nodes)
         elif table and form.sender_gradient == "gather":

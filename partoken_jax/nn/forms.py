@@ -71,9 +71,10 @@ def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
     """The form of a program over a table of neighbours.
 
     What is set stands. What is "auto" is as measured for programs of this shape, unless that contradicts a
-    setting; else dense, on a CPU in chunks, and elsewhere with gradients gathered and layers computed again,
-    except on a GPU where what they leave takes no more than `KEPT_BYTES`. What is set to be fused is dense
-    where there is no such kernel.
+    setting; else on a TPU in blocks, unless chunks or a way to sum the senders' gradient are set, which the
+    dense form has alone; else dense: on a CPU in chunks, elsewhere with gradients gathered, and with layers
+    computed again unless on a GPU what they leave takes no more than `KEPT_BYTES`. What is set to be fused is
+    dense where there is no such kernel.
     """
     measured = dict(target.measured).get(shape)
     names = ("message_passing", "rematerialise", "sender_gradient")
@@ -84,9 +85,12 @@ def choose(config: ModelConfig, target: Target, shape: ShapeClass) -> Form:
     if config.message_passing == "general":
         return _of_list(config)
     again, gradient = config.rematerialise, config.sender_gradient
-    if config.message_passing == "fused" and target.platform == "tpu":
-        # The kernels keep nothing of an edge, so that little is left to compute again.
-        return Form("fused", "none" if again == "auto" else again)
+    form: str = config.message_passing
+    if form == "auto" and again != "chunk" and gradient == "auto" and target.platform == "tpu":
+        form = "blocks"
+    if form == "blocks" or (form == "fused" and target.platform == "tpu"):
+        # Neither keeps anything of an edge, so that little is left to compute again.
+        return Form(form, "none" if again == "auto" else again)
     on_cpu = target.platform == "cpu"
     if again == "auto":
         keeps = target.platform == "gpu" and kept_bytes(shape) <= KEPT_BYTES

@@ -1,8 +1,8 @@
 """GVP message passing over a graph, in its plain form, and the layer around it.
 
 The plain form works on any list of edges with segment operations; over a table of neighbours the same conv
-takes the fast form of `message_passing_dense`, or on TPUs that of `fused_messages`. All have the same
-parameters and give the same numbers.
+takes the fast form of `message_passing_dense`, or on TPUs that of `message_passing_blocks` or
+`fused_messages`. All have the same parameters and give the same numbers.
 """
 
 import itertools
@@ -17,6 +17,7 @@ from partoken_jax.nn.dropout import tuple_dropout
 from partoken_jax.nn.fused_messages.layout import LaneEdges
 from partoken_jax.nn.gather import ReverseNeighbours
 from partoken_jax.nn.gvp import GVP, Dims, Features
+from partoken_jax.nn.message_passing_blocks import BlockEdges, block_messages
 from partoken_jax.nn.message_passing_dense import aggregated_messages
 from partoken_jax.nn.noise import Noise
 from partoken_jax.nn.norms import TupleLayerNorm
@@ -70,22 +71,25 @@ class GVPConv(nnx.Module):
         *,
         chunk: int | None = None,
         reverse: ReverseNeighbours | None = None,
-        lanes: LaneEdges | None = None,
+        lanes: LaneEdges | BlockEdges | None = None,
     ) -> Features:
         """The messages that arrive at every node, (s [N, D'], v [N, C', 3]); 0 for a node without edges.
 
         A table of neighbours takes the fast form, for which `chunk` and `reverse` are (see
         `message_passing_dense.aggregated_messages`); a list of edges takes the plain form. With `lanes`, the
-        edges as the kernels read them, a conv as the published models have it takes the fused form.
+        edges in columns, a conv as the published models have it takes a form for TPUs, which knows the mean
+        of three message GVPs without gates of scalars.
 
         REFERENCE.md section 3, message and mean.
         """
-        mean = self.aggregate == "mean"
+        if isinstance(lanes, BlockEdges):
+            return block_messages(self.message, graph.nodes, lanes)
         if lanes is not None:
             # Here, because a program without the kernels need not wait for Pallas.
             from partoken_jax.nn.fused_messages.messages import fused_messages
 
             return fused_messages(self.message, graph.nodes, lanes)
+        mean = self.aggregate == "mean"
         if graph.receivers is None:
             return aggregated_messages(self.message, graph, mean=mean, chunk=chunk, reverse=reverse)
         (s, v), edges = graph.nodes, graph.edges
@@ -150,7 +154,7 @@ class GVPConvLayer(nnx.Module):
         noise: Noise | None = None,
         chunk: int | None = None,
         reverse: ReverseNeighbours | None = None,
-        lanes: LaneEdges | None = None,
+        lanes: LaneEdges | BlockEdges | None = None,
     ) -> HiddenNodes:
         """The updated nodes. Dropout acts only when noise is given; the others as in `GVPConv`.
 

@@ -149,7 +149,12 @@ def candidates(platform: str, num_nodes: int, default: Form) -> list[Form]:
         Form("general", "none"),
         *(Form("dense", again, read) for again in ("none", "layer") for read in ("scatter", "gather")),
         *(Form("dense", "chunk", "scatter", size) for size in sizes if size < num_nodes),
-        *(Form("fused", again) for again in ("none", "layer") if platform == "tpu"),
+        *(
+            Form(form, again)
+            for form in ("blocks", "fused")
+            for again in ("none", "layer")
+            if platform == "tpu"
+        ),
     ]
     return list(dict.fromkeys(forms))
 

@@ -53,8 +53,8 @@ def check_platform(message_passing: str) -> None:
     platform = target_platform()
     if message_passing == "fused" and platform != "tpu":
         raise ConfigError(
-            "model.message_passing is 'fused', but must be 'dense' or 'general' on this device "
-            f"({platform}): the fused kernel is for TPUs, and the numbers are the same"
+            "model.message_passing is 'fused', but must be 'auto', 'dense', 'blocks' or 'general' on this "
+            f"device ({platform}): the fused kernel is for TPUs, and the numbers are the same"
         )
 
 

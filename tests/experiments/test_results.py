@@ -58,7 +58,7 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.parts[0] == "gpu":
         assert "(gpu)" in result["environment"]["device"] and not result["quick"]
         assert {row["batch_size"] for row in result["measurements"]} == {int(file.stem.split("batch")[1])}
-    elif file.parts[0] == "comparison":
+    elif file.parts[0] in ("comparison", "comparison_after"):
         sizes = {row["batch_size"] for row in result["measurements"]}
         runs = {
             row["runs"] for row in result["measurements"] if row["median_ms"] and row["variant"] != "jax_fast"

@@ -21,9 +21,14 @@ CPU, GPU, TPU = (Target(platform) for platform in ("cpu", "gpu", "tpu"))
     [
         ({}, CPU, Form("dense", "chunk", "scatter")),
         ({}, GPU, Form("dense", "none", "gather")),
-        ({}, TPU, Form("dense", "layer", "gather")),
+        ({}, TPU, Form("blocks", "none")),
+        ({"message_passing": "dense"}, TPU, Form("dense", "layer", "gather")),
+        ({"message_passing": "blocks"}, CPU, Form("blocks", "none")),
+        ({"rematerialise": "layer"}, TPU, Form("blocks", "layer")),
+        ({"rematerialise": "chunk"}, TPU, Form("dense", "chunk", "scatter")),
+        ({"sender_gradient": "scatter"}, TPU, Form("dense", "layer", "scatter")),
         ({"rematerialise": "none"}, CPU, Form("dense", "none", "scatter")),
-        ({"rematerialise": "none"}, TPU, Form("dense", "none", "gather")),
+        ({"rematerialise": "none"}, TPU, Form("blocks", "none")),
         ({"rematerialise": "chunk"}, GPU, Form("dense", "chunk", "scatter")),
         ({"sender_gradient": "scatter"}, GPU, Form("dense", "none", "scatter")),
         ({"rematerialise": "layer"}, GPU, Form("dense", "layer", "gather")),
@@ -73,7 +78,7 @@ def test_without_a_target_it_is_the_default_device(chains, monkeypatch):
     graph = batch(chains[:1])
     assert form_of(tiny(), None, graph).rematerialise == "chunk"
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert form_of(tiny(), None, graph).rematerialise == "layer"
+    assert form_of(tiny(), None, graph).message_passing == "blocks"
     assert form_of(tiny(), CPU, graph).rematerialise == "chunk"
 
 

@@ -1,4 +1,4 @@
-"""GVPConv and its layer: both forms agree, order does not matter, masked edges do not count."""
+"""GVPConv and its layer: the plain and dense forms agree, the order of edges and masked ones do not count."""
 
 import jax
 import jax.numpy as jnp

@@ -30,7 +30,9 @@ def test_all_eight_cases_are_here():
 def cases():
     """Every file; those with messages once for each form, because conftest.py optimises one of them alone."""
     for file in FILES:
-        for form in ("dense", "general") if file.name[4] in "1478" else ("both",):
+        case = file.name[4]
+        forms = {"1": ("dense", "general"), **dict.fromkeys("478", ("dense", "blocks", "general"))}
+        for form in forms.get(case, ("both",)):
             yield pytest.param(file, form, id=f"{file.stem} {form}")
 
 

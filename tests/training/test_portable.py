@@ -37,8 +37,9 @@ def test_a_step_has_the_form_of_its_platform(made, name, target):
     graphdef, state, graph = made
     step = make_train_step(graphdef, bypass_codebook=False, target=Target(target))
     found = text(step, state, graph, SETTINGS, platform=name)
-    # The reverse table is made by the only sort. Behind a barrier lies what is computed again, of which a GPU
-    # has nothing; on a CPU the loops over layers, forward and backward, have some over chunks within.
+    # The reverse table is made by the only sort. Behind a barrier lies what is computed again on a CPU, and
+    # the senders' gradient on a TPU; on a CPU the loops over layers, forward and backward, have some over
+    # chunks within.
     assert ("stablehlo.sort" in found) == (name != "cpu")
     assert ("optimization_barrier" in found) == (name != "cuda")
     assert found.count("stablehlo.while") >= 2 + 2 or name != "cpu"

@@ -24,7 +24,7 @@ from partoken_jax.nn.fused_messages.forward import (
 from partoken_jax.nn.fused_messages.layout import TILE, LaneEdges
 from partoken_jax.nn.fused_messages.message import messages
 from partoken_jax.nn.fused_messages.products import PARTS, Precision, in_parts, of_parts
-from partoken_jax.nn.fused_messages.weights import MessageWeights
+from partoken_jax.nn.fused_messages.weights import LaneWeights
 from partoken_jax.nn.fused_messages.window import fetched_with_sums, put_back, senders_of, start_empty
 
 SLOTS = 2
@@ -36,9 +36,9 @@ def gradients(
     edges: LaneEdges,
     table: jax.Array,
     received: jax.Array,
-    weights: MessageWeights,
+    weights: LaneWeights,
     gradient: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array, MessageWeights]:
+) -> tuple[jax.Array, jax.Array, jax.Array, LaneWeights]:
     """The gradients of `edges.features`, `table`, `received` and `weights` of `forward.summed_messages`, from
     `gradient` float32 [S + 4 C, n] of its result."""
     neighbours, width, columns = edges.features.shape
@@ -69,12 +69,13 @@ def gradients(
         interpret=how.interpret,
         name="gvp_messages_gradient",
     )(*inputs)
-    return d_features, d_table, d_received, MessageWeights(*d_weights)
+    return d_features, d_table, d_received, LaneWeights(*d_weights)
 
 
 def _kernel(first, last, sender, weight, features, received, table, *rest, slots, precision):
-    count = len(MessageWeights._fields)
-    weights = MessageWeights(*[reference[...] for reference in rest[:count]])
+    count = len(LaneWeights._fields)
+    weights = LaneWeights(*[reference[...] for reference in rest[:count]])
+    scalars = weights.widths.scalars
     gradient, _, d_features, d_received, d_table = rest[count : count + 5]
     d_weights = rest[count + 5 : 2 * count + 5]
     held, window, sums, copied = rest[2 * count + 5 :]
@@ -94,10 +95,12 @@ def _kernel(first, last, sender, weight, features, received, table, *rest, slots
         numbers = [sender[pl.ds(k, 1), :] for k in here]
         x = senders_of(tile, first, last, numbers, fetch, window) + jnp.tile(received[...], (1, slots))
         edge = jnp.concatenate([features[k] for k in here], axis=1)
-        _, pull = jax.vjp(functools.partial(messages, precision=precision), x, edge, weights)
-        d_x, d_edge, d_weight = pull(
+        of_edges = functools.partial(messages, precision=precision)
+        _, pull = jax.vjp(of_edges, x[:scalars], x[scalars:], edge, weights)
+        d_s, d_vh, d_edge, d_weight = pull(
             jnp.concatenate([gradient[...] * weight[pl.ds(k, 1), :] for k in here], axis=1)
         )
+        d_x = jnp.concatenate([d_s, d_vh])
         for i, k in enumerate(here):
             d_features[k] = d_edge[:, i * TILE : (i + 1) * TILE]
             d_received_so_far = d_received_so_far + d_x[:, i * TILE : (i + 1) * TILE]

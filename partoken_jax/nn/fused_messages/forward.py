@@ -11,7 +11,7 @@ from jax.experimental.pallas import tpu as pltpu
 from partoken_jax.nn.fused_messages.layout import TILE, LaneEdges
 from partoken_jax.nn.fused_messages.message import messages
 from partoken_jax.nn.fused_messages.products import Precision
-from partoken_jax.nn.fused_messages.weights import MessageWeights
+from partoken_jax.nn.fused_messages.weights import LaneWeights
 from partoken_jax.nn.fused_messages.window import WINDOW, fetched, senders_of, start_empty
 
 SLOTS = 3
@@ -31,7 +31,7 @@ class How(NamedTuple):
 
 
 def summed_messages(
-    how: How, edges: LaneEdges, table: jax.Array, received: jax.Array, weights: MessageWeights
+    how: How, edges: LaneEdges, table: jax.Array, received: jax.Array, weights: LaneWeights
 ) -> jax.Array:
     """Σ_k weight_k · what the last GVP needs of the message from the k-th neighbour, float32 [S + 4 C, n].
 
@@ -39,7 +39,7 @@ def summed_messages(
     """
     neighbours, _, columns = edges.features.shape
     rows = table.shape[0]
-    out = weights.wn1.shape[0] + 4 * weights.wv1.shape[0]
+    out = weights.widths.scalars + 4 * weights.widths.vectors
     kernel = functools.partial(_kernel, slots=slots_at_once(neighbours, SLOTS), precision=how.precision)
     return pl.pallas_call(
         kernel,
@@ -62,8 +62,9 @@ def summed_messages(
 
 
 def _kernel(first, last, sender, weight, features, received, table, *rest, slots, precision):
-    count = len(MessageWeights._fields)
-    weights = MessageWeights(*[reference[...] for reference in rest[:count]])
+    count = len(LaneWeights._fields)
+    weights = LaneWeights(*[reference[...] for reference in rest[:count]])
+    scalars = weights.widths.scalars
     out, held, window, copied = rest[count:]
     tile = pl.program_id(0)
     start_empty(held)
@@ -76,7 +77,7 @@ def _kernel(first, last, sender, weight, features, received, table, *rest, slots
         numbers = [sender[pl.ds(k, 1), :] for k in here]
         x = senders_of(tile, first, last, numbers, fetch, window) + jnp.tile(received[...], (1, slots))
         edge = jnp.concatenate([features[k] for k in here], axis=1)
-        y = messages(x, edge, weights, precision)
+        y = messages(x[:scalars], x[scalars:], edge, weights, precision)
         for i, k in enumerate(here):
             total = total + y[:, i * TILE : (i + 1) * TILE] * weight[pl.ds(k, 1), :]
         return total
@@ -113,7 +114,7 @@ def tile_spec(rows: int) -> pl.BlockSpec:
     return pl.BlockSpec((rows, TILE), lambda tile, *_: (0, tile))
 
 
-def whole_specs(weights: MessageWeights) -> list[pl.BlockSpec]:
+def whole_specs(weights: LaneWeights) -> list[pl.BlockSpec]:
     """All of every weight, the same for all tiles."""
     return [pl.BlockSpec(x.shape, lambda tile, *_: (0, 0)) for x in weights]
 

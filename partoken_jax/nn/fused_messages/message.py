@@ -1,37 +1,45 @@
-"""The message of every edge of a block, in the layout of the kernels and of plain arrays alone."""
+"""The message of every edge of a block: edges in columns, every argument one plain array."""
 
 import jax
 import jax.numpy as jnp
 
 from partoken_jax.nn.fused_messages.products import Precision, times
-from partoken_jax.nn.fused_messages.weights import MessageWeights
+from partoken_jax.nn.fused_messages.weights import LaneWeights
 from partoken_jax.nn.norms import vector_norm
 
 
-def messages(x: jax.Array, edge: jax.Array, weights: MessageWeights, precision: Precision) -> jax.Array:
+def messages(
+    s: jax.Array,
+    vh: jax.Array,
+    edge: jax.Array,
+    weights: LaneWeights,
+    precision: Precision | jax.lax.Precision,
+) -> jax.Array:
     """What the last message GVP needs of e edges: scalars, norms and vectors, float32 [S + 4 C, e].
 
-    `x`: float32 [F, e], the sum of the sender's and the receiver's part; `edge`: [E, e].
+    `s`, `vh`: float32 [S, e] and [3 H, e], the sum of the sender's and the receiver's part; `edge`: [E, e].
     """
-    rows, hidden = weights.wn1.shape
-    x = x + times(weights.edge, edge.astype(jnp.float32), precision)
-    s, vh = x[:rows], x[rows:].reshape(3, hidden, -1)
-    s = _relu(s + times(weights.wn1, vector_norm(vh, axis=0), precision))
-    vh = _of_vectors(weights.wh2, _gated(_of_vectors(weights.wv1, vh, precision)), precision)
-    norm = times(weights.wn2, vector_norm(vh, axis=0), precision)
-    s = _relu(times(weights.ws2, s, precision) + norm + weights.b2)
-    vh = _of_vectors(weights.wh3, _gated(_of_vectors(weights.wv2, vh, precision)), precision)
-    return jnp.concatenate([s, vector_norm(vh, axis=0), *vh])
+
+    def linear(weight: jax.Array, *x: jax.Array) -> jax.Array:
+        return times(weight, jnp.concatenate(x) if len(x) > 1 else x[0], precision)
+
+    edge = edge.astype(jnp.float32)
+    vh = vh + linear(weights.edge, edge)
+    s = _relu(s + linear(weights.s1, edge, _norms(vh)))
+    vh = linear(weights.h2, _gated(linear(weights.v1, vh)))
+    s = _relu(linear(weights.s2, s, _norms(vh)) + weights.b2)
+    vh = linear(weights.h3, _gated(linear(weights.v2, vh)))
+    return jnp.concatenate([s, _norms(vh), vh])
 
 
-def _of_vectors(weight: jax.Array, v: jax.Array, precision: Precision) -> jax.Array:
-    """weight [o, i] · v [3, i, e] for each coordinate."""
-    return jnp.stack([times(weight, v[i], precision) for i in range(3)])
+def _norms(v: jax.Array) -> jax.Array:
+    """Of vectors [3 C, e], x of all first: [C, e]."""
+    return vector_norm(v.reshape(3, -1, v.shape[-1]), axis=0)
 
 
 def _gated(v: jax.Array) -> jax.Array:
     """`gvp.norm_gated` for coordinates first: v · sigmoid(|v|)."""
-    return v * jax.nn.sigmoid(vector_norm(v, axis=0))
+    return v * jnp.tile(jax.nn.sigmoid(_norms(v)), (3, 1))
 
 
 def _relu(x: jax.Array) -> jax.Array:

@@ -9,11 +9,17 @@ import jax.numpy as jnp
 from partoken_jax.nn.fused_messages import backward, forward
 from partoken_jax.nn.fused_messages.forward import How
 from partoken_jax.nn.fused_messages.layout import LaneEdges
-from partoken_jax.nn.fused_messages.products import Precision
-from partoken_jax.nn.fused_messages.weights import MessageWeights, message_weights, node_parts, tail, widths
+from partoken_jax.nn.fused_messages.weights import (
+    LaneWeights,
+    lane_weights,
+    message_weights,
+    node_parts,
+    precision_of,
+    tail,
+    widths,
+)
 from partoken_jax.nn.fused_messages.window import WINDOW
 from partoken_jax.nn.gvp import GVP, Features
-from partoken_jax.nn.linear import kernel
 
 
 def fused_messages(
@@ -37,21 +43,13 @@ def fused_messages(
     wide = widths(gvps)
     table, received = node_parts(gvps, nodes, edges.sender.shape[1], wide)
     how = How(precision_of(gvps), interpret, window)
-    summed = _summed(how, edges, table, received, message_weights(gvps, nodes, wide))
+    summed = _summed(how, edges, table, received, lane_weights(message_weights(gvps, nodes, wide)))
     return tail(gvps, summed, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]], wide)
-
-
-def precision_of(gvps: Sequence[GVP]) -> Precision:
-    """That of the model: bfloat16 by the dtype of its layers, the others by how jax is set where it runs."""
-    if kernel(gvps[0].ws).dtype == jnp.bfloat16:
-        return "bfloat16"
-    in_use = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return "tensorfloat32" if in_use == "tensorfloat32" else "float32"
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _summed(
-    how: How, edges: LaneEdges, table: jax.Array, received: jax.Array, weights: MessageWeights
+    how: How, edges: LaneEdges, table: jax.Array, received: jax.Array, weights: LaneWeights
 ) -> jax.Array:
     return forward.summed_messages(how, edges, table, received, weights)
 

@@ -2,7 +2,9 @@
 
 "float32" leaves six products of parts to the compiler. "tensorfloat32" is what XLA makes of it on a TPU:
 float32 as the sum of two bfloat16, and three of their four products. "bfloat16" is one product of rounded
-numbers. Sums are float32. Written out, the last two have the same rounding in interpret mode.
+numbers. Sums are float32. Written out, the last two have the same rounding in interpret mode. That is for
+kernels: XLA may take a number and what it was rounded from for the same, so outside of them the compiler is
+told how precise a product is (`jax.lax.Precision`).
 """
 
 import functools
@@ -17,7 +19,7 @@ PARTS: dict[Precision, int] = {"float32": 3, "tensorfloat32": 2, "bfloat16": 1}
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def times(weight: jax.Array, x: jax.Array, precision: Precision) -> jax.Array:
+def times(weight: jax.Array, x: jax.Array, precision: Precision | jax.lax.Precision) -> jax.Array:
     """weight [o, i] · x [i, e] → [o, e]; the products of its gradient are of the same precision."""
     return contracted(weight, x, (1, 0), precision)
 
@@ -34,13 +36,15 @@ def _backward(precision, saved, gradient):
 times.defvjp(_forward, _backward)
 
 
-def contracted(a: jax.Array, b: jax.Array, axes: tuple[int, int], precision: Precision) -> jax.Array:
+def contracted(
+    a: jax.Array, b: jax.Array, axes: tuple[int, int], precision: Precision | jax.lax.Precision
+) -> jax.Array:
     """Σ over axis axes[0] of the float32 matrix a and axis axes[1] of b."""
     if precision == "float32":
+        precision = jax.lax.Precision.HIGHEST
+    if isinstance(precision, jax.lax.Precision):
         dims = (((axes[0],), (axes[1],)), ((), ()))
-        return jax.lax.dot_general(
-            a, b, dims, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-        )
+        return jax.lax.dot_general(a, b, dims, precision=precision, preferred_element_type=jnp.float32)
     parts = PARTS[precision]
     split_a, split_b = in_parts(a, parts), in_parts(b, parts)
     return functools.reduce(jnp.add, [of_parts(split_a[i], split_b[j], axes) for i, j in pairs(parts)])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from partoken_jax.nn.fused_messages.layout import ROWS, padded, rounded_up
+from partoken_jax.nn.fused_messages.products import Precision
 from partoken_jax.nn.gvp import GVP, Features
 from partoken_jax.nn.linear import affine, kernel
 
@@ -40,6 +41,32 @@ class MessageWeights(NamedTuple):
     """[C, C]: what is left of the last GVP, whose other weights follow the sum over neighbours."""
 
 
+class LaneWeights(NamedTuple):
+    """The same as few matrices, float32 [out, in], by which all features of edges in columns are multiplied
+    at once: those for vectors act on x, y and z side by side, because a matrix unit of 128 × 128 takes as
+    long for a small matrix as for a large one."""
+
+    edge: jax.Array
+    """[3 H, E]: from an edge's features to vh of the first GVP."""
+    s1: jax.Array
+    """[S, E + H]: from an edge's features and norms to its s'."""
+    v1: jax.Array
+    """[3 C, 3 H]"""
+    s2: jax.Array
+    """[S, S + C]: from scalars and norms."""
+    b2: jax.Array
+    """[S, 1]"""
+    h2: jax.Array
+    """[3 C, 3 C], as the next two."""
+    v2: jax.Array
+    h3: jax.Array
+
+    @property
+    def widths(self) -> "Widths":
+        """S, H and C."""
+        return Widths(self.b2.shape[0], self.edge.shape[0] // 3, self.h2.shape[0] // 3)
+
+
 class Widths(NamedTuple):
     """S, H and C: room for scalars and hidden vectors of the first GVP, and for vectors of the others."""
 
@@ -49,10 +76,18 @@ class Widths(NamedTuple):
 
 
 def widths(gvps: Sequence[GVP]) -> Widths:
-    """Those of the kernels for TPUs."""
+    """Those of the forms for TPUs."""
     first = gvps[0]
     exact = affine(first.ws)[1].shape[0], first.hidden, first.vo
     return Widths(*[rounded_up(width, ROWS) for width in exact])
+
+
+def precision_of(gvps: Sequence[GVP]) -> Precision:
+    """That of the model: bfloat16 by the dtype of its layers, the others by how jax is set where it runs."""
+    if kernel(gvps[0].ws).dtype == jnp.bfloat16:
+        return "bfloat16"
+    in_use = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return "tensorfloat32" if in_use == "tensorfloat32" else "float32"
 
 
 def message_weights(gvps: Sequence[GVP], nodes: Features, wide: Widths) -> MessageWeights:
@@ -82,6 +117,26 @@ def message_weights(gvps: Sequence[GVP], nodes: Features, wide: Widths) -> Messa
         wh3=padded(kernel(_there(last.wh)).T, c, c),
     )
     return jax.tree.map(lambda x: x.astype(jnp.float32), weights)
+
+
+def lane_weights(weights: MessageWeights) -> LaneWeights:
+    """The weights as edges in columns are multiplied by them."""
+    rows = weights.b2.shape[0]
+    return LaneWeights(
+        edge=weights.edge[rows:],
+        s1=jnp.concatenate([weights.edge[:rows], weights.wn1], axis=1),
+        v1=_of_each_coordinate(weights.wv1),
+        s2=jnp.concatenate([weights.ws2, weights.wn2], axis=1),
+        b2=weights.b2,
+        h2=_of_each_coordinate(weights.wh2),
+        v2=_of_each_coordinate(weights.wv2),
+        h3=_of_each_coordinate(weights.wh3),
+    )
+
+
+def _of_each_coordinate(weight: jax.Array) -> jax.Array:
+    """[3 o, 3 i] with `weight` [o, i] on its diagonal."""
+    return jnp.kron(jnp.eye(3, dtype=weight.dtype), weight)
 
 
 def node_parts(

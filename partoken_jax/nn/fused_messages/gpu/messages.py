@@ -11,9 +11,8 @@ from partoken_jax.nn.fused_messages.gpu.forward import How
 from partoken_jax.nn.fused_messages.gpu.layout import Blocks, SlotEdges, blocks, node_tables, widths
 from partoken_jax.nn.fused_messages.gpu.slot import plgpu
 from partoken_jax.nn.fused_messages.layout import padded
-from partoken_jax.nn.fused_messages.messages import precision_of
 from partoken_jax.nn.fused_messages.products import PARTS
-from partoken_jax.nn.fused_messages.weights import message_weights, tail
+from partoken_jax.nn.fused_messages.weights import message_weights, precision_of, tail
 from partoken_jax.nn.gather import senders_gradient
 from partoken_jax.nn.gvp import GVP, Features
 
