@@ -5,7 +5,7 @@
 
 Nothing is run on a device: every number is what XLA's compiler for the device says, or arithmetic over it. A
 program's row goes to a file of its own as soon as it is there, and a row that is there is not made again;
-delete its file for that. A full training step takes a TPU's compiler seven to ten minutes of one core, an
+delete its file for that. A full training step takes a TPU's compiler three to eight minutes of one core, an
 H100's about one. `--small` compiles a small model on small proteins, in about a minute.
 """
 

@@ -189,6 +189,26 @@ def layers() -> str:
     return markdown_table(header, lines, "l" + "r" * (len(header) - 1))
 
 
+def tpu_forms() -> str:
+    """GVP's training step on a TPU in the dense form, as it was compiled with an earlier commit, and in those
+    of today."""
+    before = read("compiled", "tpu_dense.json")
+    found = {tuple(row[key] for key in KEYS): row for row in (*before["rows"], *rows())}
+    lines = []
+    for row in before["rows"]:
+        of_forms = [found[(*(row[key] for key in KEYS[:-1]), form)] for form in FORMS]
+        columns = [
+            *(f"{x['bytes'] / 1e9:.2f} GB" for x in of_forms),
+            *(f"{x['estimate_ms']:.1f} ms" for x in of_forms),
+            *(f"{x['reserved_bytes'] / 1e9:.2f} GB" for x in of_forms),
+        ]
+        lines.append((f"{DEVICES[row['device']].title}, {row['precision']}", *columns))
+    whats = itertools.product(("moved", "estimate", "reserved"), FORMS)
+    header = ("GVP's training step, compiled, not run", *(f"{what}, {form}" for what, form in whats))
+    command = f"`{before['command']}` with commit {before['commit']} for the dense form"
+    return f"{markdown_table(header, lines, 'l' + 'r' * (len(header) - 1))}\n\n{command}"
+
+
 def _layer_key(row: Row) -> tuple[str, str, int]:
     return row["device"], row["precision"], row["proteins"]
 

@@ -181,6 +181,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "compiled_layers": compiled_report.layers,
         "compiled_layer_errors": compiled_report.layer_errors,
         "compiled_devices": compiled_report.devices,
+        "tpu_forms": compiled_report.tpu_forms,
         "gpu_forms": lambda: gpu_forms.table(read("compiled", "gpu_forms.json")),
     },
     "docs/COMPARISON.md": {

@@ -9,7 +9,7 @@ its residues after the other; S, H, C, F, E as in `fused_messages`.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,11 +18,10 @@ import jax.numpy as jnp
 from partoken_jax.graphs.types import EdgeFeatures
 from partoken_jax.nn.fused_messages.layout import ROWS, TILE, flat_vectors, mean_weights, padded, rounded_up
 from partoken_jax.nn.fused_messages.message import messages
-from partoken_jax.nn.fused_messages.products import Precision
+from partoken_jax.nn.fused_messages.products import Products
 from partoken_jax.nn.fused_messages.weights import (
     LaneWeights,
     lane_weights,
-    message_weights,
     node_parts,
     precision_of,
     tail,
@@ -31,17 +30,8 @@ from partoken_jax.nn.fused_messages.weights import (
 from partoken_jax.nn.gather import ReverseNeighbours, reverse_neighbours, senders_gradient
 from partoken_jax.nn.gvp import GVP, Features
 
-Products = Precision | jax.lax.Precision
 RESIDUES = 512
 """R at most. At the published widths an array of a block's edges has up to 14 MB, of 128 on a v5e's chip."""
-
-
-PRODUCTS: Mapping[Precision, Products] = {
-    "float32": jax.lax.Precision.HIGHEST,
-    "tensorfloat32": jax.lax.Precision.HIGH,
-    "bfloat16": "bfloat16",
-}
-"""How products are computed, by the precision of the model."""
 
 
 class BlockEdges(NamedTuple):
@@ -100,8 +90,10 @@ def block_messages(gvps: Sequence[GVP], nodes: Features, edges: BlockEdges) -> F
     """
     wide, columns = widths(gvps), edges.reverse.edge.shape[0]
     table, received = node_parts(gvps, nodes, columns, wide)
-    weights = lane_weights(message_weights(gvps, nodes, wide))
-    summed = _summed(PRODUCTS[precision_of(gvps)], edges, table, received, weights)
+    weights = lane_weights(gvps, nodes, wide)
+    precision = precision_of(gvps)
+    products = jax.lax.Precision.HIGH if precision == "tensorfloat32" else precision
+    summed = _summed(products, edges, table, received, weights)
     size = columns // len(edges.sender)
     total = jnp.sum(edges.weight.reshape(len(edges.sender), -1, size), axis=1).reshape(-1)
     return tail(gvps, summed, total[: nodes[0].shape[0]], wide)
@@ -137,7 +129,8 @@ def _backward(precision, inputs, gradient):
         parts = _first_parts(sent, received, weights)
         of_edges = functools.partial(messages, precision=precision)
         _, pull = jax.vjp(of_edges, *parts, features, weights)
-        *d_parts, d_features, d_here = pull(_every_slot(gradient, len(weight) // gradient.shape[1]) * weight)
+        slots = len(weight) // gradient.shape[1]
+        *d_parts, d_features, d_here = pull(jnp.tile(gradient, (1, slots)) * weight)
         d_sent = jnp.concatenate(d_parts)
         found = d_sent, _over_slots(d_sent, received.shape[1]), d_features
         return jax.tree.map(jnp.add, d_weights, d_here), found
@@ -173,13 +166,8 @@ def _first_parts(sent: jax.Array, received: jax.Array, weights: LaneWeights) -> 
     """
     rows, slots = weights.widths.scalars, len(sent) // received.shape[1]
     sent = sent.T.astype(jnp.float32)
-    s, vh = (sent[part] + _every_slot(received[part], slots) for part in (slice(rows), slice(rows, None)))
+    s, vh = (sent[part] + jnp.tile(received[part], (1, slots)) for part in (slice(rows), slice(rows, None)))
     return s, vh
-
-
-def _every_slot(x: jax.Array, slots: int) -> jax.Array:
-    """[F, R] → [F, e]."""
-    return jnp.tile(x, (1, slots))
 
 
 def _over_slots(x: jax.Array, size: int) -> jax.Array:

@@ -15,7 +15,7 @@ from flax import nnx
 from experiments import compiled
 from partoken_jax.config import ConfigError, ModelConfig
 from partoken_jax.nn.fused_messages.layout import TILE, rounded_up
-from partoken_jax.nn.fused_messages.weights import lane_weights, message_weights, widths
+from partoken_jax.nn.fused_messages.weights import lane_weights, widths
 from partoken_jax.nn.message_passing import GVPConv
 from partoken_jax.timing.compiled import DEVICES, PACKAGES, device_mesh, missing_compiler, program_cost_on
 from partoken_jax.timing.roofline import minimum
@@ -93,7 +93,7 @@ def flops_of_blocks(config: ModelConfig, residues: int) -> int:
     def weights():
         gvps = GVPConv(node, node, edge, rngs=nnx.Rngs(0)).message
         nodes = (jnp.zeros((1, node[0])), jnp.zeros((1, node[1], 3)))
-        return lane_weights(message_weights(gvps, nodes, widths(gvps)))
+        return lane_weights(gvps, nodes, widths(gvps))
 
     multiply_adds = sum(x.size for x in jax.eval_shape(weights) if x.shape[1] > 1)
     return 2 * 4 * config.num_layers * multiply_adds * 30 * rounded_up(residues, TILE)

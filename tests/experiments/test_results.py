@@ -68,10 +68,12 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         assert runs == {int(given["repeats"])}
         assert any(row["variant"] == "original" for row in result["measurements"]) == ("original" in given)
     elif file.parts == ("compiled", "summary.json"):
-        others = (file.name, "fused_layer.json", "gpu_forms.json")
+        others = (file.name, "fused_layer.json", "gpu_forms.json", "tpu_dense.json")
         files = [path for path in (RESULTS / "compiled").glob("*.json") if path.name not in others]
         names = {compiled.file_name(row): row for row in result["rows"]}
         assert names == {path.stem: json.loads(path.read_text()) for path in files}
+    elif file.name == "tpu_dense.json":
+        assert result["rows"] and not any(row["run"] or row["form"] != "dense" for row in result["rows"])
     elif file.name == "gpu_forms.json":
         assert [row["form"] for row in result["rows"]] == list(gpu_forms.FORMS) and not result["run"]
         assert all(row["bytes"] >= result["rows"][0]["bytes"] for row in result["rows"])

@@ -11,7 +11,16 @@ from partoken_jax.nn.encoder import GVPEncoder
 from partoken_jax.nn.forms import Form
 from partoken_jax.nn.message_passing_blocks import block_edges, block_messages
 from tests.helpers import assert_close, by_path, random_graph
-from tests.nn.fused_messages.one_layer import EDGE, dense, error, first_rows, gradients, hidden_graph, layer
+from tests.nn.fused_messages.one_layer import (
+    EDGE,
+    assert_like_the_dense_form,
+    dense,
+    error,
+    first_rows,
+    gradients,
+    hidden_graph,
+    layer,
+)
 
 SIZES = (150, 1, 2, 80)
 NUM_NODES = 344
@@ -49,17 +58,7 @@ def crowded(graph):
 def test_messages_and_gradients_are_those_of_the_dense_form(conv, graph, change, residues):
     graph = change(graph)
     run = gradients(by_blocks, conv, graph)
-    (out, found), (want_out, want) = run(), gradients(dense, conv, graph)()
-    for got, wanted in zip(out, want_out, strict=True):
-        assert_close(got, wanted, 1e-5)
-    assert found.keys() == want.keys()
-    for name, wanted in want.items():
-        assert_close(found[name], wanted, 1e-4, name)
-    lonely = ~graph.edges.mask.any(axis=1)
-    assert lonely[3] and lonely[150] and lonely[-1] and not lonely.all()
-    assert not np.asarray(out[0])[lonely].any() and not np.asarray(out[1])[lonely].any()
-    for first, second in zip(jax.tree.leaves((out, found)), jax.tree.leaves(run()), strict=True):
-        np.testing.assert_array_equal(first, second)  # to the last bit, on every run
+    assert_like_the_dense_form(run, graph, gradients(dense, conv, graph)())
 
 
 def test_batch_mates_and_padding_change_nothing(conv, graph, residues):

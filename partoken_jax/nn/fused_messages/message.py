@@ -3,17 +3,13 @@
 import jax
 import jax.numpy as jnp
 
-from partoken_jax.nn.fused_messages.products import Precision, times
+from partoken_jax.nn.fused_messages.products import Products, times
 from partoken_jax.nn.fused_messages.weights import LaneWeights
 from partoken_jax.nn.norms import vector_norm
 
 
 def messages(
-    s: jax.Array,
-    vh: jax.Array,
-    edge: jax.Array,
-    weights: LaneWeights,
-    precision: Precision | jax.lax.Precision,
+    s: jax.Array, vh: jax.Array, edge: jax.Array, weights: LaneWeights, precision: Products
 ) -> jax.Array:
     """What the last message GVP needs of e edges: scalars, norms and vectors, float32 [S + 4 C, e].
 

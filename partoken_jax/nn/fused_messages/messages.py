@@ -12,7 +12,6 @@ from partoken_jax.nn.fused_messages.layout import LaneEdges
 from partoken_jax.nn.fused_messages.weights import (
     LaneWeights,
     lane_weights,
-    message_weights,
     node_parts,
     precision_of,
     tail,
@@ -43,7 +42,7 @@ def fused_messages(
     wide = widths(gvps)
     table, received = node_parts(gvps, nodes, edges.sender.shape[1], wide)
     how = How(precision_of(gvps), interpret, window)
-    summed = _summed(how, edges, table, received, lane_weights(message_weights(gvps, nodes, wide)))
+    summed = _summed(how, edges, table, received, lane_weights(gvps, nodes, wide))
     return tail(gvps, summed, jnp.sum(edges.weight, axis=0)[: nodes[0].shape[0]], wide)
 
 

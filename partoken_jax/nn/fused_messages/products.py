@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 
 Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+Products = Precision | jax.lax.Precision
+"""How products are computed: as kernels have them, or as the compiler is told."""
 PARTS: dict[Precision, int] = {"float32": 3, "tensorfloat32": 2, "bfloat16": 1}
 """Numbers of bfloat16 whose sum a float32 is taken for: 3 have all its 24 digits."""
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def times(weight: jax.Array, x: jax.Array, precision: Precision | jax.lax.Precision) -> jax.Array:
+def times(weight: jax.Array, x: jax.Array, precision: Products) -> jax.Array:
     """weight [o, i] · x [i, e] → [o, e]; the products of its gradient are of the same precision."""
     return contracted(weight, x, (1, 0), precision)
 
@@ -36,9 +38,7 @@ def _backward(precision, saved, gradient):
 times.defvjp(_forward, _backward)
 
 
-def contracted(
-    a: jax.Array, b: jax.Array, axes: tuple[int, int], precision: Precision | jax.lax.Precision
-) -> jax.Array:
+def contracted(a: jax.Array, b: jax.Array, axes: tuple[int, int], precision: Products) -> jax.Array:
     """Σ over axis axes[0] of the float32 matrix a and axis axes[1] of b."""
     if precision == "float32":
         precision = jax.lax.Precision.HIGHEST

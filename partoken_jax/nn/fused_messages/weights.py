@@ -119,9 +119,9 @@ def message_weights(gvps: Sequence[GVP], nodes: Features, wide: Widths) -> Messa
     return jax.tree.map(lambda x: x.astype(jnp.float32), weights)
 
 
-def lane_weights(weights: MessageWeights) -> LaneWeights:
-    """The weights as edges in columns are multiplied by them."""
-    rows = weights.b2.shape[0]
+def lane_weights(gvps: Sequence[GVP], nodes: Features, wide: Widths) -> LaneWeights:
+    """`message_weights` as edges in columns are multiplied by them."""
+    weights, rows = message_weights(gvps, nodes, wide), wide.scalars
     return LaneWeights(
         edge=weights.edge[rows:],
         s1=jnp.concatenate([weights.edge[:rows], weights.wn1], axis=1),

@@ -18,7 +18,16 @@ from partoken_jax.nn.fused_messages.products import times
 from partoken_jax.nn.message_passing import GVPConv
 from partoken_jax.training.loop import train
 from tests.helpers import assert_close, by_path, random_graph
-from tests.nn.fused_messages.one_layer import EDGE, dense, error, first_rows, gradients, hidden_graph, layer
+from tests.nn.fused_messages.one_layer import (
+    EDGE,
+    assert_like_the_dense_form,
+    dense,
+    error,
+    first_rows,
+    gradients,
+    hidden_graph,
+    layer,
+)
 
 SIZES = (150, 1, 2, 80)
 NUM_NODES = 3 * TILE - 40
@@ -49,17 +58,7 @@ def expected(conv, graph):
 @pytest.mark.parametrize("window", [16, 1], ids=["the table fits", "a tile reads more than is held"])
 def test_messages_and_gradients_are_those_of_the_dense_form(conv, graph, expected, window):
     run = gradients(functools.partial(fused, window=window), conv, graph)
-    (out, found), (want_out, want) = run(), expected
-    for got, wanted in zip(out, want_out, strict=True):
-        assert_close(got, wanted, 1e-5)
-    assert found.keys() == want.keys()
-    for name, wanted in want.items():
-        assert_close(found[name], wanted, 1e-4, name)
-    lonely = ~graph.edges.mask.any(axis=1)
-    assert lonely[3] and lonely[150] and lonely[-1] and not lonely.all()
-    assert not np.asarray(out[0])[lonely].any() and not np.asarray(out[1])[lonely].any()
-    for first, second in zip(jax.tree.leaves((out, found)), jax.tree.leaves(run()), strict=True):
-        np.testing.assert_array_equal(first, second)  # to the last bit, on every run
+    assert_like_the_dense_form(run, graph, expected)
 
 
 @pytest.mark.parametrize(
