@@ -62,14 +62,14 @@ def best_within(records: Iterable[EpochRecord], seconds: float, name: str = "acc
     return best
 
 
-def read_runs(root: Path) -> tuple[list[FinishedRun], list[str]]:
-    """The finished runs of `TASKS` under a folder, by task, variant and seed, and the paths of the others.
+def read_runs(root: Path, tasks: Iterable[str] = TASKS) -> tuple[list[FinishedRun], list[str]]:
+    """The finished runs of some tasks under a folder, by task, variant and seed, and the paths of the others.
 
     Raises DataError where there is none, or for a run of another task or seed than its place says.
     """
     found, unfinished = [], []
-    times = {task: measured_steps(root / task) for task in TASKS}
-    for path in sorted(path for task in TASKS for path in root.glob(f"{task}/*/seed*") if path.is_dir()):
+    times = {task: measured_steps(root / task) for task in tasks}
+    for path in sorted(path for task in times for path in root.glob(f"{task}/*/seed*") if path.is_dir()):
         place = str(path.relative_to(root))
         if not (path / "report.json").is_file():
             unfinished.append(place)

@@ -1,0 +1,135 @@
+"""What single settings change: runs that differ from the plain one in one thing, over seeds.
+
+    python -m experiments.learn --tasks screening --recipes plain mean norm ... --precision float32
+    python -m experiments.screening --runs runs/learn --json experiments/results/learn/screening.json
+
+Narrow GVPs from random weights, on short chains. Every setting is compared with the plain run, over the same
+seeds and the same test proteins. Nothing was chosen by these numbers: the recommended recipe is older.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.contrast import contrast
+from experiments.does_it_pay import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT
+from experiments.finished_runs import FinishedRun, read_runs
+from experiments.flags import Flags, output, run_script
+from experiments.learn import SCREENED
+from experiments.paired import smallest_difference
+from partoken_jax.progress import say
+from partoken_jax.proteins import DataError
+from partoken_jax.tables import markdown_table
+
+TASK = "screening"
+PLAIN = next(iter(SCREENED))
+
+
+def analyse(runs: list[FinishedRun]) -> dict[str, Any]:
+    """The power of the screening, the plain runs, and a row for every setting. Raises DataError without plain
+    runs, or for variants that are not screened."""
+    by_name: dict[str, list[FinishedRun]] = {}
+    for run in runs:
+        by_name.setdefault(run.variant, []).append(run)
+    if unknown := sorted(by_name.keys() - SCREENED.keys()):
+        raise DataError(f"unknown settings {', '.join(unknown)}; known are {', '.join(SCREENED)}")
+    if PLAIN not in by_name:
+        raise DataError(f"no run of {PLAIN!r} is finished, with which the others are compared")
+    plain = by_name[PLAIN]
+    n = plain[0].test["proteins"]
+    return {
+        "n": n,
+        "seeds": len(plain),
+        "epochs": len(plain[0].records),
+        "majority_share": plain[0].test["majority_share"],
+        "power": {
+            "disagreeing": ASSUMED_DISAGREEMENT,
+            "seed_deviation": ASSUMED_DEVIATION,
+            "smallest_difference": smallest_difference(
+                n, len(plain), ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION
+            ),
+        },
+        "rows": [_row(name, by_name[name], plain) for name in SCREENED if name in by_name],
+    }
+
+
+def _row(name: str, runs: list[FinishedRun], plain: list[FinishedRun]) -> dict[str, Any]:
+    against = None if name == PLAIN else contrast(runs, plain)
+    means = {score: float(np.mean([run.test[score] for run in runs])) for score in ("accuracy", "macro_f1")}
+    return {"setting": name, "seeds": [run.seed for run in runs], **means, "against_plain": against}
+
+
+def table(found: dict[str, Any]) -> str:
+    """A row for every setting: its scores, and its differences from the plain run."""
+    rows: list[tuple[object, ...]] = []
+    for row in found["rows"]:
+        cells: list[object] = [SCREENED[row["setting"]][0], len(row["seeds"])]
+        cells += [f"{row['accuracy']:.3f}", f"{row['macro_f1']:.3f}"]
+        against = row["against_plain"]
+        if against is None:
+            cells += ["", "", ""]
+        else:
+            cells += [_interval(against[score]) for score in ("accuracy", "macro_f1")]
+            cells.append(f"× {against['seconds_ratio']:.2f}")
+        rows.append(tuple(cells))
+    header = ("setting", "seeds", "accuracy", "macro-F1", "more accuracy", "more macro-F1", "time of a step")
+    return markdown_table(header, rows, "lrrrrrr")
+
+
+def _interval(difference: dict[str, Any]) -> str:
+    """With its 95% interval; in bold where that leaves 0 out."""
+    if difference["interval"] is None:
+        return f"{difference['mean']:+.3f}"
+    low, high = difference["interval"]
+    words = f"{difference['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
+    return f"**{words}**" if difference["told"] else words
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """What was compared, what could be told, and what was."""
+    compared = [row for row in found["rows"] if row["against_plain"] is not None]
+    told = {
+        direction: [
+            SCREENED[row["setting"]][0]
+            for row in compared
+            if row["against_plain"]["accuracy"]["told"]
+            and (row["against_plain"]["accuracy"]["mean"] > 0) == (direction == "more")
+        ]
+        for direction in ("more", "less")
+    }
+    said = [f"{direction} with {'; '.join(names)}" for direction, names in told.items() if names]
+    power = found["power"]
+    changed = " and ".join(said) or "changed by nothing"
+    return (
+        f"{found['n']} test proteins, {found['seeds']} seeds, {found['epochs']} epochs. Before the runs: a "
+        f"difference in accuracy of {power['smallest_difference']:.3f} or more would be told in 4 of 5 such "
+        f"experiments, if two models disagree on {power['disagreeing']:.0%} of the proteins and their "
+        f"difference varies by {power['seed_deviation']} from seed to seed. Accuracy is told to be "
+        f"{changed}; of {len(compared)} comparisons one in twenty is told by chance."
+    )
+
+
+def main() -> None:
+    flags = Flags(description=__doc__.splitlines()[0])
+    flags.add_argument("--runs", type=Path, required=True, help="Folder of runs: screening/SETTING/seedN.")
+    flags.add_argument("--json", type=output, required=True, help="Where the results go.")
+    args = flags.parse_args()
+    runs, unfinished = read_runs(args.runs, [TASK])
+    for place in unfinished:
+        say(f"{args.runs / place}: not finished, left out")
+    found = analyse(runs)
+    result = {
+        "schema": "partoken.screening/1",
+        "command": " ".join(["python -m experiments.screening", *sys.argv[1:]]),
+        "unfinished": unfinished,
+        **found,
+    }
+    args.json.write_text(json.dumps(result, indent=1) + "\n")
+    say(f"{table(found)}\n\n{in_words(found)}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,63 @@
+"""Settings against the plain run, on runs whose truth is known."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from experiments import screening
+from experiments.finished_runs import read_runs
+from partoken_jax.proteins import DataError
+from tests.experiments.made_runs import answers, labels, make_run
+
+COUNT = 600
+
+
+def add_runs(root, setting, change=0, seeds=3, **options):
+    """Runs that are right where the plain ones are, and on so many proteins more, or fewer."""
+    for seed in range(seeds):
+        predicted = answers(COUNT, 300, seed)
+        right = predicted == labels(COUNT)
+        moved = np.flatnonzero(right if change < 0 else ~right)[: abs(change)]
+        predicted[moved] = (labels(COUNT)[moved] + (change < 0)) % 3
+        path = make_run(root, "screening", setting, seed, predicted, **options)
+        report = json.loads((path / "report.json").read_text())
+        report["config"]["data"]["task"] = "cath-architecture"
+        (path / "report.json").write_text(json.dumps(report))
+
+
+@pytest.fixture
+def root(tmp_path):
+    add_runs(tmp_path, "plain")
+    add_runs(tmp_path, "mean", change=90, step_ms=150.0)
+    add_runs(tmp_path, "silu", change=-90)
+    add_runs(tmp_path, "clip")
+    (tmp_path / "screening" / "norm" / "seed0").mkdir(parents=True)
+    return tmp_path
+
+
+def test_what_helps_harms_and_does_nothing_is_told_apart(root, monkeypatch, capsys):
+    target = root / "screening.json"
+    monkeypatch.setattr(sys, "argv", ["screening", "--runs", str(root), "--json", str(target)])
+    screening.main()
+    found = json.loads(target.read_text())
+    rows = {row["setting"]: row for row in found["rows"]}
+    assert list(rows) == ["plain", "mean", "silu", "clip"] and found["unfinished"] == ["screening/norm/seed0"]
+    assert rows["plain"]["accuracy"] == pytest.approx(0.5) and rows["plain"]["against_plain"] is None
+    against = {name: row["against_plain"] for name, row in rows.items() if name != "plain"}
+    assert against["mean"]["accuracy"]["mean"] == pytest.approx(0.15)
+    assert against["mean"]["seconds_ratio"] == pytest.approx(1.5)
+    assert [found["accuracy"]["told"] for found in against.values()] == [True, True, False]
+    said = capsys.readouterr().out
+    assert "more with mean over residues" in said and "less with SiLU" in said and "norm/seed0: not" in said
+    assert "of 3 comparisons" in said
+
+
+def test_without_a_plain_run_or_with_another_setting_it_says_so(root):
+    runs = read_runs(root, ["screening"])[0]
+    with pytest.raises(DataError, match="no run of 'plain'"):
+        screening.analyse([run for run in runs if run.variant != "plain"])
+    add_runs(root, "purple", seeds=1)
+    with pytest.raises(DataError, match="unknown settings purple"):
+        screening.analyse(read_runs(root, ["screening"])[0])
