@@ -33,8 +33,9 @@ pytestmark = pytest.mark.slow
 
 
 SMALL = TimingConfig(
-    batch_size=3, residues=40, neighbours=NEIGHBOURS, repeats=2, passes=("train_step", "epoch"), model=tiny()
-)
+    batch_size=3, residues=40, neighbours=NEIGHBOURS, repeats=2, passes=("train_step", "epoch"),
+    model=tiny(num_layers=1),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ TINY = TrainConfig(
     model=ModelConfig(
         node_hidden=(16, 4),
         edge_hidden=(8, 1),
-        num_layers=2,
+        num_layers=1,
         partitioner=PartitionerConfig(hidden=8, max_clusters=2, cluster_size_max=8),
         codebook=CodebookConfig(size=16),
     ),

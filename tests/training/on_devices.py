@@ -4,6 +4,7 @@ python -m tests.training.on_devices OUT.npz
 """
 
 import dataclasses
+import functools
 import re
 import sys
 
@@ -37,7 +38,7 @@ def train_on_devices(kind: str, data: DataConfig = DATA) -> dict[str, np.ndarray
     """The weights in `STARTED`, losses [20, 5] of 2 + 2 epochs, what the model then says of the validation
     proteins, the codebook, and the collective operations of the compiled steps of both stages."""
     stage = StageConfig(2, 1e-3, 1)
-    model = dataclasses.replace(TINY.model, kind=kind, num_classes=4, num_layers=1)
+    model = dataclasses.replace(TINY.model, kind=kind, num_classes=4)
     config = dataclasses.replace(
         tiny(data=data, stage0=stage, stage1=stage, freeze_codebook_epochs=0), model=model
     )
@@ -52,12 +53,13 @@ def train_on_devices(kind: str, data: DataConfig = DATA) -> dict[str, np.ndarray
         state, _ = start_clusters(config, start_program(graphdef, mesh), state, batches, mesh)
         started = by_path(jax.device_get(state.params))
     losses, collectives = [], []
+    make_step, make_evaluation = map(functools.cache, (make_train_step, make_eval_step))
     for number in range(4):
         bypass = number < 2 or not uses_codes
-        evaluate = make_eval_step(graphdef, bypass_codebook=bypass, mesh=mesh)
+        evaluate = make_evaluation(graphdef, bypass_codebook=bypass, mesh=mesh)
         if number in (0, 2):
             state = begin_stage(state, mesh)
-            step = make_train_step(graphdef, bypass_codebook=bypass, mesh=mesh)
+            step = make_step(graphdef, bypass_codebook=bypass, mesh=mesh)
             if not bypass:
                 batches = map(put, loader.epoch(number))
                 samples = cluster_samples(evaluate, state, batches, temperature=1.0, max_batches=3)
