@@ -33,6 +33,8 @@ CONTRASTS = (
     ("partoken-types", "gvp-types"),
     ("partoken-published", "gvp-published"),
     ("partoken-recommended", "partoken-scratch"),
+    ("gvp-recommended", "gvp-scratch"),
+    ("gvp-narrow", "gvp-scratch"),
     ("partoken-recommended", "partoken-published"),
 )
 """What is compared: the first minus the second."""

@@ -16,6 +16,11 @@ AGAINST = {
     ("partoken-scratch", "gvp-wide"): "GVP with as many parameters, both without pretraining",
     ("partoken-published", "gvp-published"): "GVP, both as published",
 }
+PRETRAINED = {
+    "ParToken": ("partoken-recommended", "partoken-scratch"),
+    "GVP": ("gvp-recommended", "gvp-scratch"),
+}
+"""What starts from a pretrained encoder, and the same from random weights."""
 
 
 def report(results: dict[str, Any], figure: str) -> str:
@@ -163,6 +168,8 @@ def verdict(tasks: dict[str, Any]) -> str:
             f"validation accuracy is, against that of GVP, "
             f"{in_words(main['validation_accuracy_within_budget'])}."
         )
+        if said := pretraining(found):
+            sentences.append(said)
     if not answers:
         return (
             "There are no runs yet of both GVP and ParToken with the recommended recipe and the same seed, "
@@ -170,6 +177,18 @@ def verdict(tasks: dict[str, Any]) -> str:
         )
     summary = [f"On {', '.join(names)} {words}." for words, names in answers.items()]
     return " ".join([*summary, *sentences])
+
+
+def pretraining(found: dict[str, Any]) -> str:
+    """What a pretrained encoder buys on a task; nothing without runs of both kinds."""
+    by_pair = {(c["first"], c["second"]): c["accuracy"] for c in found["contrasts"]}
+    parts = [f"of {name} {in_words(by_pair[pair])}" for name, pair in PRETRAINED.items() if pair in by_pair]
+    if not parts:
+        return ""
+    return (
+        "From an encoder that is pretrained on structure alone, the accuracy after equally many epochs is, "
+        f"against that from random weights at twice the learning rate: {'; '.join(parts)}."
+    )
 
 
 def in_short(tasks: dict[str, Any]) -> str:
@@ -180,6 +199,7 @@ def in_short(tasks: dict[str, Any]) -> str:
         if MAIN in by_pair:
             words = answer({pair: c["accuracy"] for pair, c in by_pair.items()})
             found.append(f"On {task} ({of['n']} test proteins, {_seeds(by_pair[MAIN])}) {words}.")
+            found += filter(None, [pretraining(of)])
     return " ".join(found)
 
 

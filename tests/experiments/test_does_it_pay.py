@@ -8,7 +8,7 @@ import pytest
 
 from experiments import does_it_pay, learn_summary
 from experiments.does_it_pay import analyse
-from experiments.does_it_pay_report import answer, verdict
+from experiments.does_it_pay_report import answer, in_words, pretraining, verdict
 from experiments.finished_runs import best_within, read_runs
 from partoken_jax.proteins import DataError
 from tests.experiments.made_runs import answers, labels, make_run
@@ -101,6 +101,16 @@ def test_the_words_follow_from_the_numbers(tasks):
     low, high = tasks["ec-class"]["contrasts"][0]["accuracy"]["interval"]
     assert f"GVP: no difference within ±{max(-low, high):.3f} (+0.000)" in words
     assert "nothing is decided" in verdict({})
+
+
+def test_what_a_pretrained_encoder_buys_is_said_where_it_was_measured(root, tmp_path):
+    for seed in range(3):
+        for variant, right in (("gvp-recommended", 400), ("gvp-scratch", 300)):
+            make_run(tmp_path, "ec-class", variant, seed, answers(COUNT, right, seed))
+    found = analyse(read_runs(tmp_path)[0])["ec-class"]
+    assert pretraining(found).endswith(f"of GVP {in_words(found['contrasts'][0]['accuracy'])}.")
+    assert "0.167 more" in pretraining(found)
+    assert not any(map(pretraining, analyse(read_runs(root)[0]).values()))
 
 
 @pytest.mark.parametrize(
