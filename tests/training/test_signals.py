@@ -21,8 +21,8 @@ def straight(tmp_path_factory):
     directory = tmp_path_factory.mktemp("straight")
     config = tiny(
         directory / "run",
-        stage0=StageConfig(12, warmup_epochs=1),
-        stage1=StageConfig(4, warmup_epochs=1),
+        stage0=StageConfig(7, warmup_epochs=1),
+        stage1=StageConfig(3, warmup_epochs=1),
         checkpoint=CheckpointConfig(every=0.002),
     )
     save_yaml(config, directory / "settings.yaml")
