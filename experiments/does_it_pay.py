@@ -36,6 +36,7 @@ CONTRASTS = (
     ("gvp-recommended", "gvp-scratch"),
     ("gvp-narrow", "gvp-scratch"),
     ("partoken-recommended", "partoken-published"),
+    ("partoken-scratch", "partoken-published"),
 )
 """What is compared: the first minus the second."""
 ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION = 0.2, 0.01

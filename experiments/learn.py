@@ -108,7 +108,7 @@ RECIPES = {
     "gvp-published": Recipe("gvp", (PUBLISHED,)),
     "partoken-published": Recipe("partoken", (PUBLISHED,)),
     # As narrow as those of the screening, in epochs that take about as long as those of gvp-scratch.
-    "gvp-narrow": Recipe("gvp", (RECOMMENDED, FAST), change={**NARROW, **_epochs(15, 10)}),
+    "gvp-narrow": Recipe("gvp", (RECOMMENDED, FAST), change={**NARROW, **_epochs(8, 5)}),
 }
 SCREENED: dict[str, tuple[str, Settings]] = {
     "plain": ("as published, but for narrow layers, 16 neighbours and few epochs", {}),
