@@ -67,7 +67,7 @@ TASKS: dict[str, tuple[Settings, ...]] = {
         {"data": {"task": "cath-architecture", "split_scheme": "superfamily"}},
         _epochs(12, 8),
     ),
-    # Full models on short chains, and narrow ones, which take a tenth of their time.
+    # Full models, and narrow ones in smaller batches.
     "short-chains": (SHORT, {"data": {"batch_size": 64, "residues_per_batch": 4_096}}, _epochs(3, 2)),
     "screening": (SHORT, {"data": {"batch_size": 16, "residues_per_batch": 1_536}}, _epochs(4, 2), NARROW),
 }
