@@ -17,7 +17,15 @@ import numpy as np
 
 from experiments.contrast import contrast
 from experiments.does_it_pay_report import draw, report, verdict
-from experiments.finished_runs import FinishedRun, best_within, read_runs, step_times
+from experiments.finished_runs import (
+    USE,
+    FinishedRun,
+    best_within,
+    mean_or_none,
+    read_runs,
+    step_times,
+    use_of_clusters,
+)
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
 from experiments.paired import smallest_difference
@@ -111,8 +119,10 @@ def _variant(runs: list[FinishedRun], budget: float) -> dict[str, Any]:
         if name not in ("seed", "best_epoch")
     }
     n = runs[0].test["proteins"]
+    uses = [use_of_clusters(run) for run in runs]
     return {
         **means,
+        **{name: mean_or_none(use[name] for use in uses) for name in USE},
         "accuracy_interval": wilson(round(means["accuracy"] * n), n),
         "parameters": runs[0].parameters,
         "epochs": sorted({len(run.records) for run in runs}),

@@ -21,6 +21,8 @@ PRETRAINED = {
     "GVP": ("gvp-recommended", "gvp-scratch"),
 }
 """What starts from a pretrained encoder, and the same from random weights."""
+SHARES = ("codes_used_share", "perplexity_share", "coverage")
+"""How codes and clusters are used on validation."""
 
 
 def report(results: dict[str, Any], figure: str) -> str:
@@ -52,7 +54,9 @@ def report(results: dict[str, Any], figure: str) -> str:
         "difference is over seeds and test proteins together where every run has its predictions, and over "
         "seeds alone otherwise. Equal compute: the best validation accuracy that a run had reached in the "
         "training time of the cheapest variant, and so with a schedule that was not over yet, except the "
-        "cheapest one's own. Time: steps times their median, without compilation, validation and start.",
+        "cheapest one's own. Codes used and perplexity are shares of the codebook's size, coverage is the "
+        "share of residues in a cluster, all on validation. Time: steps times their median, without "
+        "compilation, validation and start.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -107,14 +111,25 @@ def variants_table(found: dict[str, Any], forest: dict[str, Any] | None) -> str:
                 " ".join(f"{accuracy:.3f}" for accuracy in accuracies),
                 f"{mine['macro_f1']:.3f}",
                 f"{mine['validation_accuracy_within_budget']:.3f}",
+                *("" if mine[share] is None else f"{mine[share]:.0%}" for share in SHARES),
             )
         )
     if forest is not None:
         rows.append(
-            ("random forest", "", "", "", f"{forest['accuracy']:.3f}", "", f"{forest['macro_f1']:.3f}", "")
+            (
+                "random forest",
+                "",
+                "",
+                "",
+                f"{forest['accuracy']:.3f}",
+                "",
+                f"{forest['macro_f1']:.3f}",
+                *4 * [""],
+            )
         )
     header = ("", "parameters", "training", "epochs", "test accuracy", "per seed", "macro-F1")
-    return markdown_table((*header, f"validation accuracy in {found['budget_seconds']:,.0f} s"), rows)
+    within = f"validation accuracy in {found['budget_seconds']:,.0f} s"
+    return markdown_table((*header, within, "codes used", "perplexity", "coverage"), rows)
 
 
 def contrasts_table(found: dict[str, Any]) -> str:

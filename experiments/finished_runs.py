@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experiments.learn import job
 from partoken_jax.proteins import DataError
 from partoken_jax.training.predictions import FILE, StoredPredictions, read_predictions
@@ -17,6 +19,8 @@ from partoken_jax.training.report import RunReport
 
 TASKS = ("ec-class", "cath-architecture", "cath-class", "cath-architecture-superfamily", "short-chains")
 """Those that are quoted, by their names in `experiments.learn`."""
+USE = ("codes_used_share", "perplexity_share", "coverage", "clusters_per_protein")
+"""How clusters and codes are used."""
 
 
 class FinishedRun(NamedTuple):
@@ -43,6 +47,26 @@ class FinishedRun(NamedTuple):
     def seconds(self) -> float:
         """Training, without compilation and validation."""
         return sum(map(training_seconds, self.records))
+
+
+def use_of_clusters(run: FinishedRun) -> dict[str, float | None]:
+    """How a run uses its clusters and codes on validation; null for GVP. The shares are of the codebook's
+    size, also where the report is older than they are."""
+    clusters: Any = run.report["validation"]["clustering"]
+    if clusters is None:
+        return dict.fromkeys(USE)
+    size = run.report["config"]["model"]["codebook"]["size"]
+    older = {
+        "codes_used_share": clusters["codes_used"] / size,
+        "perplexity_share": clusters["perplexity"] / size,
+    }
+    return {name: {**older, **clusters}[name] for name in USE}
+
+
+def mean_or_none(values: Iterable[float | None]) -> float | None:
+    """The mean of the values that are known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
 
 
 def training_seconds(record: EpochRecord) -> float:

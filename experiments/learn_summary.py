@@ -16,28 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from experiments.finished_runs import TASKS, FinishedRun, read_runs
+from experiments.finished_runs import TASKS, USE, FinishedRun, mean_or_none, read_runs, use_of_clusters
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
 from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.metrics import macro_f1_interval, wilson
-
-USE = ("codes_used_share", "perplexity_share", "coverage", "clusters_per_protein")
-
-
-def use_of_clusters(run: FinishedRun) -> dict[str, float | None]:
-    """How a run uses its clusters and codes on validation; null for GVP. The shares are of the codebook's
-    size, also where the report is older than they are."""
-    clusters: Any = run.report["validation"]["clustering"]
-    if clusters is None:
-        return dict.fromkeys(USE)
-    size = run.report["config"]["model"]["codebook"]["size"]
-    older = {
-        "codes_used_share": clusters["codes_used"] / size,
-        "perplexity_share": clusters["perplexity"] / size,
-    }
-    return {name: {**older, **clusters}[name] for name in USE}
 
 
 def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
@@ -66,16 +50,11 @@ def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
         "macro_f1_interval": intervals.mean(axis=0).tolist(),
         "n": n,
         "seeds": len(runs),
-        **{name: _mean([row[name] for row in per_seed]) for name in USE},
+        **{name: mean_or_none([row[name] for row in per_seed]) for name in USE},
         "parameters": runs[0].parameters,
         "seconds": float(np.mean([row["seconds"] for row in per_seed])),
         "per_seed": per_seed,
     }
-
-
-def _mean(values: list[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
 
 
 def of_forest(row: dict[str, Any]) -> dict[str, Any]:
