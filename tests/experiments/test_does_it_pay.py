@@ -8,7 +8,7 @@ import pytest
 
 from experiments import does_it_pay, learn_summary
 from experiments.does_it_pay import analyse
-from experiments.does_it_pay_report import answer, in_words, pretraining, verdict
+from experiments.does_it_pay_report import against_published, answer, in_words, pretraining, verdict
 from experiments.finished_runs import best_within, read_runs
 from partoken_jax.proteins import DataError
 from tests.experiments.made_runs import answers, labels, make_run
@@ -111,6 +111,16 @@ def test_what_a_pretrained_encoder_buys_is_said_where_it_was_measured(root, tmp_
     assert pretraining(found).endswith(f"of GVP {in_words(found['contrasts'][0]['accuracy'])}.")
     assert "0.167 more" in pretraining(found)
     assert not any(map(pretraining, analyse(read_runs(root)[0]).values()))
+
+
+def test_the_recommended_recipe_is_compared_with_the_published_one(root, tmp_path):
+    for seed in range(3):
+        for variant, right, codes in (("recommended", 400, (18, 9.0)), ("published", 300, (5, 2.0))):
+            name = f"partoken-{variant}"
+            make_run(tmp_path, "ec-class", name, seed, answers(COUNT, right, seed), codes=codes)
+    said = against_published(analyse(read_runs(tmp_path)[0])["ec-class"])
+    assert "accuracy 0.167 more" in said and "90% of codes in use, not 25%, 1.00 of the time" in said
+    assert not any(map(against_published, analyse(read_runs(root)[0]).values()))
 
 
 @pytest.mark.parametrize(
