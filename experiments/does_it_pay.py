@@ -28,7 +28,7 @@ from experiments.finished_runs import (
 )
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
-from experiments.paired import smallest_difference
+from experiments.paired import power_before
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError
 from partoken_jax.training.metrics import wilson
@@ -47,9 +47,6 @@ CONTRASTS = (
     ("partoken-scratch", "partoken-published"),
 )
 """What is compared: the first minus the second."""
-ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION = 0.2, 0.01
-"""For the power before there are runs: the share of proteins that two models judge differently, and the
-standard deviation of the difference in accuracy between seeds."""
 
 
 def analyse(runs: list[FinishedRun]) -> dict[str, Any]:
@@ -85,13 +82,7 @@ def _task(runs: list[FinishedRun]) -> dict[str, Any]:
         "n": sizes[0],
         "seeds": seeds,
         "majority_share": runs[0].test["majority_share"],
-        "power": {
-            "disagreeing": ASSUMED_DISAGREEMENT,
-            "seed_deviation": ASSUMED_DEVIATION,
-            "smallest_difference": smallest_difference(
-                sizes[0], seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION
-            ),
-        },
+        "power": power_before(sizes[0], seeds),
         "budget_seconds": budget,
         "variants": {name: _variant(mine, budget) for name, mine in by_variant.items()},
         "contrasts": contrasts,

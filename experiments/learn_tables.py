@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.does_it_pay import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT
-from experiments.paired import smallest_difference
+from experiments.paired import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT, power_before
 from partoken_jax.settings import read_yaml
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.metrics import hits, wilson
@@ -102,10 +101,7 @@ def starts(result: dict[str, Any]) -> str:
 def power(summary: dict[str, Any], seeds: int = 3) -> str:
     """What differences so many seeds can tell on each task."""
     sizes = {task: next(iter(models.values()))["n"] for task, models in summary["tasks"].items()}
-    least = {
-        task: smallest_difference(n, seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION)
-        for task, n in sizes.items()
-    }
+    least = {task: power_before(n, seeds)["smallest_difference"] for task, n in sizes.items()}
     told = (f"{least[task]:.3f} on {task} ({n} proteins)" for task, n in sizes.items())
     return (
         f"With {seeds} seeds, the smallest difference in accuracy that is told in 4 of 5 such experiments is "

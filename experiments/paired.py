@@ -15,6 +15,9 @@ from partoken_jax.training.predictions import StoredPredictions
 
 SAMPLES = 1000
 LEVEL, POWER = 0.95, 0.8
+ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION = 0.2, 0.01
+"""For the power before there are runs: the share of proteins that two models judge differently, and the
+standard deviation of the difference in accuracy between seeds."""
 
 
 class Difference(NamedTuple):
@@ -86,6 +89,15 @@ def smallest_difference(proteins: int, seeds: int, disagreeing: float, seed_devi
     return (
         quantile(of_seeds, of_proteins, seeds) + quantile(of_seeds, of_proteins, seeds, 2 * POWER - 1)
     ) * error
+
+
+def power_before(proteins: int, seeds: int) -> dict[str, float]:
+    """The smallest difference in accuracy that runs still to come would tell, and what it assumes."""
+    return {
+        "disagreeing": ASSUMED_DISAGREEMENT,
+        "seed_deviation": ASSUMED_DEVIATION,
+        "smallest_difference": smallest_difference(proteins, seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION),
+    }
 
 
 def protein_errors(

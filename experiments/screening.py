@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from experiments.contrast import contrast
-from experiments.does_it_pay import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT
+from experiments.does_it_pay_report import power, signed
 from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn import SCREENED
-from experiments.paired import smallest_difference
+from experiments.paired import power_before
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError
 from partoken_jax.tables import markdown_table
@@ -45,13 +45,7 @@ def analyse(runs: list[FinishedRun]) -> dict[str, Any]:
         "seeds": len(plain),
         "epochs": len(plain[0].records),
         "majority_share": plain[0].test["majority_share"],
-        "power": {
-            "disagreeing": ASSUMED_DISAGREEMENT,
-            "seed_deviation": ASSUMED_DEVIATION,
-            "smallest_difference": smallest_difference(
-                n, len(plain), ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION
-            ),
-        },
+        "power": power_before(n, len(plain)),
         "rows": [_row(name, by_name[name], plain) for name in SCREENED if name in by_name],
     }
 
@@ -78,11 +72,7 @@ def table(found: dict[str, Any]) -> str:
 
 def _interval(difference: dict[str, Any]) -> str:
     """With its 95% interval; in bold where that leaves 0 out."""
-    if difference["interval"] is None:
-        return f"{difference['mean']:+.3f}"
-    low, high = difference["interval"]
-    words = f"{difference['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
-    return f"**{words}**" if difference["told"] else words
+    return f"**{signed(difference)}**" if difference["told"] else signed(difference)
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -98,13 +88,9 @@ def in_words(found: dict[str, Any]) -> str:
         for direction in ("more", "less")
     }
     said = [f"{direction} with {'; '.join(names)}" for direction, names in told.items() if names]
-    power = found["power"]
     changed = " and ".join(said) or "changed by nothing"
     return (
-        f"{found['n']} test proteins, {found['seeds']} seeds, {found['epochs']} epochs. Before the runs: a "
-        f"difference in accuracy of {power['smallest_difference']:.3f} or more would be told in 4 of 5 such "
-        f"experiments, if two models disagree on {power['disagreeing']:.0%} of the proteins and their "
-        f"difference varies by {power['seed_deviation']} from seed to seed. Accuracy is told to be "
+        f"{power(TASK, found).removeprefix('- ')} After {found['epochs']} epochs accuracy is told to be "
         f"{changed}; of {len(compared)} comparisons one in twenty is told by chance."
     )
 

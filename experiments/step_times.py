@@ -35,17 +35,21 @@ BASE = "gvp-recommended"
 """What the others are compared with, in stage 1."""
 
 
+def first_epoch(config: TrainConfig, stage: int) -> int:
+    """The first epoch of a stage, counted from 0 over both."""
+    return 0 if stage == 0 else config.stage0.epochs
+
+
 def program(config: TrainConfig, stage: int) -> str:
     """All that decides how long a step of a stage takes: variants that differ in their learning rate or their
     start have one program, and a stage without a codebook the same as the other."""
-    epoch = 0 if stage == 0 else config.stage0.epochs
     losses = (config.label_smoothing, config.class_balance, config.weight_decay, config.clip_norm)
-    return repr((config.model, config.data, losses, bypass_codebook(config, epoch)))
+    return repr((config.model, config.data, losses, bypass_codebook(config, first_epoch(config, stage))))
 
 
 def compiled_step(config: TrainConfig, stage: int) -> Callable[[], Any]:
     """Runs the training step of a stage once, on the first batch of the run's first epoch."""
-    epoch = 0 if stage == 0 else config.stage0.epochs
+    epoch = first_epoch(config, stage)
     data = load_run_data(config)
     batch = jax.device_put(next(iter(data.loaders["train"].epoch(0))))
     graphdef, state = initial_state(config)

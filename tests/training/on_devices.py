@@ -38,10 +38,7 @@ def train_on_devices(kind: str, data: DataConfig = DATA) -> dict[str, np.ndarray
     """The weights in `STARTED`, losses [20, 5] of 2 + 2 epochs, what the model then says of the validation
     proteins, the codebook, and the collective operations of the compiled steps of both stages."""
     stage = StageConfig(2, 1e-3, 1)
-    model = dataclasses.replace(TINY.model, kind=kind, num_classes=4)
-    config = dataclasses.replace(
-        tiny(data=data, stage0=stage, stage1=stage, freeze_codebook_epochs=0), model=model
-    )
+    config = tiny(kind=kind, data=data, stage0=stage, stage1=stage, freeze_codebook_epochs=0)
     mesh, uses_codes = data_mesh(None), kind == "partoken"
     run_data = load_run_data(config, num_shards(mesh))
     loader, put = run_data.loaders["train"], put_batch(mesh)

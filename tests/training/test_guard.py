@@ -27,9 +27,8 @@ class Setup:
     """Steps of both kinds, a state after a good step, and batches."""
 
     def __init__(self, data, **changes):
-        self.config = tiny(**changes)
-        model = dataclasses.replace(self.config.model, num_layers=2)
-        self.config = dataclasses.replace(self.config, model=model)
+        config = tiny(**changes)
+        self.config = dataclasses.replace(config, model=dataclasses.replace(config.model, num_layers=2))
         self.graphdef, state = initial_state(self.config)
         self.batches = list(data.loaders["train"].epoch(0))
         self.names = [protein.name for protein in data.datasets["train"].proteins]
