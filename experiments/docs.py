@@ -30,6 +30,7 @@ from experiments import (
     precision,
     same_features,
     saving_cost,
+    screening,
     sites,
     stability,
     start_up,
@@ -205,6 +206,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "power": lambda: wrapped(learn_tables.power(read("learn", "summary.json"))),
         "same_features": lambda: same_features.text(read("learn", "same_features.json")),
         "whole_runs": lambda: does_it_pay_report.text(read("learn", "does_it_pay.json")),
+        "screening": lambda: screening.text(read("learn", "screening.json")),
         "dead": lambda: dead_channels.table(read("learn", "dead_channels.json")),
     },
     "docs/SITES.md": {

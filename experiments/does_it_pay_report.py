@@ -23,6 +23,8 @@ PRETRAINED = {
 """What starts from a pretrained encoder, and the same from random weights."""
 RECIPE = ("partoken-recommended", "partoken-published")
 """What we recommend, and what it is instead of."""
+SETTINGS = ("partoken-scratch", "partoken-published")
+"""The same, both from random weights: what is due to the settings alone."""
 SHARES = ("codes_used_share", "perplexity_share", "coverage")
 """How codes and clusters are used on validation."""
 
@@ -79,7 +81,10 @@ def times(found: dict[str, Any], measured: str | None) -> str:
     """Where the times of a task come from. `measured`: the command that timed the steps together, if any."""
     devices = sorted({device for mine in found["variants"].values() for device in mine["devices"]})
     if measured is not None:
-        return f"Times are steps times what a step takes where nothing else runs (`{measured}`)."
+        return (
+            "Times are steps times what a step takes where nothing else runs: that of GVP, times the median "
+            f"of the ratios to it, of steps that took turns (`{measured}`)."
+        )
     said = f"Times are of {' and '.join(devices)}."
     if len(devices) > 1:
         said += " They are not comparable where variants ran on different ones."
@@ -215,11 +220,14 @@ def against_published(found: dict[str, Any]) -> str:
         return ""
     ours, published = (found["variants"][name]["codes_used_share"] for name in RECIPE)
     accuracy, time = by_pair[RECIPE]["accuracy"], by_pair[RECIPE]["seconds_ratio"]
-    return (
-        "The recommended recipe, from a pretrained encoder, against the published one in as many epochs: "
-        f"accuracy {in_words(accuracy)}, {ours:.0%} of codes in use, not {published:.0%}, in {time:.2f} "
-        "of the time without that of the pretraining."
+    said = (
+        "The recommended settings from a pretrained encoder, against the published ones from random weights "
+        f"in as many epochs: accuracy {in_words(accuracy)}, {ours:.0%} of codes in use, not {published:.0%}, "
+        f"in {time:.2f} of the time without that of the pretraining."
     )
+    if SETTINGS in by_pair:
+        said += f" Both from random weights: {in_words(by_pair[SETTINGS]['accuracy'])}."
+    return said
 
 
 def in_short(tasks: dict[str, Any]) -> str:
@@ -250,8 +258,8 @@ def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
     if accuracy[MAIN]["told"]:
         return "the representation costs accuracy"
     return (
-        "the representation does not pay in accuracy, as far as these runs tell; what it offers is that a "
-        "prediction comes with clusters and tokens"
+        f"no gain in accuracy over GVP is told, {signed(accuracy[MAIN])}; what the representation offers is "
+        "that a prediction comes with clusters and tokens"
     )
 
 

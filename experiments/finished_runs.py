@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.learn import job
+from experiments.step_times import BASE
 from partoken_jax.proteins import DataError
 from partoken_jax.training.predictions import FILE, StoredPredictions, read_predictions
 from partoken_jax.training.records import EpochRecord, read_records
@@ -114,9 +115,13 @@ def step_times(folder: Path) -> dict[str, Any] | None:
 
 
 def measured_steps(folder: Path) -> dict[tuple[str, int], float]:
-    """Variant and stage → milliseconds of a step, of step_times.json; empty without the file."""
+    """Variant and stage → milliseconds of a step, of step_times.json; empty without the file. The median of
+    the base, times that of the ratios to it: the machine is not as fast all the time, and they took turns."""
     found = step_times(folder)
-    return {} if found is None else {(row["variant"], row["stage"]): row["ms"] for row in found["rows"]}
+    if found is None:
+        return {}
+    base = next(row["ms"] for row in found["rows"] if row["variant"] == BASE)
+    return {(row["variant"], row["stage"]): base * row["over_gvp"]["median"] for row in found["rows"]}
 
 
 def _read(path: Path, times: dict[tuple[str, int], float]) -> FinishedRun:

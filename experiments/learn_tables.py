@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from experiments.finished_runs import TASKS
 from experiments.paired import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT, power_before
 from partoken_jax.settings import read_yaml
 from partoken_jax.tables import markdown_table
@@ -58,9 +59,9 @@ def pretrained(reports: dict[str, dict[str, Any]]) -> str:
 
 
 def progress(root: Path) -> str:
-    """Every run under a folder, finished or not, by its best epoch on validation."""
+    """Every run of the tasks that are quoted, finished or not, by its best epoch on validation."""
     rows: list[tuple[object, ...]] = []
-    for path in sorted(root.glob("*/*/seed*/metrics.jsonl")):
+    for path in sorted(path for task in TASKS for path in root.glob(f"{task}/*/seed*/metrics.jsonl")):
         task, recipe, seed = path.parts[-4:-1]
         records, config = read_records(path), read_yaml(path.with_name("config.yaml"))
         best = max(records, key=lambda r: r["validation"]["classification"]["accuracy"])

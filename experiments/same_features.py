@@ -213,8 +213,8 @@ def answer(results: dict[str, Any]) -> str:
         return f"Clusters pay on {' and '.join(pays)}: ParToken is more accurate with them than without them."
     if gains:
         return (
-            f"ParToken's head is more accurate than GVP's on {' and '.join(gains)}, but not because of its "
-            "clusters, as far as these runs tell: they do not beat both random clusters and none."
+            f"ParToken's head is more accurate than GVP's on {' and '.join(gains)}. Its clusters are not "
+            "shown to be the reason: random ones, or none, are not told to be worse."
         )
     return "Reading in clusters is nowhere shown to be more accurate than the mean over residues."
 

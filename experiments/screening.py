@@ -20,6 +20,7 @@ from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn import SCREENED
 from experiments.paired import power_before
+from experiments.timing_tables import wrapped
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError
 from partoken_jax.tables import markdown_table
@@ -93,6 +94,11 @@ def in_words(found: dict[str, Any]) -> str:
         f"{power(TASK, found).removeprefix('- ')} After {found['epochs']} epochs accuracy is told to be "
         f"{changed}; of {len(compared)} comparisons one in twenty is told by chance."
     )
+
+
+def text(found: dict[str, Any]) -> str:
+    """The words and the table, for a document."""
+    return f"{wrapped(in_words(found))}\n\n{table(found)}\n\n`{found['command']}`"
 
 
 def main() -> None:

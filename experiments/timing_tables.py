@@ -49,7 +49,9 @@ def measured() -> str:
     }
     cells = (f"**{ratios[s]['median']:.2f}** ({_range(ratios[s]['quartiles'])})" for s in sizes)
     rows.append(("**our ParToken / the authors' ParToken**", *cells))
-    environment = next(iter(all_results("comparison").values()))["environment"]
+    compared = [result["environment"] for result in all_results("comparison").values()]
+    environment = compared[0]
+    commands = " and ".join(f"`{e['command'].split(' --json')[0]}`" for e in compared)
     pairs = [ratio["pairs"] for ratio in ratios.values()]
     ours = [
         result["ratios"]["partoken_over_gvp.train_step"]["median"]
@@ -59,11 +61,10 @@ def measured() -> str:
     caption = (
         f"Proteins × residues per step; medians on a {environment['torch_device'].upper()} with "
         f"{environment['cores']} shared cores, jax {environment['jax']} and torch "
-        f"{environment['torch'].split('+')[0]} (`{environment['command'].split(' --json')[0]}`). Every "
-        "program took turns with our model, run by run, but not with the other programs: the last line is "
-        f"the median, with quartiles, of {min(pairs)} to {max(pairs)} such pairs, while the other ratios "
-        "are quotients of medians. Where our two models took turns with each other, ParToken took "
-        f"{min(ours):.2f} to {max(ours):.2f} times as long as GVP (docs/TIMING.md)."
+        f"{environment['torch'].split('+')[0]} ({commands}). Since then our steps have become shorter beside "
+        f"PyTorch's (docs/COMPARISON.md). The last line is the median, with quartiles, of {min(pairs)} to "
+        f"{max(pairs)} pairs that took turns, the other ratios are quotients of medians. Where our two "
+        f"models took turns, ParToken took {min(ours):.2f} to {max(ours):.2f} times as long (docs/TIMING.md)."
     )
     table = markdown_table(("training step", *(f"{size} × 300" for size in sizes)), rows)
     return f"{table}\n\n{wrapped(caption)}"
@@ -81,19 +82,18 @@ def gpu() -> str:
     extra = 1 / PARTOKEN_RATE - 1 / GVP_RATE
     device = environment["device"].removesuffix(" (gpu)")
     return wrapped(
-        f"**On a GPU our ParToken takes {ratio['median']:.2f} times as long as our GVP** "
+        f"**On a GPU our ParToken took {ratio['median']:.2f} times as long as our GVP** "
         f"({_range(ratio['quartiles'])}, {ratio['pairs']} pairs of training steps on 64 real chains, taking "
         f"turns): {steps['partoken']:.0f} against {steps['gvp']:.0f} ms on an {device}, in "
-        f"{environment['precision']}, with jax {environment['jax']} (`{environment['command']}`). The "
-        f"published ratio at that batch size, also on a GPU, is {PUBLISHED_GAP:.1f}; that is another "
-        f"experiment, with another program on another card. On our CPU the authors' "
-        f"own ParToken takes only {min(ratios):.1f} to {max(ratios):.1f} times as long as the PyTorch GVP. "
-        "What explains the difference is the price of reading the device from the host. The published "
-        f"partitioner does that {HOST_READS:,} times in one forward pass at batch 64. The published step "
-        f"takes {extra:.2f} s more than GVP's, which over {SCALAR_READS:,} scalar reads is "
-        f"{1e6 * extra / SCALAR_READS:.0f} µs each: about what it takes to synchronise with a GPU. On a CPU "
-        "a read costs almost nothing. Our step reads nothing. The authors' code itself we have not run on a "
-        "GPU."
+        f"{environment['precision']}, with jax {environment['jax']} (`{environment['command']}`). Since then "
+        "the step was made smaller (docs/COMPILED.md), which no GPU has run. The published ratio, also on a "
+        f"GPU, is {PUBLISHED_GAP:.1f}: another experiment, with another program on another card. On our CPU "
+        f"the authors' own ParToken takes only {min(ratios):.1f} to {max(ratios):.1f} times as long as the "
+        "PyTorch GVP. The price of reading the device from the host would explain that: the published "
+        f"partitioner does it {HOST_READS:,} times in a forward pass at batch 64, and the published step "
+        f"takes {extra:.2f} s more than GVP's, {1e6 * extra / SCALAR_READS:.0f} µs for each of "
+        f"{SCALAR_READS:,} scalar reads. On a CPU a read costs almost nothing, and our step reads nothing. "
+        "The authors' code we have not run on a GPU."
     )
 
 
@@ -147,10 +147,13 @@ def tuned() -> str:
     chosen = ", ".join(f"{results[s]['chosen']} at {s[0]} × {s[1]}" for s in sizes)
     environment = results[sizes[0]]["environment"]
     commands = ", ".join(f"`{results[size]['environment']['command']}`" for size in sizes)
+    counts = {r["over_default"]["pairs"] for s in sizes for r in results[s]["rows"] if r.get("over_default")}
+    pairs = f"{min(counts)} to {max(counts)}"
     caption = (
         f"Forward and backward pass of GVP on {results[sizes[0]]['device']}, jax {environment['jax']}: "
-        "median, and the ratio to the default with quartiles, pair by pair of interleaved steps; forms "
-        f"without a ratio were so slow that they ran once or twice. Kept: {chosen}. {commands}."
+        f"median, and the ratio to what was the default then, with quartiles, of {pairs} pairs of "
+        f"interleaved steps; forms without a ratio were so slow that they ran once or twice. "
+        f"Kept: {chosen}. {commands}."
     )
     header = ("form", *(f"{proteins} × {residues}" for proteins, residues in sizes))
     return f"{markdown_table(header, rows)}\n\n{wrapped(caption)}"

@@ -3,7 +3,7 @@
 Forward, a row of features is read for every edge. Backward, the gradients of all edges with one sender have
 to be summed: by a scatter-add, or by reading, for every node, the edges that it sends along (a
 reverse-neighbour table). On a CPU the scatter-add is faster; on a GPU its order is not fixed, and jaxlib
-0.10.2 to 0.11.0 need up to 2000 times as long for it.
+0.10.2 to 0.11.0 need up to 2000 times as long for it (https://github.com/jax-ml/jax/issues/38806).
 
 What is read through the table is added up place by place: XLA then reads and adds in one operation, and no
 array of [N, R, ...] is written and read again.

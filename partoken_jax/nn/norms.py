@@ -21,7 +21,7 @@ def vector_norm(v: jax.Array, axis: int = -1) -> jax.Array:
 def component_product(a: jax.Array, b: jax.Array, axis: int) -> jax.Array:
     """Σ a b along `axis`, the one of x, y and z.
 
-    Added up term by term: for so short an axis XLA's reduction takes 10 times as long on a CPU.
+    Added up term by term: with XLA's reduction a whole conv takes 1.13 times as long on a CPU.
     """
     (ax, ay, az), (bx, by, bz) = jnp.unstack(a, axis=axis), jnp.unstack(b, axis=axis)
     return ax * bx + ay * by + az * bz
@@ -46,7 +46,7 @@ _norm.defvjp(_norm_forward, _norm_backward)
 
 
 def inverse_root(x: jax.Array) -> jax.Array:
-    """1 / √x as √(1 / x): XLA makes the former a reciprocal root, which takes 7 times as long on a CPU."""
+    """1 / √x as √(1 / x), which XLA does not make a reciprocal root: that is slow on a CPU."""
     return jnp.sqrt(1.0 / x)
 
 
