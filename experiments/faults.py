@@ -41,7 +41,10 @@ from partoken_jax.training.records import EpochRecord, read_records
 from partoken_jax.training.report import environment
 
 PHASES = ("import", "compile", "step", "saving", "stage change")
-TIMES = ("seconds", "input_seconds", "validation_seconds", "step_ms", "proteins_per_second", "compilations")
+TIMES = (
+    *("seconds", "input_seconds", "validation_seconds", "step_ms", "steps_timed", "proteins_per_second"),
+    "compilations",
+)
 """Fields of a record that say how long something took, and not what came out."""
 EVERY_MINUTES = 0.03
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         TemperatureConfig,
         TrainConfig,
     )
+    from partoken_jax.convert import ConvertError
     from partoken_jax.graphs import BatchLoader, featurise, neighbour_tables, pack, plan_batches
     from partoken_jax.interpret.annotate import annotate
     from partoken_jax.interpret.annotation import Annotation, Cluster
@@ -47,23 +48,28 @@ if TYPE_CHECKING:
     )
     from partoken_jax.parameters import parameter_table
     from partoken_jax.presets import preset
-    from partoken_jax.pretrained import load_model
+    from partoken_jax.pretrained import ModelError, load_model
     from partoken_jax.pretrained.export import export
     from partoken_jax.proteins import DataError, Protein, ProteinDataset, load_dataset
+    from partoken_jax.proteins.structures import read_structure
+    from partoken_jax.training.run_directory import CheckpointError
     from partoken_jax.training.trained import Prediction, TrainedModel
 
 __all__ = [
     "Annotation",
     "BatchLoader",
+    "CheckpointError",
     "Cluster",
     "CodebookConfig",
     "ConfigError",
+    "ConvertError",
     "DataConfig",
     "DataError",
     "GVPClassifier",
     "GVPOutput",
     "LossConfig",
     "ModelConfig",
+    "ModelError",
     "ParToken",
     "ParTokenOutput",
     "PartitionerConfig",
@@ -88,9 +94,11 @@ __all__ = [
     "parameter_table",
     "plan_batches",
     "preset",
+    "read_structure",
 ]
 
 _ROOMS = {
+    "convert": ("ConvertError",),
     "graphs": ("BatchLoader", "featurise", "neighbour_tables", "pack", "plan_batches"),
     "interpret.annotate": ("annotate",),
     "interpret.annotation": ("Annotation", "Cluster"),
@@ -105,9 +113,11 @@ _ROOMS = {
     ),
     "parameters": ("parameter_table",),
     "presets": ("preset",),
-    "pretrained": ("load_model",),
+    "pretrained": ("ModelError", "load_model"),
     "pretrained.export": ("export",),
     "proteins": ("DataError", "Protein", "ProteinDataset", "load_dataset"),
+    "proteins.structures": ("read_structure",),
+    "training.run_directory": ("CheckpointError",),
     "training.trained": ("Prediction", "TrainedModel"),
 }
 """Where a name is, if not in config."""

@@ -9,7 +9,13 @@ def parameter_table(model: nnx.Module) -> list[tuple[str, int]]:
     """Trainable parameters per component, in the order of the forward pass, and their sum as "total".
 
     Codebook buffers are moved by averages and do not count.
+
+    Raises TypeError for what is no module; what `load_model` returns has one as its `model`.
     """
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"parameter_table takes a module, not {type(model).__name__}; of a loaded model, give model.model"
+        )
     rows = {
         name: sum(variable.size for variable in variables)
         for name, variables in by_component(nnx.state(model, nnx.Param)).items()

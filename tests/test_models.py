@@ -501,6 +501,26 @@ def test_a_graph_that_is_not_featurised_is_refused(chains):
             build_model(tiny(kind=kind), rngs=nnx.Rngs(0))(packed)
 
 
+def test_proteins_where_a_graph_belongs_are_answered_in_one_sentence(chains):
+    model = build_model(tiny(kind="gvp"), rngs=nnx.Rngs(0))
+    for wrong, name in ((chains[0], "Protein"), (chains[:1], "list")):
+        with pytest.raises(
+            TypeError, match=rf"^the model reads featurised graphs, not {name}; call [^;]*first$"
+        ):
+            model(wrong)
+        with pytest.raises(
+            TypeError, match=rf"^featurise takes a packed batch, not {name}; call [^;]*first$"
+        ):
+            featurise(wrong)
+
+
+def test_parameters_of_what_is_no_module_are_refused(graph):
+    with pytest.raises(
+        TypeError, match=r"^parameter_table takes a module, not \w+; of a loaded model, give "
+    ):
+        parameter_table(graph)
+
+
 @pytest.mark.parametrize("kind", ["gvp", "partoken"])
 def test_models_take_the_arrays_of_pack_as_they_are(chains, kind):
     """NumPy arrays go through `featurise` and the model. Traced only: every operation meets NumPy arrays that

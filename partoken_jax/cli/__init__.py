@@ -9,9 +9,11 @@ import io
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from partoken_jax.cli.stopping import EXIT_CODE, Stopping
+from partoken_jax.version import __version__
 
 
 def main(args: list[str] | None = None) -> int:
@@ -71,6 +73,9 @@ def parse(args: list[str]) -> Callable[[], int | None]:
 
     Raises ConfigError for settings that cannot be used and for words that mean nothing.
     """
+    if args == ["--version"]:
+        return partial(print, f"partoken_jax {__version__}")
+
     import tyro
 
     from partoken_jax.cli import annotate, convert, evaluate, params, prepare, replay, time, train, tune
@@ -97,7 +102,7 @@ def parse(args: list[str]) -> Callable[[], int | None]:
                 {name: verb(args) for name, verb in verbs.items()},
                 prog="partoken",
                 description="Annotate protein structures; prepare data; train, evaluate, time, tune and "
-                "convert GVP and ParToken.",
+                "convert GVP and ParToken. `partoken --version` tells which one this is.",
                 args=args,
                 config=(tyro.conf.FlagCreatePairsOff,),
                 registry=flags_from_settings(left_out=left_out.get(args[0], ()) if args else ()),

@@ -30,7 +30,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
             Positional[tuple[str, ...]],
             arg(
                 help="Structure files (PDB or mmCIF, also with .gz), folders of them, and lists of them: "
-                "files whose name ends in .txt, with a path in every line.",
+                "files whose name ends in .txt, with a path in every line, or a remark after #.",
                 metavar="FILE|FOLDER...",
             ),
         ],
@@ -165,29 +165,25 @@ def _files(sources: tuple[str, ...], out: Path) -> list[Path]:
 
 def _tell(skipped: list["Skipped"]) -> None:
     """The first reasons why something was left out, but for waters and the like."""
-    from partoken_jax.interpret.annotate import CROPPED
+    from partoken_jax.interpret.annotate import CROPPED, called
 
     entries = [e for e in skipped if e.what != "residues" or e.reason.startswith(CROPPED)]
     for entry in entries[:SHOWN]:
-        say(
-            f"left out: {entry.what} of {entry.name}: {entry.reason}"
-            if entry.what == "residues"
-            else f"left out: {entry.what} {entry.name}: {entry.reason}"
-        )
+        say(f"left out: {called(entry)}: {entry.reason}")
     if len(entries) > SHOWN:
         say(f"left out: {len(entries) - SHOWN:,} more, which manifest.json lists")
     sys.stdout.flush()
 
 
 def _listed(sources: tuple[str, ...]) -> Iterator[tuple[Path, bool]]:
-    """The sources, and in place of a list what it names, seen from the folder of the list; with whether it is
-    from a list."""
+    """The sources, and in place of a list what it names, seen from the folder of the list, but for lines that
+    begin with #; with whether it is from a list."""
     for source in map(Path, sources):
         if source.suffix != ".txt" or not source.is_file():
             yield source, False
             continue
         text = source.read_text(encoding="utf-8-sig", errors="surrogateescape")
-        lines = [line.strip() for line in text.splitlines()]
+        lines = [line.strip() for line in text.splitlines() if not line.lstrip().startswith("#")]
         if not any(lines):
             raise ConfigError(f"{source}: names no files; write a path into every line")
         yield from ((source.parent / line, True) for line in lines if line)

@@ -48,15 +48,29 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             Checkpoint,
             arg(
                 help="Weights of the run to evaluate: those of the epoch with the highest accuracy in "
-                'validation ("best"), or those of the last epoch ("last").'
+                'validation ("best"; of stage 1, if there is one), or those of the last epoch ("last").'
             ),
         ] = "best",
         data: Annotated[
             Path | None,
             arg(
-                help="File with proteins (.npz) to evaluate on in place of those of the run. Set it when the "
-                "file has moved, or for proteins that the run did not know.",
-                metavar="FILE",
+                help="File with proteins (.npz), or prepared set, to evaluate on in place of those of the "
+                "run. Set it when they have moved, or for proteins that the run did not know.",
+                metavar="FILE|FOLDER",
+            ),
+        ] = None,
+        task: Annotated[
+            str | None,
+            arg(
+                help="Labels of --data to compare with, where they have another name than in the run.",
+                metavar="NAME",
+            ),
+        ] = None,
+        split_scheme: Annotated[
+            str | None,
+            arg(
+                help="Split scheme of --data, where it has another one than the run's.",
+                metavar="NAME",
             ),
         ] = None,
         details: Annotated[
@@ -86,9 +100,10 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
         """Evaluate a checkpoint of a run and write RUN_DIR/evaluation_<split>.json; or evaluate a model."""
         if out is not None and not (details or sites):
             raise ConfigError("--out is for --details and --sites; give one of them")
+        other = _Data(None if data is None else str(data), task, split_scheme)
         if run_dir is not None and model is None:
             more = _More(out or run_dir, details, sites)
-            return partial(_evaluate, run_dir, split, checkpoint, data, more)
+            return partial(_evaluate, run_dir, split, checkpoint, other, more)
         if model is None or run_dir is not None:
             what = "Missing from" if model is None else "Too much for"
             raise ConfigError(
@@ -100,9 +115,17 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             )
         if out is None and (details or sites):
             raise ConfigError(f"{shown(model)} has no directory; name a folder for the files with --out")
-        return partial(_evaluate_model, model, split, data, _More(out or Path(), details, sites))
+        return partial(_evaluate_model, model, split, other, _More(out or Path(), details, sites))
 
     return evaluate
+
+
+class _Data(NamedTuple):
+    """What is asked for in place of the run's own settings."""
+
+    path: str | None
+    task: str | None
+    split_scheme: str | None
 
 
 class _More(NamedTuple):
@@ -120,10 +143,14 @@ class _More(NamedTuple):
             mcsa_file()
 
 
-def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | None, more: _More) -> None:
+def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: _Data, more: _More) -> None:
     # Before JAX is imported, which takes long.
+    from partoken_jax.pretrained import model_names
+
+    if not run_dir.exists() and str(run_dir) in model_names():
+        raise ConfigError(f"{run_dir} is a model of the package, not a run; give it as --model {run_dir}")
     check_checkpoint(run_dir, checkpoint)
-    check_input(data)
+    check_input(data.path)
     more.check()
 
     from partoken_jax.training.compilation_cache import use_compilation_cache
@@ -131,9 +158,15 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | 
     from partoken_jax.training.trained import trained_run
 
     use_compilation_cache()
-    path = None if data is None else str(data)
     model = trained_run(run_dir, checkpoint)
-    report = evaluate_model(model, split=split, checkpoint=checkpoint, data=path)
+    report = evaluate_model(
+        model,
+        split=split,
+        checkpoint=checkpoint,
+        data=data.path,
+        task=data.task,
+        split_scheme=data.split_scheme,
+    )
     _show(f"{run_dir}: {checkpoint} checkpoint (epoch {report['epoch']})", report)
     try:
         write_evaluation(report)
@@ -142,11 +175,11 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: Path | 
             f"warning: {error.filename}: cannot be written ({error.strerror}), so the result is only printed",
             file=sys.stderr,
         )
-    _add(more, model, report, split, path)
+    _add(more, model, report, split, data)
 
 
-def _evaluate_model(source: str, split: Split, data: Path | None, more: _More) -> None:
-    check_input(data)
+def _evaluate_model(source: str, split: Split, data: _Data, more: _More) -> None:
+    check_input(data.path)
     more.check()
 
     from partoken_jax.pretrained import find_model, load_model
@@ -160,21 +193,22 @@ def _evaluate_model(source: str, split: Split, data: Path | None, more: _More) -
     from partoken_jax.training.evaluate import evaluate_model
 
     use_compilation_cache()
-    path = str(EMBEDDED if data is None else data)
-    report = evaluate_model(model, split=split, data=path)
+    if data.path is None:
+        data = data._replace(path=str(EMBEDDED))
+    report = evaluate_model(
+        model, split=split, data=data.path, task=data.task, split_scheme=data.split_scheme
+    )
     _show(f"{source}: {model.config.model.kind} for {model.task}", report)
-    _add(more, model, report, split, path)
+    _add(more, model, report, split, data)
 
 
-def _add(
-    more: _More, model: "TrainedModel", report: "EvaluationReport", split: Split, data: str | None
-) -> None:
+def _add(more: _More, model: "TrainedModel", report: "EvaluationReport", split: Split, data: _Data) -> None:
     """Writes and prints what is asked for beside the scores."""
     if not (more.details or more.sites):
         return
-    from partoken_jax.training.evaluate import evaluation_data
+    from partoken_jax.training.evaluate import data_settings, evaluation_data
 
-    dataset, _ = evaluation_data(model, split, data)
+    dataset, _ = evaluation_data(model, split, data_settings(model, *data))
     more.folder.mkdir(parents=True, exist_ok=True)
     if more.details:
         from partoken_jax.interpret.evaluated import write_evaluated_details

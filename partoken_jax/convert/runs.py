@@ -158,7 +158,8 @@ def export_weights(
     what it did.
 
     What the original builds and never uses is written as zeros, `partitioner.epoch` such that the temperature
-    is that of the checkpoint.
+    is that of the checkpoint. Hyper-parameters, where the file has a place for them, also hold what the
+    original does not keep and results depend on, such as `data.neighbours`.
 
     Raises CheckpointError without such a checkpoint, ConvertError for a target that cannot be written or a
     model that the original does not have.
@@ -195,6 +196,11 @@ def export_weights(
         lines.append(f"attention_heads is {model.attention_heads}: set the original's heads, which are 4")
     if model.kind == "partoken" and model.codebook.classify_quantised:
         lines.append("set use_quantized_for_classification = True on the original's model")
+    if model.precision != "float32":
+        lines.append(
+            f"model.precision {model.precision} is not in the file, because the original has float32 alone; "
+            f"to come back, --model.precision {model.precision}"
+        )
     write_weights(target, Weights(arrays, hyper_parameters(config)), epoch=epoch)
     if target.suffix not in (".ckpt", ".safetensors"):
         lines.append(f"{target.suffix} holds no settings; to come back, --config {run_dir / 'config.yaml'}")

@@ -48,7 +48,16 @@ _CLUSTERS = {
     "lambda_psc": "loss.coverage",
     "lambda_card": "loss.cardinality",
 }
-_NAMES = _ENCODER | _CLUSTERS | {"partitioner_hidden_dim": "model.partitioner.hidden"}
+# What the original's models do not keep and their results depend on, by our names in a group of its own.
+_GROUP = "partoken_jax"
+_ALWAYS = ("data.neighbours",)
+_WITH_CLUSTERS = (*_ALWAYS, "model.codebook.classify_quantised")
+_NAMES = (
+    _ENCODER
+    | _CLUSTERS
+    | {"partitioner_hidden_dim": "model.partitioner.hidden"}
+    | {name: name for name in _WITH_CLUSTERS}
+)
 _DISTANCE, _NORMALIZE, _METRIC = "codebook_distance", "codebook_cosine_normalize", "model.codebook.metric"
 # Groups of hyper-parameters about training; names in them may repeat those of the model, with other values.
 _TRAINING = re.compile("train|stage|optim|sched|data|loss|interpret")
@@ -147,23 +156,30 @@ def _leaves(group: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def hyper_parameters(config: TrainConfig) -> dict[str, Any]:
-    """The original's hyper-parameters for a configuration, nested as its Lightning modules store them."""
+    """The original's hyper-parameters for a configuration, nested as its Lightning modules store them, and in
+    a group that those do not read what the original does not keep."""
     names = _ENCODER if config.model.kind == "gvp" else _ENCODER | _CLUSTERS
     model_cfg = {name: value_of(config, setting) for name, setting in names.items() if name != "num_classes"}
     model_cfg = {name: list(v) if isinstance(v, tuple) else v for name, v in model_cfg.items()}
     if config.model.kind == "partoken":
         model_cfg[_DISTANCE] = "cos" if config.model.codebook.metric == "cosine" else "l2"
-    return {"model_cfg": model_cfg, "num_classes": config.model.num_classes}
+    ours = {name: value_of(config, name) for name in _not_kept(config.model.kind)}
+    return {"model_cfg": model_cfg, "num_classes": config.model.num_classes, _GROUP: ours}
+
+
+def _not_kept(kind: str) -> tuple[str, ...]:
+    return _WITH_CLUSTERS if kind == "partoken" else _ALWAYS
 
 
 def unknown_settings(kind: str, known: Iterable[str]) -> list[str]:
-    """Settings of a model that neither its weights nor anything else has said.
+    """Settings that results depend on and neither the weights nor anything else has said.
 
     The number of attention heads is not among them: the original always has 4, as the default here.
     """
     wanted = list(_ENCODER.values())
     if kind == "partoken":
         wanted += [*(name for name in _CLUSTERS.values() if name != "model.attention_heads"), _METRIC]
+    wanted += _not_kept(kind)
     known = set(known)
     return [name for name in wanted if name not in known]
 

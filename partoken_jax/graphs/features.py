@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from partoken_jax.graphs.segments import graph_index
-from partoken_jax.graphs.types import EdgeFeatures, FeaturisedGraph, NodeFeatures, PackedGraph, check_layout
+from partoken_jax.graphs.types import (
+    EdgeFeatures,
+    FeaturisedGraph,
+    NodeFeatures,
+    PackedGraph,
+    ResidueNodes,
+    check_layout,
+)
 
 NUM_GAUSSIANS = 16
 MAX_DISTANCE = 20.0
@@ -27,8 +34,15 @@ def featurise(graph: PackedGraph) -> FeaturisedGraph:
     Nothing is NaN: an angle or a vector that touches an incomplete residue is 0 (cos 1, sin 0), and
     masked edges carry zeros. Scalars do not change when a protein is rotated or moved; vectors rotate.
 
-    Raises ValueError for a graph that is neither a table of neighbours nor a list of edges.
+    Raises TypeError for what is no packed batch, ValueError for a graph that is neither a table of neighbours
+    nor a list of edges.
     """
+    nodes = getattr(graph, "nodes", graph)
+    if not isinstance(nodes, ResidueNodes):
+        raise TypeError(
+            f"featurise takes a packed batch, not {type(nodes).__name__}; call "
+            "partoken_jax.pack(proteins, tables) first"
+        )
     check_layout(graph)
     mask, edge_mask = jnp.asarray(graph.nodes.mask), jnp.asarray(graph.edges.mask)  # NumPy as packed
     senders = jnp.asarray(graph.senders)

@@ -1,6 +1,7 @@
 """The neighbours of many proteins: computed, or as a prepared set holds them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -39,6 +40,17 @@ class PreparedTables(Sequence[np.ndarray]):
         return offset
 
 
+def check_proteins(proteins: Any, taker: str) -> None:
+    """Raises DataError unless the argument of `taker` is a sequence of proteins; the first is looked at."""
+    if isinstance(proteins, Protein):
+        raise DataError(f"{proteins.name}: {taker} takes a list of proteins; give it as [protein]")
+    if not hasattr(proteins, "__getitem__") or (len(proteins) and not isinstance(proteins[0], Protein)):
+        raise DataError(
+            f"{taker} takes a list of proteins (partoken_jax.Protein), and this is none; structure files are "
+            "read by partoken_jax.annotate"
+        )
+
+
 def neighbour_tables(
     proteins: ProteinDataset | PreparedProteins | Sequence[Protein], k: int
 ) -> Sequence[np.ndarray]:
@@ -47,7 +59,8 @@ def neighbour_tables(
     Returns:
       int32 [L, k] per protein.
 
-    Raises DataError where a prepared set holds fewer than k neighbours of a residue.
+    Raises DataError where a prepared set holds fewer than k neighbours of a residue, and for what are no
+    proteins.
     """
     if isinstance(proteins, ProteinDataset):
         return neighbour_tables(proteins.proteins, k)
@@ -59,6 +72,7 @@ def neighbour_tables(
                 f"lower data.neighbours to {held}, or prepare the set again with {k}"
             )
         return PreparedTables(proteins, k)
+    check_proteins(proteins, "neighbour_tables")
     bar = tqdm(
         proteins,
         desc="neighbours",

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -13,8 +13,8 @@ from partoken_jax.config import DataConfig
 from partoken_jax.interpret.annotation import Annotation, Cluster
 from partoken_jax.pretrained import load_model
 from partoken_jax.proteins import DataError, Protein, ProteinDataset
-from partoken_jax.proteins.structure_paths import structure_files
-from partoken_jax.proteins.structures import Models, Origin, Skipped, read_structure
+from partoken_jax.proteins.structure_paths import file_names, structure_files
+from partoken_jax.proteins.structures import Models, Origin, Skipped, path_of, read_structure
 
 if TYPE_CHECKING:
     from partoken_jax.training.trained import ProteinOutput, TrainedModel
@@ -58,7 +58,7 @@ def annotate(
     8 11 8 7 14
 
     An annotation does not depend on the other proteins, up to the rounding of float32, and few are in memory
-    at a time.
+    at a time. Files that share a name are called by their folders as well ("job1_ranked_0").
 
     Args:
       source: structure file, folder of structure files, protein, data set, or several of these. A folder is
@@ -71,8 +71,8 @@ def annotate(
       skipped: gets what is left out, and why; without it, there is a warning for every file or chain that
         cannot be annotated.
 
-    Raises DataError for a path that does not exist, and for a model that was only pretrained; ModelError,
-    CheckpointError and ConvertError as `load_model`.
+    Raises DataError for a path that does not exist, for what is no such source, and for a model that was only
+    pretrained; ModelError, CheckpointError and ConvertError as `load_model`.
     """
     trained = load_model(model) if model is None or isinstance(model, str | Path) else model
     trained.require_classifier()
@@ -80,9 +80,20 @@ def annotate(
     # Before the first is read, so that a wrong path is answered at once.
     parts: list[Protein | ProteinDataset | Path] = []
     for one in sources:
+        if not isinstance(one, str | Path | Protein | ProteinDataset):
+            raise DataError(
+                "annotate takes structure files, folders of them, proteins (partoken_jax.Protein), data "
+                f"sets, or a list of these, not {type(one).__name__}"
+            )
         parts += structure_files(Path(one)) if isinstance(one, str | Path) else [one]
     found = read_parts(
-        parts, chains=chains, models=models, max_length=max_length, too_long=too_long, skipped=skipped
+        parts,
+        file_names(part for part in parts if isinstance(part, Path)),
+        chains=chains,
+        models=models,
+        max_length=max_length,
+        too_long=too_long,
+        skipped=skipped,
     )
     return annotate_found(trained, found, skipped)
 
@@ -111,11 +122,13 @@ def _one_by_one(
         try:
             yield from ((place, out) for _, out in model.outputs([one.protein]))
         except DataError as error:
-            _skip(Skipped(name, "protein", str(error).removeprefix(f"{name}: ")), skipped)
+            reason = str(error).removeprefix(f"{name}: ")
+            _skip(Skipped(name, "protein", reason, path_of(one.origin)), skipped)
 
 
 def read_parts(
     parts: Iterable[Protein | ProteinDataset | Path],
+    names: Mapping[Path, str],
     *,
     chains: Collection[str] | None,
     models: Models,
@@ -123,27 +136,29 @@ def read_parts(
     too_long: TooLong,
     skipped: list[Skipped] | None,
 ) -> Iterator[Found]:
-    """The proteins of files, and proteins themselves, with the arguments of `annotate`. A file that cannot
-    be read is left out."""
+    """The proteins of files, which are called as `names` has it, and proteins themselves, with the arguments
+    of `annotate`. A file that cannot be read is left out."""
     for part in parts:
-        for one in _of_part(part, chains, models, skipped):
+        for one in _of_part(part, names, chains, models, skipped):
             protein, origin, _ = one
+            path = path_of(origin)
             if len(protein) <= max_length:
                 yield one
             elif too_long == "crop":
                 lost = (
                     f"{CROPPED} {len(protein) - max_length} of {len(protein)} residues, beyond {max_length}"
                 )
-                _skip(Skipped(protein.name, "residues", lost), skipped)
+                _skip(Skipped(protein.name, "residues", lost, path), skipped)
                 cropped = None if origin is None else origin.cropped(max_length)
                 yield one._replace(protein=protein.cropped(max_length), origin=cropped)
             else:
                 reason = f"it has {len(protein)} residues, and {max_length} is the limit; crop it or raise it"
-                _skip(Skipped(protein.name, "chain", reason), skipped)
+                _skip(Skipped(protein.name, "chain", reason, path), skipped)
 
 
 def _of_part(
     part: Protein | ProteinDataset | Path,
+    names: Mapping[Path, str],
     chains: Collection[str] | None,
     models: Models,
     skipped: list[Skipped] | None,
@@ -154,7 +169,7 @@ def _of_part(
         for protein in part.proteins:
             yield Found(protein, None, part.class_names[protein.label] if protein.label >= 0 else None)
     else:
-        contents = read_structure(part, chains, models)
+        contents = read_structure(part, chains, models, name=names[part])
         for entry in contents.skipped:
             _skip(entry, skipped)
         for protein, origin in zip(contents.proteins, contents.origins, strict=True):
@@ -167,7 +182,14 @@ def _skip(entry: Skipped, skipped: list[Skipped] | None) -> None:
     if skipped is not None:
         skipped.append(entry)
     elif entry.what != "residues":
-        warnings.warn(f"{entry.what} {entry.name} is left out: {entry.reason}", stacklevel=2)
+        warnings.warn(f"{called(entry)} is left out: {entry.reason}", stacklevel=2)
+
+
+def called(entry: Skipped) -> str:
+    """What was left out, in words: a file by its path, anything else by its name and that of its file."""
+    if entry.what == "file":
+        return entry.path
+    return f"{entry.what} {entry.name}" + (f" of {entry.path}" if entry.path else "")
 
 
 def _annotation(model: "TrainedModel", one: Found, out: "ProteinOutput") -> Annotation:

@@ -9,7 +9,7 @@ from partoken_jax.interpret.gallery import Summary, summary, write_gallery
 from partoken_jax.interpret.html import ASSETS
 from partoken_jax.interpret.pages import write_page
 from partoken_jax.proteins.structure_formats import StructureError
-from partoken_jax.proteins.structures import Skipped
+from partoken_jax.proteins.structures import Skipped, path_of
 
 
 class Pictures:
@@ -39,7 +39,8 @@ class Pictures:
                 written = write_coloured(annotation, folder, stem)
             except StructureError as error:
                 reason = f"it has no structure file, for the file that it is from cannot be used: {error}"
-                self.skipped.append(Skipped(annotation.protein.name, "structure", reason))
+                name, path = annotation.protein.name, path_of(annotation.origin)
+                self.skipped.append(Skipped(name, "structure", reason, path))
         if self.pages:
             there = [path.name for path in written]
             there += [f"{stem}.json"] if (folder / f"{stem}.json").is_file() else []

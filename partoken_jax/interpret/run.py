@@ -17,7 +17,8 @@ from partoken_jax.interpret.write import AnnotationFolder, Format
 from partoken_jax.pretrained import find_model, load_model
 from partoken_jax.progress import progress, say
 from partoken_jax.proteins.prepared import checksum
-from partoken_jax.proteins.structures import Models, Skipped
+from partoken_jax.proteins.structure_paths import file_names
+from partoken_jax.proteins.structures import Models, Skipped, path_of
 
 if TYPE_CHECKING:
     from partoken_jax.training.trained import TrainedModel
@@ -75,7 +76,8 @@ def annotate_files(
     with AnnotationFolder(out, trained.class_names, table=format, overwrite=overwrite) as folder:
         pictures = Pictures(out, **drawn)
         with progress(len(files), "annotated", unit="files") as update:
-            found = read_parts(_counted(files, update), skipped=skipped, **settings)  # type: ignore[arg-type]
+            parts = _counted(files, update)
+            found = read_parts(parts, file_names(files), skipped=skipped, **settings)  # type: ignore[arg-type]
             done = _write(annotate_found(trained, found, skipped), folder, pictures, skipped)
         folder.files += pictures.finish()
         skipped += pictures.skipped
@@ -100,7 +102,8 @@ def _write(
         name = annotation.protein.name
         stem = folder.add(annotation)
         if stem is None:
-            skipped.append(Skipped(name, "protein", "another protein has the same name; rename a file"))
+            reason = "another protein has the same name; rename a file"
+            skipped.append(Skipped(name, "protein", reason, path_of(annotation.origin)))
             continue
         folder.files += pictures.add(annotation, stem)
         if len(folder.names) <= SHOWN:

@@ -123,10 +123,11 @@ def in_form(
 
     Raises TypeError for a graph that is not featurised, ValueError for one of no known layout.
     """
-    if not isinstance(graph.nodes, NodeFeatures):
+    nodes = getattr(graph, "nodes", graph)
+    if not isinstance(nodes, NodeFeatures):
         raise TypeError(
-            f"the model reads featurised graphs, but the nodes of this one are {type(graph.nodes).__name__}; "
-            "call partoken_jax.featurise(graph) first"
+            f"the model reads featurised graphs, not {type(nodes).__name__}; call "
+            "partoken_jax.featurise(pack(proteins, tables)) first"
         )
     check_layout(graph)
     form = form_of(config, target, graph)

@@ -45,7 +45,9 @@ def read_labels(path: Path) -> tuple[Annotations, dict[str, Column]]:
                 if "split" in names:
                     splits[known] = {SCHEME: split or "none"}
                 labels[known] = {column: _classes(cell) for column, cell in row.items()}
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); check the path of the labels") from None
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as CSV in UTF-8 ({error}); save it as such") from None
     columns = {}
     for column in (name for name in names if name not in ("id", "split")):

@@ -62,7 +62,7 @@ def chunk_folder(folder: Path, plan: Plan, neighbours: int) -> Iterator[int]:
     Yields how many of the source's files or proteins are in finished chunks. Until the block ends, no other
     process can have the folder. Raises DataError if one has it.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / _PLAN).open("a+") as file:
         if locked_by_other(file):
             raise DataError(

@@ -109,10 +109,11 @@ def label_columns(found: Gathered, plan: Plan) -> dict[str, LabelColumn]:
 
 
 def split_schemes(found: Gathered, shares: Sequence[float] | None, seed: int) -> dict[str, np.ndarray]:
-    """The splits of the source, int8 [P] by scheme; where it has none, random ones.
+    """The splits of the source, int8 [P] by scheme; where it has none, random ones (`random_split`).
 
     Args:
       shares: of train, val and test; None for 0.8, 0.1 and 0.1.
+      seed: draws the random ones.
 
     Raises DataError for a split that there is not.
     """
@@ -130,15 +131,60 @@ def split_schemes(found: Gathered, shares: Sequence[float] | None, seed: int) ->
         schemes[scheme] = np.array([code[split] for split in said], np.int8)
     if schemes:
         return schemes
-    num_proteins = len(found.ids)
-    ends = np.rint(np.cumsum((0.8, 0.1, 0.1) if shares is None else shares) * num_proteins).astype(int)
-    place = np.argsort(np.random.default_rng(seed).permutation(num_proteins))
     found.notes.append(
         f"the source has no splits, so proteins were split at random (seed {seed}): homologues are then in "
         "training and test alike, and scores are higher than on proteins of new families; give splits by "
         "sequence or structure in the column 'split' of the labels"
     )
-    return {RANDOM: np.searchsorted(ends, place, side="right").astype(np.int8)}
+    return {RANDOM: random_split(found, (0.8, 0.1, 0.1) if shares is None else shares, seed)}
+
+
+def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndarray:
+    """A split by chance, int8 [P], in which labels are shared out as proteins are.
+
+    Proteins are put in the order of their classes in the column with the fewest labels, among equals of those
+    in the next column, and so on: larger classes first, those without a label last, and the rest by chance.
+    One after the other then goes to a split that one of its columns is not in yet, training before validation
+    and test; else to training if one of its classes is not there yet but has another protein as well; else to
+    the split that has least of its share so far.
+
+    So a column of three labels is in every split, and every class is shared out to within a protein or two,
+    the classes of one protein together.
+    """
+    rng = np.random.default_rng(seed)
+    names = sorted({name for labels in found.labels for name in labels})
+    # By column, the class of each protein, the first of several; "" without one.
+    classes = {name: np.array([(*labels.get(name, ()), "")[0] for labels in found.labels]) for name in names}
+    open_splits = [split for split, share in enumerate(shares) if share > 0]
+    missing = {name: list(open_splits) for name in names}  # by column, the splits that it is not in yet
+    missing_any = list(open_splits)  # the same of proteins, labelled or not
+    untrained: set[tuple[str, str]] = set()
+    keys = [rng.permutation(len(found.ids))]
+    fewest = sorted(names, key=lambda name: (np.sum(classes[name] != ""), len(set(classes[name])), name))
+    for name in reversed(fewest):  # lexsort goes by the last key first
+        there, number, counts = np.unique(classes[name], return_inverse=True, return_counts=True)
+        by_size = np.lexsort((rng.permutation(len(there)), -counts, there == ""))
+        keys.append(np.argsort(by_size)[number])
+        untrained |= {(name, of) for of, count in zip(there.tolist(), counts, strict=True) if count > 1}
+    sizes = np.zeros(len(shares))
+    chosen = np.zeros(len(found.ids), np.int8)
+    for done, protein in enumerate(np.lexsort(keys), start=1):
+        labels = {(name, str(of[protein])) for name, of in classes.items() if of[protein]}
+        columns = [missing_any, *(missing[name] for name, _ in labels)]
+        if any(columns):
+            split = min(splits[0] for splits in columns if splits)
+        elif labels & untrained:
+            split = 0
+        else:
+            split = int(np.argmax(done * np.array(shares) - sizes))
+        for splits in columns:
+            if split in splits:
+                splits.remove(split)
+        if split == 0:
+            untrained -= labels
+        sizes[split] += 1
+        chosen[protein] = split
+    return chosen
 
 
 def _natural(label: str) -> list[tuple[int, int, str]]:

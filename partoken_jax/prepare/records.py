@@ -54,8 +54,8 @@ class Column(NamedTuple):
 
 Chunk = dict[str, Any]
 """What one worker reads at a time, as JSON: "reader" (a key of `sources.READERS`), "size" (in files or
-proteins), "path" or "paths", perhaps "beside" (files that it needs as well), and what else the reader
-needs."""
+proteins), "path" or "paths" (with what each file is called), perhaps "beside" (files that it needs as well),
+and what else the reader needs."""
 
 
 @dataclass(frozen=True)

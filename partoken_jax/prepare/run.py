@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, fields
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,9 @@ from partoken_jax.prepare.sources import plan_sources
 from partoken_jax.progress import Update, progress
 from partoken_jax.proteins import DataError
 from partoken_jax.proteins.prepared import FORMAT, checksum, write_prepared
+from partoken_jax.proteins.structures import Skipped
 
+SKIPPED = "skipped.csv"
 MOST_NEIGHBOURS = 1000
 MOST_WORKERS = 1024
 
@@ -123,10 +125,11 @@ def _check(
     ):
         shown = ",".join(f"{share:g}" for share in split)
         raise ConfigError(
-            f"split is {shown}, but must be the shares of training, validation and test, which add up to 1"
+            f"split is {shown}, but must be the shares of training, validation and test, which add up to 1, "
+            "the first above 0"
         )
-    if not out.name or not out.absolute().parent.is_dir():
-        raise ConfigError(f"{out}: there is no directory {out.absolute().parent}; make it first")
+    if not out.name:
+        raise ConfigError(f"{out}: is no name for a folder; name one")
     if out.exists():
         if not _is_prepared(out):
             raise ConfigError(
@@ -135,6 +138,11 @@ def _check(
         if not overwrite:
             raise ConfigError(
                 f"{out}: is already prepared; name another folder, or replace it with --overwrite"
+            )
+        if others := _others(out):
+            raise ConfigError(
+                f"{out}: holds {', '.join(others[:3])} beside the prepared set, so it is left alone; move "
+                "what is not of the set away, or name another folder"
             )
     folder = out.with_name(f"{out.name}.partial")
     if folder.exists() and not is_chunk_folder(folder):
@@ -148,6 +156,13 @@ def _is_prepared(path: Path) -> bool:
         return json.loads((path / "dataset.json").read_text())["format"] == FORMAT
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _others(out: Path) -> list[str]:
+    """The files in the folder of a prepared set that are none of its own."""
+    ours = {"dataset.json", SKIPPED, *json.loads((out / "dataset.json").read_text()).get("files", ())}
+    there = (str(path.relative_to(out)) for path in out.rglob("*") if not path.is_dir())
+    return sorted(name for name in there if name not in ours)
 
 
 def _write(folder: Path, plan: Plan, split: Sequence[float] | None, seed: int, neighbours: int) -> list[str]:
@@ -171,7 +186,7 @@ def _write(folder: Path, plan: Plan, split: Sequence[float] | None, seed: int, n
         skipped=[asdict(entry) for entry in found.skipped if entry.what != "residues"],
         summary=summary,
     )
-    _write_skipped(target / "skipped.csv", found)
+    _write_skipped(target / SKIPPED, found)
     return lines(found, columns, schemes, summary)
 
 
@@ -190,5 +205,5 @@ def _source(path: str, kind: str) -> dict[str, Any]:
 def _write_skipped(path: Path, found: Gathered) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(("name", "what", "reason"))
+        writer.writerow(field.name for field in fields(Skipped))
         writer.writerows(astuple(entry) for entry in found.skipped)

@@ -7,8 +7,8 @@ from partoken_jax.prepare import bioblobs, npz_files, proteinshake
 from partoken_jax.prepare.annotations import read_labels
 from partoken_jax.prepare.records import Annotations, Chunk, Column, Contents, Plan, Record, pieces
 from partoken_jax.proteins import DataError
-from partoken_jax.proteins.structure_formats import StructureError, check_structure_file, stem
-from partoken_jax.proteins.structure_paths import structure_files
+from partoken_jax.proteins.structure_formats import StructureError, check_structure_file
+from partoken_jax.proteins.structure_paths import file_names, structure_files
 from partoken_jax.proteins.structures import read_structure
 
 FILES = 32
@@ -18,8 +18,8 @@ FILES = 32
 def read_structures(chunk: Chunk) -> Contents:
     """The proteins of some structure files."""
     contents = Contents()
-    for path in chunk["paths"]:
-        found = read_structure(Path(path), chunk["chains"])
+    for path, name in chunk["paths"].items():
+        found = read_structure(Path(path), chunk["chains"], name=name)
         contents.skipped += found.skipped
         contents.counts += found.counts
         for protein in found.proteins:
@@ -69,6 +69,7 @@ def plan_sources(
             raise DataError(f"{source}: is a data set of its own; prepare it without other sources")
         files += structure_files(Path(source))
         _check_named(Path(source))
+    files = list({path.absolute(): path for path in files}.values())  # one that is named twice is one
     annotations, columns = (None, {}) if labels is None else read_labels(labels)
     return _structure_plan("structure files", files, list(sources), chains, annotations, columns)
 
@@ -92,9 +93,9 @@ def _structure_plan(
     columns: Mapping[str, Column],
 ) -> Plan:
     """Raises DataError for two files of one name, or a table that names none of the files."""
-    names: dict[str, Path] = {}
-    for path in files:
-        if (first := names.setdefault(stem(path), path)) is not path:
+    called, names = file_names(files), dict[str, Path]()
+    for path, name in called.items():
+        if (first := names.setdefault(name, path)) is not path:
             raise DataError(
                 f"{first} and {path} would give proteins of one name; rename a file or leave one out"
             )
@@ -107,7 +108,12 @@ def _structure_plan(
         )
     chosen = None if chains is None else sorted(chains)
     chunks: list[Chunk] = [
-        {"reader": "structures", "size": len(part), "paths": [str(path) for path in part], "chains": chosen}
+        {
+            "reader": "structures",
+            "size": len(part),
+            "paths": {str(path): called[path] for path in part},
+            "chains": chosen,
+        }
         for part in pieces(files, FILES)
     ]
     has_splits = annotations is not None and bool(annotations.splits)

@@ -33,8 +33,26 @@ def summarise(
         "padding": {
             scheme: _padding(lengths, split) for scheme, split in schemes.items() if (split == 0).any()
         },
-        "notes": found.notes,
+        "notes": [*found.notes, *_without_labels(found, columns, schemes)],
     }
+
+
+def _without_labels(
+    found: Gathered, columns: Mapping[str, LabelColumn], schemes: Mapping[str, np.ndarray]
+) -> list[str]:
+    """A warning for every column that a split of a scheme has no label of."""
+    other = "other splits" if any(found.splits) else "another --split"
+    said = []
+    for name, column in columns.items():
+        labelled = column.values >= 0 if column.starts is None else np.diff(column.starts) > 0
+        for scheme, split in schemes.items():
+            missing = [shown for shown, code in SPLITS.items() if not labelled[split == code].any()]
+            if missing:
+                said.append(
+                    f"warning: no protein of {' and '.join(missing)} in split {scheme} has a label {name!r}, "
+                    f"so that no model can be trained on these labels; label more proteins or give {other}"
+                )
+    return said
 
 
 def _classes(column: LabelColumn, split: np.ndarray) -> dict[str, dict[str, int]]:
@@ -106,7 +124,7 @@ def lines(
         said.append(f"counted: {_listed(counts)}")
     left = {f"{what}s": count for what, count in summary["left_out"].items()}
     said.append(f"left out: {_listed(left)}; skipped.csv says which and why")
-    return [*said, *found.notes]
+    return [*said, *summary["notes"]]
 
 
 def _listed(counts: Mapping[str, int]) -> str:

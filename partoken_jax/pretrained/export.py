@@ -49,7 +49,8 @@ def export(
         differ between platforms in the file, whatever machine this is called on.
 
     Returns the path of program.json. Raises DataError for a model that was only pretrained, ConfigError for
-    sizes that no protein with neighbours fits, and without flatbuffers, which writes the files.
+    sizes that no protein with neighbours fits, for a folder that is a file, and without flatbuffers, which
+    writes the files.
     """
     model.require_classifier()
     num = model.config.data.neighbours
@@ -63,7 +64,10 @@ def export(
             "exporting a program needs flatbuffers; install it with pip install 'partoken_jax[export]'"
         )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{folder}: is a file, or in one; name a folder for the programs") from None
     program = jax.jit(_program(model, num, platforms))
     for size in residues:
         arguments = (

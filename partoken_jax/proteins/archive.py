@@ -89,6 +89,17 @@ class Archive:
             ) from None
 
 
+def check_archive(path: Path) -> None:
+    """Raises DataError for what is no regular file or no zip file by its end."""
+    if reason := unreadable(path):
+        raise DataError(
+            f"{path}: {reason}; give the path of a .npz file or of a prepared set, or none for the embedded "
+            "proteins"
+        )
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path}: not a readable .npz file; write it with np.savez")
+
+
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
     """Opens an .npz file.
@@ -96,8 +107,7 @@ def open_archive(path: Path) -> Iterator[Archive]:
     Raises DataError for what is no regular file, no zip file or an empty one, names an array twice, or would
     take more memory than `MAX_EXPANSION` times its size.
     """
-    if reason := unreadable(path):
-        raise DataError(f"{path}: {reason}; give the path of a .npz file, or none for the embedded proteins")
+    check_archive(path)
     try:
         file = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:

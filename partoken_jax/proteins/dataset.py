@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from partoken_jax.config import RESIDUE_TASK
-from partoken_jax.proteins.archive import open_archive
+from partoken_jax.proteins.archive import check_archive, open_archive
 from partoken_jax.proteins.npz import decode_backbone, read_arrays
 from partoken_jax.proteins.prepared import SPLITS, checksum
 from partoken_jax.proteins.prepared_set import PreparedProteins, open_prepared
@@ -168,8 +168,10 @@ def load_splits(
         if split not in SPLITS:
             raise DataError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
     path = EMBEDDED if path is None else Path(path)
-    read = _prepared_splits if path.is_dir() else _npz_splits
-    return read(path, task, split_scheme, splits)
+    if path.is_dir():
+        return _prepared_splits(path, task, split_scheme, splits)
+    check_archive(path)  # that there is no such file comes before what it does not hold
+    return _npz_splits(path, task, split_scheme, splits)
 
 
 def _prepared_splits(

@@ -1,6 +1,7 @@
 """Opens structure files: which formats there are, and how a file becomes a gemmi.Structure."""
 
 import gzip
+import os
 import re
 import zlib
 from collections.abc import Callable
@@ -92,6 +93,8 @@ def check_structure_file(path: Path) -> None:
     """Raises StructureError for a file that need not be read."""
     name = path.name.lower()
     try:
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            raise StructureError("it cannot be read (permission denied)")
         if not path.is_file():
             raise StructureError("it is not a file")
         size = path.stat().st_size

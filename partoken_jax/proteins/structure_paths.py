@@ -1,31 +1,64 @@
 """Which structure files a path names."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from partoken_jax.proteins.protein import DataError
-from partoken_jax.proteins.structure_formats import SUFFIXES, is_structure_file, reason_not_read
+from partoken_jax.proteins.structure_formats import SUFFIXES, is_structure_file, reason_not_read, stem
 
 
 def structure_files(path: Path) -> list[Path]:
     """The file itself, whatever it is, or all structure files of a folder and the folders in it, in the order
-    of their names, with those of kinds that are not read, which are answered when they are.
+    of their names, with what cannot be read, files of other kinds and folders, which is answered when it is.
 
-    Raises DataError for a path that does not exist and a folder without structure files.
+    Raises DataError for a path that does not exist, and for a folder that cannot be read or holds no
+    structure files.
     """
     if path.is_dir():
+        closed: list[OSError] = []
         files = [
             Path(folder, name)
-            for folder, _, names in os.walk(path)
+            for folder, _, names in os.walk(path, onerror=closed.append)
             for name in names
             if is_structure_file(Path(name)) or _is_of_kind_not_read(Path(name))
         ]
+        for error in closed:
+            if Path(error.filename) == path:
+                raise DataError(
+                    f"{path}: cannot be read ({str(error.strerror).lower()}); change who may read it"
+                )
+            files.append(Path(error.filename))
         if not any(map(is_structure_file, files)):
             raise DataError(f"{path}: holds no structure files; their names end in {', '.join(SUFFIXES)}")
         return sorted(files)
     if not path.exists() and not path.is_symlink():
         raise DataError(f"{path}: no such file or folder; correct the path")
     return [path]
+
+
+def file_names(files: Iterable[Path]) -> dict[Path, str]:
+    """What each structure file is called: its name without suffixes, and where files in several folders share
+    that, as many of their folders before it as tell them apart ("job1_ranked_0" and "job2_ranked_0")."""
+    groups: dict[str, set[Path]] = {}
+    for file in files:
+        groups.setdefault(stem(file), set()).add(file)
+    names: dict[Path, str] = {}
+    for name, group in groups.items():
+        folders, depth = {file.parent for file in group}, 0
+        while True:
+            called = {folder: "_".join((*_parts(folder, depth), name)) for folder in folders}
+            if len(set(called.values())) == len(folders) or all(depth >= len(f.parts) for f in folders):
+                break
+            depth += 1
+        names |= {file: called[file.parent] for file in group}
+    return names
+
+
+def _parts(folder: Path, depth: int) -> tuple[str, ...]:
+    """The names of the innermost folders of a path, so many of them."""
+    named = [part for part in folder.parts if part != folder.anchor]
+    return tuple(named[len(named) - min(depth, len(named)) :])
 
 
 def _is_of_kind_not_read(path: Path) -> bool:

@@ -40,12 +40,19 @@ class Skipped:
     """Something of a source that is not in the data, or not as it is in the source."""
 
     name: str
-    """The file (without its suffixes), or the chain as it would be called."""
+    """The file, or the chain, as it would be called."""
     what: str
     """ "file", "chain", "protein", "label" (of a table, for which there is no protein), "structure" (file
     of an annotated protein, with its clusters), or "residues" where a protein is there, but some of its
     chain's residues are missing, masked or of unknown type."""
     reason: str
+    path: str = ""
+    """The structure file that it is of, if it is of one."""
+
+
+def path_of(origin: "Origin | None") -> str:
+    """The file that a protein is from, or "", for `Skipped`."""
+    return "" if origin is None else str(origin.path)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +89,11 @@ class StructureContents:
 
 
 def read_structure(
-    path: Path, chains: Collection[str] | None = None, models: Models = "first"
+    path: Path,
+    chains: Collection[str] | None = None,
+    models: Models = "first",
+    *,
+    name: str | None = None,
 ) -> StructureContents:
     """The protein chains of a PDB, mmCIF, BinaryCIF or mmJSON file, plain or compressed (.gz).
 
@@ -99,13 +110,19 @@ def read_structure(
       path: the file; its name ends in one of `structure_formats.SUFFIXES_NAMED`.
       chains: author's names of the chains to read; None for all.
       models: whether to read the first model, or "all", such as those of an NMR ensemble.
+      name: what the file is called; None for its name without suffixes.
 
     Returns:
       The proteins, in the order of the file, and what was left out: waters, ligands, chains of nucleic acids,
       of D-amino acids or of CA atoms alone, and a file that cannot be read. Nothing is raised for what a file
       holds.
     """
-    name, found = stem(path), StructureContents()
+    found = _contents(path, chains, models, stem(path) if name is None else name)
+    return replace(found, skipped=[replace(entry, path=str(path)) for entry in found.skipped])
+
+
+def _contents(path: Path, chains: Collection[str] | None, models: Models, name: str) -> StructureContents:
+    found = StructureContents()
     try:
         opened = open_structure(path)
     except StructureError as error:

@@ -59,7 +59,7 @@ class SoFar(TypedDict):
     steps: list[list[float]]
     """The numbers of `StepMetrics` for every step done, in the order of its leaves."""
     step_seconds: list[float]
-    """Time of every step done but the first after a start."""
+    """Time of every step done, but for those that were under way while the host compiled."""
     seconds: float
     """Training so far."""
     input_seconds: float
@@ -80,10 +80,21 @@ class TrainEpoch(NamedTuple):
     """All of the epoch."""
 
     @property
+    def steps_timed(self) -> int:
+        """Steps that `step_seconds` is about; 0 where all were under way while the host compiled."""
+        return len(self.so_far["step_seconds"])
+
+    @property
     def step_seconds(self) -> float:
-        """Median time of a step; compilation does not touch it once an epoch has a few steps."""
+        """Median time of a step without compilation; with it, and the mean, where no step was timed."""
         times = self.so_far["step_seconds"]
-        return float(np.median(times)) if times else self.so_far["seconds"]
+        return float(np.median(times)) if times else self.so_far["seconds"] / len(self.step_losses)
+
+    @property
+    def steps_per_second(self) -> float:
+        """Of the steps that were timed; of all, compilation included, where none was."""
+        times = self.so_far["step_seconds"]
+        return len(times) / sum(times) if times else len(self.step_losses) / self.so_far["seconds"]
 
 
 _METRICS = jax.tree.structure(
@@ -139,15 +150,21 @@ def train_epoch(
     done = len(earlier["steps"])
     history: list[StepMetrics] = []
     under_way: deque[TakenStep] = deque()
-    finished: list[float] = [time.perf_counter()]
-    start = finished[0]
+    programs = getattr(step, "_cache_size", lambda: 0)  # a plain function compiles nothing
+    compiled = -1  # the last step for which the host compiled
+    start = read = time.perf_counter()
+    times: list[float] = []
     waits: list[float] = []
 
     def read_until(left: int) -> None:
+        nonlocal read
         while len(under_way) > left:
             taken = under_way.popleft()
             metrics = jax.device_get(taken.metrics)
-            finished.append(time.perf_counter())
+            last, read = read, time.perf_counter()
+            # While the host compiled it saw no step end, so nothing is known of those that were under way.
+            if taken.number > compiled:
+                times.append(read - last)
             update(int(metrics.proteins), loss=f"{float(metrics.losses.total):.3f}")
             if on_result is not None:
                 on_result(metrics, taken.settings)
@@ -159,7 +176,7 @@ def train_epoch(
         rows = [[float(x) for x in jax.tree.leaves(metrics)] for metrics in jax.device_get(history)]
         return SoFar(
             steps=earlier["steps"] + rows,
-            step_seconds=earlier["step_seconds"] + np.diff(finished).tolist(),
+            step_seconds=earlier["step_seconds"] + times,
             seconds=earlier["seconds"] + time.perf_counter() - start,
             input_seconds=earlier["input_seconds"] + sum(waits),
         )
@@ -167,9 +184,10 @@ def train_epoch(
     proteins_done = int(sum(jax.tree.unflatten(_METRICS, row).proteins for row in earlier["steps"]))
     with progress(num_proteins, description, done=proteins_done, quiet=quiet) as update:
         for graph, step_settings in zip(_timed(batches, waits), settings[done:], strict=True):
-            before = state
+            before, known_programs, number = state, programs(), done + len(history)
             state, metrics = step(before, graph, step_settings)
-            number = done + len(history)
+            if programs() > known_programs:
+                compiled = number
             history.append(metrics)
             under_way.append(TakenStep(number, before, graph, step_settings, metrics))
             read_until(LAG)

@@ -8,6 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from partoken_jax.config import DataConfig
 from partoken_jax.files import write_whole
 from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 from partoken_jax.proteins import DataError, ProteinDataset
@@ -53,6 +54,7 @@ class EvaluationReport(TypedDict):
     data: str
     """File that the proteins come from."""
     split: str
+    split_scheme: str
     cropped: list[str]
     """Proteins cut to the run's `max_length`, by name."""
     scores: Evaluation
@@ -60,28 +62,45 @@ class EvaluationReport(TypedDict):
 
 
 def evaluate(
-    run_dir: str | Path, *, split: Split = "test", checkpoint: Which = "best", data: str | None = None
+    run_dir: str | Path,
+    *,
+    split: Split = "test",
+    checkpoint: Which = "best",
+    data: str | None = None,
+    task: str | None = None,
+    split_scheme: str | None = None,
 ) -> EvaluationReport:
     """Scores a checkpoint. Writes nothing; `write_evaluation` does.
 
-    Proteins, limits and cropping are those of the run; `data` puts another file in place of its own. Proteins
-    without a label are predicted, but not scored.
+    Proteins, limits and cropping are those of the run; `data` puts another file or prepared set in place of
+    its own, `task` and `split_scheme` other columns of it. Proteins without a label are predicted, but not
+    scored.
 
     Raises CheckpointError without such a checkpoint, DataError for data that do not fit or have no labels,
     TrainingError where the model's output is not finite.
     """
-    return evaluate_model(trained_run(run_dir, checkpoint), split=split, checkpoint=checkpoint, data=data)
+    model = trained_run(run_dir, checkpoint)
+    return evaluate_model(
+        model, split=split, checkpoint=checkpoint, data=data, task=task, split_scheme=split_scheme
+    )
 
 
 def evaluate_model(
-    model: TrainedModel, *, split: Split = "test", checkpoint: Which = "best", data: str | None = None
+    model: TrainedModel,
+    *,
+    split: Split = "test",
+    checkpoint: Which = "best",
+    data: str | None = None,
+    task: str | None = None,
+    split_scheme: str | None = None,
 ) -> EvaluationReport:
     """`evaluate` for a model that has been read; `checkpoint` says which one of its run it is.
 
     The data may have fewer classes than the model, as a file with few proteins has: labels go by the names of
     the classes. Raises DataError and TrainingError as `evaluate`.
     """
-    dataset, cropped = evaluation_data(model, split, data)
+    config = data_settings(model, data, task, split_scheme)
+    dataset, cropped = evaluation_data(model, split, config)
     class_numbers = _class_numbers(model, dataset)
     predictions = predict_all(model, dataset)
     check_finite(predictions, dataset)
@@ -93,16 +112,31 @@ def evaluate_model(
         epoch=model.epoch,
         data=Path(dataset.source).name,
         split=split,
+        split_scheme=config.split_scheme,
         cropped=cropped,
         scores=score(predictions, model.class_names),
         predictions=_of_proteins(dataset.names, predictions),
     )
 
 
-def evaluation_data(model: TrainedModel, split: Split, data: str | None) -> tuple[ProteinDataset, list[str]]:
+def data_settings(
+    model: TrainedModel, data: str | None, task: str | None, split_scheme: str | None
+) -> DataConfig:
+    """The model's own, but for what is given."""
+    own = model.config.data
+    return dataclasses.replace(
+        own,
+        path=own.path if data is None else data,
+        task=own.task if task is None else task,
+        split_scheme=own.split_scheme if split_scheme is None else split_scheme,
+    )
+
+
+def evaluation_data(
+    model: TrainedModel, split: Split, config: DataConfig
+) -> tuple[ProteinDataset, list[str]]:
     """The proteins of a split as an evaluation of the model reads them, and the names of those that were cut
     to its `max_length`. Raises DataError for data that cannot be used or have no labels."""
-    config = model.config.data if data is None else dataclasses.replace(model.config.data, path=data)
     dataset, cropped = limited(load_data(config, (split,))[split], config, model.config.seed)
     require_labels(dataset)
     return dataset, cropped

@@ -48,12 +48,13 @@ from partoken_jax.training.final_report import final_report
 from partoken_jax.training.guard import non_finite_step
 from partoken_jax.training.initial_weights import InitialWeights, initial_weights
 from partoken_jax.training.interruption import Interrupted, until
-from partoken_jax.training.records import EpochRecord, append_record, rewind_records
+from partoken_jax.training.records import EpochRecord, append_record, read_records, rewind_records
 from partoken_jax.training.report import (
     RunReport,
     clustering_summary,
     epoch_line,
     scores_table,
+    speed,
 )
 from partoken_jax.training.run import (
     Run,
@@ -303,7 +304,10 @@ def _begin_stage(run: Run, stage: int) -> None:
         samples = _samples(run, run.program.evaluate[True], state)
         state = initialise_codebook(run.program.graphdef, state, samples, run.config.seed, run.mesh)
         run.best = None  # earlier checkpoints have no codebook
-        run.say(f"stage 1: codebook of {run.config.model.codebook.size} codes from {len(samples)} clusters")
+        run.say(
+            f"stage 1: codebook of {run.config.model.codebook.size} codes from {len(samples)} clusters; the "
+            "best epoch is chosen anew"
+        )
     run.state = state
 
 
@@ -331,7 +335,6 @@ def _record(
         float(last.temperature),
     )
     check_finite(predictions, data.datasets["val"])
-    seconds = trained.so_far["seconds"]
     record = EpochRecord(
         epoch=run.epoch + 1,
         stage=stage,
@@ -346,11 +349,12 @@ def _record(
         validation=scores_of(predictions, data.class_names),
         skipped_steps=trained.step_losses.count(None),
         step_losses=trained.step_losses,
-        seconds=seconds,
+        seconds=trained.so_far["seconds"],
         input_seconds=trained.so_far["input_seconds"],
         validation_seconds=time.perf_counter() - start,
         step_ms=1e3 * trained.step_seconds,
-        proteins_per_second=len(data.datasets["train"]) / seconds,
+        steps_timed=trained.steps_timed,
+        proteins_per_second=len(data.datasets["train"]) / len(trained.step_losses) * trained.steps_per_second,
         compilations=compilations(run.program.train[bypass]),
     )
     if run.events is not None:
@@ -382,8 +386,5 @@ def _finish(run: Run) -> RunReport:
     run.say(scores_table(report["test"]))
     if (clusters := report["test"]["clustering"]) is not None:
         run.say(clustering_summary(clusters))
-    run.say(
-        f"{report['step_ms']:.0f} ms per step, {report['proteins_per_second']:.1f} proteins/s; "
-        f"see {run.run_dir}"
-    )
+    run.say(f"{speed(report, read_records(run.run_dir / 'metrics.jsonl'))}; see {run.run_dir}")
     return report

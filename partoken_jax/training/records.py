@@ -37,9 +37,13 @@ class EpochRecord(TypedDict):
     """Of these, spent waiting for the next batch."""
     validation_seconds: float
     step_ms: float
-    """Median over the epoch's steps."""
+    """Median over the steps that were timed; the mean, compilation included, where none was."""
+    steps_timed: int
+    """Steps of the epoch without those that were under way while the host compiled; records of before lack
+    it, and compilation is in their times."""
     proteins_per_second: float
-    """Training proteins / seconds of training."""
+    """Training proteins per step / mean seconds of the steps that step_ms is about, waits for input
+    included."""
     compilations: int
     """Programs that the training step of this stage has been compiled to so far: one per batch shape."""
 

@@ -69,9 +69,9 @@ class RunReport(TypedDict):
     seconds: float
     """Training and validation of all epochs."""
     step_ms: float
-    """Median over epochs of the median step."""
+    """Median over epochs of the median step, without compilation (`timing`)."""
     proteins_per_second: float
-    """Median over epochs."""
+    """Median over the same epochs."""
     environment: dict[str, str]
 
 
@@ -88,12 +88,30 @@ def environment() -> dict[str, str]:
 
 
 def timing(records: Sequence[EpochRecord]) -> dict[str, float]:
-    """`seconds`, `step_ms` and `proteins_per_second` of a run."""
+    """`seconds`, `step_ms` and `proteins_per_second` of a run.
+
+    The last two are medians over the epochs with a step without compilation; where there is none, over all
+    epochs, and compilation is in them.
+    """
+    timed = [r for r in records if _was_timed(r)] or records
     return {
         "seconds": float(sum(r["seconds"] + r["validation_seconds"] for r in records)),
-        "step_ms": float(np.median([r["step_ms"] for r in records])),
-        "proteins_per_second": float(np.median([r["proteins_per_second"] for r in records])),
+        "step_ms": float(np.median([r["step_ms"] for r in timed])),
+        "proteins_per_second": float(np.median([r["proteins_per_second"] for r in timed])),
     }
+
+
+def _was_timed(record: EpochRecord) -> bool:
+    """Whether the epoch's step time is one without compilation. Records of before do not say so, and count as
+    timed."""
+    return record.get("steps_timed", 1) > 0
+
+
+def speed(report: RunReport, records: Sequence[EpochRecord]) -> str:
+    """Time of a step and proteins per second in words, and whether compilation is in them."""
+    included = "" if any(map(_was_timed, records)) else ", compilation included because no step was without"
+    rate = f"{report['proteins_per_second']:.1f} proteins/s{included}"
+    return f"{report['step_ms']:.0f} ms per step (median), {rate}"
 
 
 def write_report(run_dir: Path, report: RunReport, records: Sequence[EpochRecord]) -> None:
@@ -238,7 +256,7 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
         "## Time",
         "",
         f"{report['seconds']:.0f} s for training and validation, compilation included; "
-        f"{report['step_ms']:.0f} ms per step (median), {report['proteins_per_second']:.1f} proteins/s.",
+        f"{speed(report, records)}.",
         "",
         ", ".join(f"{name} {value}" for name, value in report["environment"].items()) + ".",
         "",
@@ -273,4 +291,6 @@ def epoch_line(record: EpochRecord, num_epochs: int, improved: bool) -> str:
         if clusters["codes_used"]:
             line += f" codes {clusters['codes_used']}"
     line += f"  {record['proteins_per_second']:.1f} proteins/s"
+    if not _was_timed(record):
+        line += ", compilation included"
     return line + ("  *" if improved else "")

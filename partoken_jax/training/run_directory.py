@@ -17,6 +17,8 @@ RUN_FILES = (
     *("summary.json", "tensorboard", "predictions.npz"),
 )
 GLOBS = ("evaluation_*.json", "non_finite_step_*.npz")
+OTHERS = {"dataset.json": "a prepared set", "manifest.json": "a folder of annotations"}
+"""Files that say what else a folder of ours is."""
 LOCK = "lock"
 Which = Literal["best", "last"]
 FREE_TO_CHANGE = (
@@ -44,8 +46,8 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 def check_run_dir(config: TrainConfig) -> Path:
     """The run directory, if it may be used. Changes nothing.
 
-    Raises CheckpointError for a directory with content without `overwrite` or `resume`, one that `overwrite`
-    must not touch because it is no run, one that was started with other settings, or a contradiction.
+    Raises CheckpointError for a directory with content without `overwrite` or `resume`, one that holds
+    something else than a run, one that was started with other settings, or a contradiction.
     """
     run_dir = Path(config.run_dir)
     if config.overwrite and config.resume:
@@ -58,10 +60,13 @@ def check_run_dir(config: TrainConfig) -> Path:
     if not content:
         return run_dir
     stored = _stored(run_dir)
-    if config.overwrite and stored is None:
+    for name in OTHERS.keys() & content:
+        raise CheckpointError(f"{run_dir} is {OTHERS[name]}; choose another --run-dir")
+    if stored is None and not config.resume:
+        reason = "its config.yaml does not hold" if "config.yaml" in content else "no config.yaml holds"
         raise CheckpointError(
-            f"{run_dir} has content, but is not the directory of a run (there is no config.yaml with the "
-            "settings of one), so --overwrite leaves it alone; choose another --run-dir"
+            f"{run_dir} has content, but is not the directory of a run ({reason} the settings of one), so it "
+            "is left alone; choose another --run-dir"
         )
     if not config.overwrite and not config.resume:
         raise CheckpointError(
@@ -87,6 +92,9 @@ def has_checkpoint(run_dir: str | Path, which: Which = "last") -> bool:
 
 def check_checkpoint(run_dir: str | Path, which: Which) -> None:
     """Raises CheckpointError where a run has no checkpoint of that name, whole or not."""
+    if not Path(run_dir).is_dir():
+        what = "is a file" if Path(run_dir).exists() else "does not exist"
+        raise CheckpointError(f"{run_dir} {what}; give the directory of a run")
     if not has_checkpoint(run_dir, which):
         raise CheckpointError(
             f"{run_dir} holds no '{which}' checkpoint; give the directory of a run that has saved one"

@@ -88,9 +88,9 @@ class Summary(TypedDict):
     """Training and validation of the epochs done, in all processes that worked on the run; compilation
     included."""
     step_ms: float | None
-    """Median over epochs of the median step."""
+    """Median over epochs of the median step, without compilation where there is such a step."""
     proteins_per_second: float | None
-    """Training proteins; median over epochs."""
+    """Training proteins; median over the same epochs."""
     best_epoch: int | None
     """Epoch of the best checkpoint, from 1."""
     validation: Scores | None

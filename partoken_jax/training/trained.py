@@ -18,6 +18,7 @@ from scipy.special import softmax
 from partoken_jax.config import TrainConfig
 from partoken_jax.graphs import neighbour_tables
 from partoken_jax.graphs.batching import evaluation_batches
+from partoken_jax.graphs.neighbours import check_proteins
 from partoken_jax.graphs.packing import ROUND_TO, flatten, pack_flat
 from partoken_jax.graphs.segments import first_node
 from partoken_jax.graphs.types import PackedGraph
@@ -119,8 +120,8 @@ class TrainedModel:
         of float32; only random clusters (`PartitionerConfig.kind`) go by its place. Batches are padded to few
         sizes, so that later calls seldom compile again.
 
-        Raises DataError, naming the protein, for one whose coordinates give no finite numbers, and for a
-        model that was only pretrained.
+        Raises DataError, naming the protein, for one whose coordinates give no finite numbers, for what are
+        no proteins (`annotate` reads files), and for a model that was only pretrained.
         """
         found = [
             (
@@ -144,8 +145,7 @@ class TrainedModel:
         """All that the model makes of each protein, with its place among them: batch after batch, in no order
         that a caller can count on. Answers and errors are those of `predict`."""
         self.require_classifier()
-        if isinstance(proteins, Protein):
-            raise DataError(f"{proteins.name}: predict takes a list of proteins; give it as [protein]")
+        check_proteins(proteins, "predict")
         if len(proteins) == 0:
             return
         flat = flatten(proteins, neighbour_tables(proteins, self.config.data.neighbours))

@@ -170,7 +170,7 @@ CASES = [
     Case(
         "a run directory that is taken",
         ("train", "--run-dir", "run"),
-        ("run already exists", "--run-dir"),
+        ("run has content, but is not the directory of a run", "choose another --run-dir"),
         _run,
     ),
     Case(
@@ -193,7 +193,7 @@ CASES = [
     Case(
         "evaluating nothing",
         ("evaluate", "nothing"),
-        ("nothing holds no 'best' checkpoint", "directory of a run"),
+        ("nothing does not exist", "directory of a run"),
     ),
     Case("evaluating an empty name", ("evaluate", ""), ("directory of a run",)),
     Case(
@@ -205,7 +205,7 @@ CASES = [
     Case(
         "evaluating a file",
         ("evaluate", "run"),
-        ("run holds no 'best' checkpoint", "directory of a run"),
+        ("run is a file", "directory of a run"),
         lambda folder: (folder / "run").write_text("mine"),
     ),
     Case("an unknown split", ("evaluate", "a", "--split", "tets"), ("'tets'", "'train', 'val', 'test'")),

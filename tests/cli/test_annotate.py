@@ -36,10 +36,11 @@ def test_a_folder_is_annotated_as_far_as_it_can_be(folder, tmp_path, capsys, run
     assert main(["annotate", str(folder), "--model", run_dir, "--out", str(out)]) == 3
     assert ids(out) == ["one_A", "one_B", "two_A"]
     said = capsys.readouterr().out
-    assert "one_A: " in said and "left out: file bad: " in said and "1 of 3 files gave no protein" in said
+    assert "one_A: " in said and "1 of 3 files gave no protein" in said
+    assert f"left out: {folder}/bad.pdb: it " in said
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["state"] == "done" and len(manifest["inputs"]) == 3
-    assert "bad" in [entry["name"] for entry in manifest["skipped"]]
+    assert str(folder / "bad.pdb") in [entry["path"] for entry in manifest["skipped"]]
     assert manifest["model"]["task"] == "cath-class"
 
 
@@ -50,7 +51,7 @@ def test_exit_codes_of_all_and_none(folder, tmp_path, run_dir):
 
 
 def test_a_list_names_files_from_its_own_folder(folder, tmp_path, run_dir):
-    (folder / "list.txt").write_text("two.pdb\n\none.pdb\n")
+    (folder / "list.txt").write_text("# mine\ntwo.pdb\n\none.pdb\n")
     out = tmp_path / "out"
     args = ["annotate", str(folder / "list.txt"), "--model", run_dir, "--out", str(out), "--chains", "A"]
     assert main(args) == 0
@@ -75,7 +76,8 @@ def test_what_a_list_names_may_be_missing(folder, tmp_path, capsys, run_dir):
     (folder / "list.txt").write_text("\ufefftwo.pdb\nnowhere.pdb\n")
     out = tmp_path / "out"
     assert main(["annotate", str(folder / "list.txt"), "--model", run_dir, "--out", str(out)]) == 3
-    assert ids(out) == ["two_A"] and "left out: file nowhere: it is not a file" in capsys.readouterr().out
+    assert ids(out) == ["two_A"]
+    assert f"left out: {folder}/nowhere.pdb: it is not a file" in capsys.readouterr().out
 
 
 def test_annotations_are_never_read_as_structures(folder, tmp_path, run_dir, monkeypatch):
@@ -90,9 +92,12 @@ def test_two_files_of_one_name(folder, tmp_path, capsys, chains, run_dir):
     (folder / "more").mkdir()
     write_pdb(folder / "more" / "two.pdb", chains[:1])
     out = tmp_path / "out"
+    (folder / "more" / "two.cif").write_bytes((folder / "more" / "two.pdb").read_bytes())
+    write_pdb(folder / "more" / "two.ent", chains[:1])
     assert main(["annotate", str(folder), "--model", run_dir, "--out", str(out)]) == 3
-    assert sorted(ids(out)) == ["one_A", "one_B", "two_A"]
-    assert "another protein has the same name" in capsys.readouterr().out
+    assert sorted(ids(out)) == ["more_two_A", "one_A", "one_B", "structures_two_A"]
+    said = capsys.readouterr().out
+    assert f"more_two_A of {folder}/more/two.pdb: another protein has the same name" in said
 
 
 def test_mistakes_change_nothing(folder, tmp_path, capsys, run_dir):

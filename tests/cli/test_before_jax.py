@@ -49,7 +49,7 @@ def test_help_and_mistakes_need_no_jax(tmp_path):
         "seed": ["train", "--seed", "-1"],
         "'sead'": ["train", "--config", str(tmp_path / "c.yaml")],
         "at least one epoch": ["train", *free, "--stage0.epochs", "0", "--stage1.epochs", "0"],
-        "already exists": ["train", "--run-dir", str(taken)],
+        "not the directory of a run": ["train", "--run-dir", str(taken)],
         "nowhere.npz": ["train", *free, "--data.path", str(tmp_path / "nowhere.npz")],
         "broken.npz": ["train", *free, "--data.path", str(tmp_path / "broken.npz")],
         "max_length = 399": ["train", *free, "--data.max-length", "399"],

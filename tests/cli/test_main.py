@@ -2,6 +2,7 @@
 
 import pytest
 
+import partoken_jax
 from partoken_jax.cli import main, parse
 from partoken_jax.config import ConfigError, TrainConfig, save_yaml
 
@@ -88,13 +89,18 @@ def test_wrong_files(capsys, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_version_is_told(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"partoken_jax {partoken_jax.__version__}\n"
+
+
 def test_wrong_run_directories(capsys, tmp_path):
-    assert "no 'best' checkpoint" in complaint(capsys, "evaluate", str(tmp_path / "nothing"))
+    assert "nothing does not exist" in complaint(capsys, "evaluate", str(tmp_path / "nothing"))
+    assert "no 'best' checkpoint" in complaint(capsys, "evaluate", str(tmp_path))
+    assert "--model cath-architecture" in complaint(capsys, "evaluate", "cath-architecture")
     (tmp_path / "c.txt").write_text("mine")
     taken = complaint(capsys, "train", "--run-dir", str(tmp_path))
-    assert (
-        "already exists" in taken and "--resume" in taken and "--overwrite" in taken and "--run-dir" in taken
-    )
+    assert "is not the directory of a run" in taken and "--run-dir" in taken and "--overwrite" not in taken
     assert (tmp_path / "c.txt").read_text() == "mine"
 
 

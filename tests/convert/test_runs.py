@@ -59,7 +59,9 @@ def test_partoken_predicts_what_the_original_predicts(tmp_path):
     assert_close(out.logits, v["eval.logits"])
     np.testing.assert_array_equal(out.codes, v["eval.code_indices"])
     assert not restored.meta["bypass_codebook"]
-    assert not any("as published" in line for line in lines)  # the hyper-parameters say everything
+    # The hyper-parameters say everything else.
+    assumed = "data.neighbours 30, model.codebook.classify_quantised False"
+    assert [line.split(": ")[1] for line in lines if "as published" in line] == [assumed]
     assert load_yaml(TrainConfig, tmp_path / "run" / "config.yaml") == restored.config
 
 
@@ -110,6 +112,46 @@ def test_there_and_back_through_a_run_is_exact(tmp_path, suffix):
         assert a.keys() == b.keys()
         for path in a:
             np.testing.assert_array_equal(a[path], b[path])
+
+
+NOT_KEPT = {"data.neighbours": 16, "model.codebook.classify_quantised": True}
+"""What results depend on and the original's models do not keep, not as published."""
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_there_and_back_keeps_what_the_original_does_not(tmp_path, suffix):
+    if suffix == ".ckpt":
+        pytest.importorskip("torch")
+    arrays, _ = recorded("partoken")
+    import_weights(file_of(tmp_path, arrays), tmp_path / "run", settings=NOT_KEPT)
+    export_weights(tmp_path / "run", tmp_path / f"w{suffix}")
+    lines = import_weights(tmp_path / f"w{suffix}", tmp_path / "again")
+    first, second = (restore(tmp_path / run).config for run in ("run", "again"))
+    assert second.data.neighbours == 16 and second.model == first.model
+    assert second.model.codebook.classify_quantised and not any("as published" in line for line in lines)
+
+
+def test_a_file_without_settings_says_which_are_as_published(tmp_path):
+    """.npz has no place for them: writing says how to come back, reading what was taken instead."""
+    arrays, _ = recorded("partoken")
+    import_weights(file_of(tmp_path, arrays), tmp_path / "run", settings=NOT_KEPT)
+    said = "\n".join(export_weights(tmp_path / "run", tmp_path / "w.npz"))
+    assert f".npz holds no settings; to come back, --config {tmp_path / 'run' / 'config.yaml'}" in said
+    (line,) = [line for line in import_weights(tmp_path / "w.npz", tmp_path / "b") if "as published" in line]
+    assert "data.neighbours 30" in line and "model.codebook.classify_quantised False" in line
+    # As the command is told to come back.
+    again, config = str(tmp_path / "again"), str(tmp_path / "run" / "config.yaml")
+    assert main(["convert", str(tmp_path / "w.npz"), again, "--config", config]) == 0
+    first, second = (restore(tmp_path / run).config for run in ("run", "again"))
+    assert (second.model, second.data) == (first.model, first.data)
+
+
+def test_a_precision_that_the_original_lacks_is_said(tmp_path):
+    arrays, _ = recorded("baseline")
+    settings = {"model.precision": "bfloat16"}
+    import_weights(file_of(tmp_path, arrays), tmp_path / "run", settings=settings)
+    said = export_weights(tmp_path / "run", tmp_path / "w.safetensors")
+    assert any("to come back, --model.precision bfloat16" in line for line in said)
 
 
 def test_the_epoch_gives_the_temperature_of_the_checkpoint(tmp_path):
@@ -204,7 +246,8 @@ def test_what_is_dropped_changed_or_assumed_is_said(tmp_path):
     assert "dropped, nothing computes with them: cluster_attention.0.weight (128 parameters)" in said
     assert f"{sum(key.endswith('dummy_param') for key in arrays)} empty dummy_param" in said
     assert "row 20 of W_s.weight" in said and "rounded from float64 to float32: W_s.weight" in said
-    assert "as published, because nothing says otherwise (--config or flags do): model.dropout 0.1\n" in said
+    assert "as published, because nothing says otherwise (--config or flags do): model.dropout 0.1, " in said
+    assert "model.dropout 0.1, data.neighbours 30\n" in said
     assert "classes: class 0, class 1, class 2 (--data.task ec-class)\n" in said
     stored = by_path(restore(tmp_path / "run").state.params)["encoder.residue_embedding.embedding"]
     np.testing.assert_array_equal(stored, embedding)

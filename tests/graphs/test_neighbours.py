@@ -113,3 +113,17 @@ def test_a_residue_without_oxygen_has_no_neighbours():
 def test_bad_input_is_refused(ca, complete, k, message):
     with pytest.raises(DataError, match=message):
         neighbour_table(ca, complete, k)
+
+
+def test_what_are_no_proteins_is_answered_in_one_sentence():
+    protein = load_dataset(split="val").proteins[0]
+    with pytest.raises(
+        DataError, match=rf"^{protein.name}: neighbour_tables takes .* give it as \[protein\]$"
+    ):
+        neighbour_tables(protein, 30)
+    for wrong in (["my.pdb"], protein.backbone, None):
+        with pytest.raises(
+            DataError, match=r"^neighbour_tables takes a list of proteins \([\w.]+\), and this is"
+        ):
+            neighbour_tables(wrong, 30)
+    assert neighbour_tables([], 30) == []

@@ -97,7 +97,7 @@ def test_what_is_left_out_is_said(model, proteins, tmp_path):
     cropped = list(annotate(tmp_path / "good.pdb", model, max_length=25, too_long="crop", skipped=[]))
     assert [len(annotation.protein) for annotation in cropped] == [24, 25]
     assert all(len(a.origin.label_numbers) == len(a.protein) for a in cropped)
-    with pytest.warns(UserWarning, match="file bad is left out"):
+    with pytest.warns(UserWarning, match="bad.cif is left out"):
         list(annotate(tmp_path, model))
 
 
@@ -119,6 +119,14 @@ def test_a_protein_without_finite_numbers_does_not_stop_the_others(model, protei
     names = [a.protein.name for a in annotate(proteins[:3], Refusing(), skipped=skipped)]
     assert names == [proteins[0].name, proteins[2].name]
     assert [entry.name for entry in skipped] == [proteins[1].name] and "not finite" in skipped[0].reason
+
+
+def test_a_source_of_another_kind_is_answered_at_once(model, proteins):
+    for wrong, name in ((proteins[0].backbone, "ndarray"), ([proteins[0], None], "NoneType")):
+        with pytest.raises(
+            DataError, match=f"^annotate takes structure files, .* or a list of these, not {name}$"
+        ):
+            annotate(wrong, model)
 
 
 @pytest.mark.parametrize("source", ["missing.pdb", "folder"])

@@ -26,7 +26,7 @@ def write(path, annotations, **settings):
     with AnnotationFolder(path, annotations[0].class_names, **settings) as folder:
         for annotation in annotations:
             folder.add(annotation)
-        folder.finish({"command": "as given"}, [Skipped("x", "file", "why")])
+        folder.finish({"command": "as given"}, [Skipped("x", "file", "why", "x.pdb")])
     return path
 
 
@@ -57,7 +57,7 @@ def test_tables_json_and_arrays_say_the_same(tmp_path, annotations):
         np.testing.assert_array_equal(arrays[f"protein/{name}"], annotation.protein_features)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["state"] == "done" and manifest["proteins"] == 3
-    assert manifest["skipped"] == [{"name": "x", "what": "file", "reason": "why"}]
+    assert manifest["skipped"] == [{"name": "x", "what": "file", "reason": "why", "path": "x.pdb"}]
     there = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert there == {*manifest["files"], "manifest.json"}
 

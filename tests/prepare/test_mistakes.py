@@ -54,7 +54,9 @@ def test_labels_that_are_no_text(structures, tmp_path, complaint):
     assert "l.csv: cannot be read as CSV" in complaint(
         structures, tmp_path / "out", "--labels", tmp_path / "l.csv"
     )
-    assert "nowhere.csv" in complaint(structures, tmp_path / "out", "--labels", tmp_path / "nowhere.csv")
+    assert "nowhere.csv: cannot be read (No such file or directory); check the path" in complaint(
+        structures, tmp_path / "out", "--labels", tmp_path / "nowhere.csv"
+    )
     assert "pdbs: is not a file" in complaint(structures, tmp_path / "out", "--labels", structures)
     assert "zero: is not a file" in complaint(structures, tmp_path / "out", "--labels", "/dev/zero")
 
@@ -92,7 +94,6 @@ def test_sources(structures, some_npz, table, tmp_path, complaint):
     assert "leave out --split" in complaint(structures, out, "--labels", table(), "--split", "0.8,0.1,0.1")
     (tmp_path / "empty").mkdir()
     assert "holds no structure files" in complaint(tmp_path / "empty", out)
-    assert "no directory" in complaint(structures, tmp_path / "no" / "out")
     (tmp_path / "bad.npz").write_bytes(b"PK\3\4 no zip")
     assert "bad.npz: not a readable .npz" in complaint(tmp_path / "bad.npz", out)
     (tmp_path / "weights.pt").write_bytes(b"")
@@ -103,11 +104,9 @@ def test_sources(structures, some_npz, table, tmp_path, complaint):
 
 
 def test_two_files_of_one_name(structures, chains, tmp_path, complaint):
-    write_structure(structures / "more" / "1abc.cif", structure_of([chain_of(chains[0], "A")]))
+    write_structure(structures / "1abc.cif", structure_of([chain_of(chains[0], "A")]))
     said = complaint(structures, tmp_path / "out")
     assert "1abc.pdb" in said and "1abc.cif" in said and "one name" in said
-    again = complaint(structures / "1abc.pdb", structures / "1abc.pdb", tmp_path / "out")
-    assert "one name" in again
 
 
 def test_nothing_but_what_cannot_be_used(tmp_path, complaint):

@@ -190,7 +190,8 @@ def test_names_that_stand_twice_or_not_at_all(some_npz, tmp_path, load):
     prepare([str(tmp_path / "empty.npz")], tmp_path / "out", workers=1, neighbours=4)
     found = load(tmp_path / "out")
     assert found["id"].tolist() == np.delete(ids, 3).tolist()
-    assert found["json"]["skipped"] == [{"name": "  ", "what": "protein", "reason": "its id is empty"}]
+    empty = {"name": "  ", "what": "protein", "reason": "its id is empty", "path": ""}
+    assert found["json"]["skipped"] == [empty]
     arrays["id"] = ids
     arrays["id"][4] = ids[2]
     np.savez(tmp_path / "twice.npz", **arrays)
@@ -231,6 +232,14 @@ def test_chains_that_cannot_be_used_are_listed(tmp_path, chains, load):
     assert "none of its residues has all four" in reasons["x_C"]
 
 
+def test_files_of_one_name_in_several_folders(structures, tmp_path, chains, load):
+    before = structures / "1abc.pdb"
+    write_structure(structures / "more" / "1abc.cif", structure_of([chain_of(chains[0], "A")]))
+    prepare([str(structures), str(before)], tmp_path / "out", workers=1, neighbours=4)
+    names = load(tmp_path / "out")["id"].tolist()
+    assert [name for name in names if b"1abc" in name] == [b"pdbs_1abc_A", b"more_1abc_A"]
+
+
 def test_only_a_prepared_set_is_ever_replaced(structures, tmp_path, load):
     out = tmp_path / "out"
     out.mkdir()
@@ -252,6 +261,11 @@ def test_only_a_prepared_set_is_ever_replaced(structures, tmp_path, load):
     with pytest.raises(DataError):
         prepare([str(tmp_path / "nowhere")], tmp_path / "set", overwrite=True)
     assert load(tmp_path / "set")["json"]["neighbours"] == 4
+    (tmp_path / "set" / "checkpoints").mkdir()
+    (tmp_path / "set" / "checkpoints" / "mine").touch()
+    with pytest.raises(ConfigError, match="holds checkpoints/mine beside the prepared set"):
+        prepare([str(structures)], tmp_path / "set", workers=1, neighbours=5, overwrite=True)
+    (tmp_path / "set" / "checkpoints" / "mine").unlink()
     prepare([str(structures)], tmp_path / "set", workers=1, neighbours=5, overwrite=True)
     assert load(tmp_path / "set")["json"]["neighbours"] == 5
     assert not list(tmp_path.glob("set.*"))

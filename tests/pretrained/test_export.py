@@ -72,6 +72,18 @@ def test_every_platform_has_its_own_form_wherever_it_is_exported(run_dir, folder
     assert (folder / "residues_64.stablehlo").stat().st_size < 2 * sizes["cpu"]
 
 
+def test_a_file_where_the_folder_would_be_is_named(run_dir, tmp_path):
+    file = tmp_path / "my.pdb"
+    file.write_text("kept")
+    for path in (file, file / "below"):
+        with pytest.raises(
+            ConfigError, match=r"^\S+: is a file, or in one; name a folder for the programs$"
+        ) as e:
+            export(load_model(run_dir), path, residues=(64,))
+        assert str(path) in str(e.value)
+    assert file.read_text() == "kept"
+
+
 def test_sizes_that_hold_no_neighbours_are_refused(run_dir, tmp_path):
     with pytest.raises(ConfigError, match="residues"):
         export(load_model(run_dir), tmp_path, residues=(4,))

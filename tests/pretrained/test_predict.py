@@ -1,6 +1,7 @@
 """What a trained model says of a protein, whatever company the protein is in."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -84,6 +85,17 @@ def test_nothing_and_one_alone(model, proteins):
     assert model.predict([]) == []
     with pytest.raises(DataError, match=r"give it as \[protein\]"):
         model.predict(proteins[0])
+
+
+def test_what_are_no_proteins_is_answered_in_one_sentence(model, proteins):
+    """The likely mistakes: paths, coordinates, something that can be read only once."""
+    said = (
+        r"^predict takes a list of proteins \(partoken_jax\.Protein\), and this is none; structure files are "
+        r"read by partoken_jax\.annotate$"
+    )
+    for wrong in ("my.pdb", Path("my.pdb"), ["my.pdb"], proteins[0].backbone, iter(proteins)):
+        with pytest.raises(DataError, match=said):
+            model.predict(wrong)
 
 
 def test_an_output_that_is_no_number_is_an_error(model, proteins):

@@ -11,7 +11,7 @@ import pytest
 from partoken_jax.proteins import DataError, LabelColumn, write_prepared
 from partoken_jax.proteins.dataset import EMBEDDED
 from partoken_jax.training import evaluate as evaluation
-from partoken_jax.training.data import describe, load_data, load_run_data, prepare
+from partoken_jax.training.data import describe, limited, load_data, load_run_data, prepare
 from partoken_jax.training.epochs import predict, score, train_epoch
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.step import initial_state, make_eval_step, make_train_step
@@ -143,6 +143,31 @@ def test_evaluating_a_run_leaves_proteins_without_a_label_out_of_the_scores(gvp_
     monkeypatch.setattr(evaluation, "load_data", unlabelled(every_other=False))
     with pytest.raises(DataError, match="none of the 8 proteins of split 'val' has a label"):
         evaluation.evaluate(run_dir, split="val")
+
+
+def test_a_run_is_evaluated_on_a_set_whose_columns_have_other_names(gvp_run, tmp_path):
+    run_dir = gvp_run[0].run_dir
+    own = evaluation.evaluate(run_dir, split="val")
+    config = gvp_run[0]
+    dataset, _ = limited(load_data(config.data)["val"], config.data, config.seed)
+    column = LabelColumn(dataset.class_names, dataset.labels)
+    splits, neighbours = {"mine": np.ones(len(dataset), np.int8)}, config.data.neighbours
+    write_prepared(
+        tmp_path / "set", dataset.proteins, labels={"fold": column}, splits=splits, neighbours=neighbours
+    )
+    where = {"split": "val", "data": str(tmp_path / "set")}
+    with pytest.raises(DataError, match="unknown task 'cath-class'; choose one of fold"):
+        evaluation.evaluate(run_dir, **where)
+    with pytest.raises(DataError, match="unknown split_scheme 'identity'; choose one of mine"):
+        evaluation.evaluate(run_dir, **where, task="fold")
+    report = evaluation.evaluate(run_dir, **where, task="fold", split_scheme="mine")
+    assert report["scores"] == own["scores"] and report["split_scheme"] == "mine"
+
+
+def test_data_that_have_moved_are_not_there():
+    data = dataclasses.replace(tiny().data, path="nowhere/set", task="of my own")
+    with pytest.raises(DataError, match="nowhere/set: no such file; give the path"):
+        load_data(data)
 
 
 def test_a_prepared_set_gives_the_batches_of_the_proteins_in_it(tmp_path):

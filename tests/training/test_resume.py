@@ -167,6 +167,17 @@ def test_overwrite_touches_nothing_that_is_not_a_run(gvp_run, tmp_path):
         assert snapshot(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("name", "what"), [("dataset.json", "a prepared set"), ("manifest.json", "a folder of annotations")]
+)
+def test_no_run_goes_into_another_folder_of_ours(gvp_run, tmp_path, name, what):
+    (tmp_path / name).write_text("{}")
+    for settings in ({"resume": True}, {"overwrite": True}, {}):
+        with pytest.raises(CheckpointError, match=f"is {what}; choose another --run-dir"):
+            train(dataclasses.replace(gvp_run[0], run_dir=str(tmp_path), **settings), quiet=True)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_overwrite_waits_for_data_and_model(gvp_run, tmp_path, monkeypatch):
     """A finished run is not lost to a mistake that shows when data or weights are made."""
     shutil.copytree(gvp_run[0].run_dir, tmp_path / "run")
