@@ -75,7 +75,8 @@ $(DOCS): $(READY)
 	@$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[docs]'
 	@touch $@
 
-# PyTorch is large, and only tests and comparisons need it.
-$(TORCH): $(READY)
+# PyTorch is large, and only tests and comparisons need it. It comes after the rest, so that `make -j` never has two
+# installations in one environment at once.
+$(TORCH): $(DOCS)
 	@$(BIN)/python -m pip install $(PIP_ARGS) --editable '.[torch]'
 	@touch $@

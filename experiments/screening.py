@@ -90,6 +90,8 @@ def in_words(found: dict[str, Any]) -> str:
     }
     said = [f"{direction} with {'; '.join(names)}" for direction, names in told.items() if names]
     changed = " and ".join(said) or "changed by nothing"
+    if found["seeds"] == 1:
+        return "These are single runs, so that nothing can be told yet."
     return (
         f"{power(TASK, found).removeprefix('- ')} After {found['epochs']} epochs accuracy is told to be "
         f"{changed}; of {len(compared)} comparisons one in twenty is told by chance."

@@ -36,7 +36,7 @@ PRESETS: dict[str, dict[str, Change]] = {
         ),
         "model.codebook.decay": Change(0.9, "codes that follow their clusters (docs/LEARNING.md)"),
         "reseed_dead_codes": Change(True, "codes that nobody chose come back (docs/LEARNING.md)"),
-        "data.neighbours": Change(16, "0.72 (GVP) to 0.78 (ParToken) of the time of a step"),
+        "data.neighbours": Change(16, "with the others 0.72 (GVP) to 0.78 (ParToken) of the time of a step"),
         "one_schedule": Change(True, _RECIPE),
         "stage0.learning_rate": Change(5e-4, _RECIPE),
         "stage0.epochs": Change(12, "minutes on a GPU, from a pretrained encoder"),

@@ -30,7 +30,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
             Positional[tuple[str, ...]],
             arg(
                 help="Structure files (PDB or mmCIF, also with .gz), folders of them, and lists of them: "
-                "files whose name ends in .txt, with a path in every line, or a remark after #.",
+                "files whose name ends in .txt, with a path in every line but those that begin with #.",
                 metavar="FILE|FOLDER...",
             ),
         ],
@@ -147,17 +147,17 @@ def _files(sources: tuple[str, ...], out: Path) -> list[Path]:
     """The files that the sources name, each once; those of annotations, old ones in `out` and any in a folder
     within a source, are left out."""
     from partoken_jax.interpret.write import earlier_annotations, has_annotations
-    from partoken_jax.proteins.structure_paths import structure_files
+    from partoken_jax.proteins.structure_paths import each_once, structure_files
 
     ours = functools.cache(has_annotations)
-    found: dict[Path, Path] = {}
+    found: list[Path] = []
     for source, is_listed in _listed(sources):
         # What a list names may be missing; the others are annotated.
         for file in [source] if is_listed and not source.is_dir() else structure_files(source):
             if not any(ours(folder) for folder in file.parents if source in folder.parents):
-                found.setdefault(file.absolute(), file)
+                found.append(file)
     old = {file.resolve() for file in earlier_annotations(out)}
-    files = [file for file in found.values() if file.resolve() not in old]
+    files = [file for file in each_once(found) if file.resolve() not in old]
     if not files:
         raise ConfigError(f"{out}: the sources hold nothing but annotations of before; name other ones")
     return files

@@ -123,7 +123,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
 class _Data(NamedTuple):
     """What is asked for in place of the run's own settings."""
 
-    path: str | None
+    data: str | None
     task: str | None
     split_scheme: str | None
 
@@ -143,14 +143,14 @@ class _More(NamedTuple):
             mcsa_file()
 
 
-def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: _Data, more: _More) -> None:
+def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, other: _Data, more: _More) -> None:
     # Before JAX is imported, which takes long.
     from partoken_jax.pretrained import model_names
 
     if not run_dir.exists() and str(run_dir) in model_names():
         raise ConfigError(f"{run_dir} is a model of the package, not a run; give it as --model {run_dir}")
     check_checkpoint(run_dir, checkpoint)
-    check_input(data.path)
+    check_input(other.data)
     more.check()
 
     from partoken_jax.training.compilation_cache import use_compilation_cache
@@ -159,14 +159,7 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: _Data, 
 
     use_compilation_cache()
     model = trained_run(run_dir, checkpoint)
-    report = evaluate_model(
-        model,
-        split=split,
-        checkpoint=checkpoint,
-        data=data.path,
-        task=data.task,
-        split_scheme=data.split_scheme,
-    )
+    report = evaluate_model(model, split=split, checkpoint=checkpoint, **other._asdict())
     _show(f"{run_dir}: {checkpoint} checkpoint (epoch {report['epoch']})", report)
     try:
         write_evaluation(report)
@@ -175,11 +168,11 @@ def _evaluate(run_dir: Path, split: Split, checkpoint: Checkpoint, data: _Data, 
             f"warning: {error.filename}: cannot be written ({error.strerror}), so the result is only printed",
             file=sys.stderr,
         )
-    _add(more, model, report, split, data)
+    _add(more, model, report, split, other)
 
 
-def _evaluate_model(source: str, split: Split, data: _Data, more: _More) -> None:
-    check_input(data.path)
+def _evaluate_model(source: str, split: Split, other: _Data, more: _More) -> None:
+    check_input(other.data)
     more.check()
 
     from partoken_jax.pretrained import find_model, load_model
@@ -193,22 +186,20 @@ def _evaluate_model(source: str, split: Split, data: _Data, more: _More) -> None
     from partoken_jax.training.evaluate import evaluate_model
 
     use_compilation_cache()
-    if data.path is None:
-        data = data._replace(path=str(EMBEDDED))
-    report = evaluate_model(
-        model, split=split, data=data.path, task=data.task, split_scheme=data.split_scheme
-    )
+    if other.data is None:
+        other = other._replace(data=str(EMBEDDED))
+    report = evaluate_model(model, split=split, **other._asdict())
     _show(f"{source}: {model.config.model.kind} for {model.task}", report)
-    _add(more, model, report, split, data)
+    _add(more, model, report, split, other)
 
 
-def _add(more: _More, model: "TrainedModel", report: "EvaluationReport", split: Split, data: _Data) -> None:
+def _add(more: _More, model: "TrainedModel", report: "EvaluationReport", split: Split, other: _Data) -> None:
     """Writes and prints what is asked for beside the scores."""
     if not (more.details or more.sites):
         return
     from partoken_jax.training.evaluate import data_settings, evaluation_data
 
-    dataset, _ = evaluation_data(model, split, data_settings(model, *data))
+    dataset, _ = evaluation_data(model, split, data_settings(model, **other._asdict()))
     more.folder.mkdir(parents=True, exist_ok=True)
     if more.details:
         from partoken_jax.interpret.evaluated import write_evaluated_details
@@ -233,7 +224,7 @@ def _show(what: str, report: "EvaluationReport") -> None:
     """Prints the scores under a line that says of what."""
     from partoken_jax.training.report import clustering_summary, scores_table
 
-    print(f"{what} on {report['data']}, {report['split']}")
+    print(f"{what} on {report['data']}, {report['task']}, {report['split_scheme']} {report['split']}")
     if report["cropped"]:
         print(f"{len(report['cropped'])} proteins cropped: {', '.join(report['cropped'][:10])}")
     print(scores_table(report["scores"]))

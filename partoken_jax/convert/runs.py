@@ -38,7 +38,7 @@ from partoken_jax.proteins.tasks import CATH_CLASSES, EC_CLASSES
 if TYPE_CHECKING:
     from partoken_jax.training.checkpoints import Which
     from partoken_jax.training.step import TrainState
-from partoken_jax.training.run_directory import LOCK, check_run_dir, clear_run_dir, locked
+from partoken_jax.training.run_directory import LOCK, CheckpointError, check_run_dir, clear_run_dir, locked
 
 Arrays = dict[str, np.ndarray]
 ORIGINAL_HEADS = 4
@@ -70,9 +70,14 @@ def import_weights(
     source, run_dir = Path(source), Path(run_dir)
     if run_dir.is_file():
         raise ConvertError(f"{run_dir} is a file; name a directory for the run")
+    try:
+        check_run_dir(dataclasses.replace(TrainConfig(), run_dir=str(run_dir), overwrite=True))
+    except CheckpointError:
+        raise ConvertError(
+            f"{run_dir} has content, but is not the directory of a run; name another"
+        ) from None
     if run_dir.is_dir() and any(path.name != LOCK for path in run_dir.iterdir()) and not overwrite:
         raise ConvertError(f"{run_dir} already exists; pass --overwrite to replace it, or name another one")
-    check_run_dir(dataclasses.replace(TrainConfig(), run_dir=str(run_dir), overwrite=overwrite))
     weights = read_weights(source, trust_pickle=trust_pickle)
     arrays = _without_prefix(source, weights.arrays)
     said = {"its weights": settings_of_weights(source, arrays)}

@@ -144,12 +144,12 @@ def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndar
 
     Proteins are put in the order of their classes in the column with the fewest labels, among equals of those
     in the next column, and so on: larger classes first, those without a label last, and the rest by chance.
-    One after the other then goes to a split that one of its columns is not in yet, training before validation
-    and test; else to training if one of its classes is not there yet but has another protein as well; else to
-    the split that has least of its share so far.
+    One after the other then goes to a split that one of its columns is not in yet, the column with the fewest
+    labels first, and training before validation and test; else to training if one of its classes is not there
+    yet but has another protein as well, even beyond its share; else to the split that has least of its share.
 
-    So a column of three labels is in every split, and every class is shared out to within a protein or two,
-    the classes of one protein together.
+    So a column of three labels is in every split. In the column with the fewest labels every class is shared
+    out to within a protein or two, in others as chance has it.
     """
     rng = np.random.default_rng(seed)
     names = sorted({name for labels in found.labels for name in labels})
@@ -169,11 +169,11 @@ def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndar
     sizes = np.zeros(len(shares))
     chosen = np.zeros(len(found.ids), np.int8)
     for done, protein in enumerate(np.lexsort(keys), start=1):
-        labels = {(name, str(of[protein])) for name, of in classes.items() if of[protein]}
-        columns = [missing_any, *(missing[name] for name, _ in labels)]
+        labels = {name: str(classes[name][protein]) for name in fewest if classes[name][protein]}
+        columns = [*(missing[name] for name in labels), missing_any]
         if any(columns):
-            split = min(splits[0] for splits in columns if splits)
-        elif labels & untrained:
+            split = next(splits[0] for splits in columns if splits)
+        elif labels.items() & untrained:
             split = 0
         else:
             split = int(np.argmax(done * np.array(shares) - sizes))
@@ -181,7 +181,7 @@ def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndar
             if split in splits:
                 splits.remove(split)
         if split == 0:
-            untrained -= labels
+            untrained -= labels.items()
         sizes[split] += 1
         chosen[protein] = split
     return chosen

@@ -68,6 +68,7 @@ def prepare(
     if split is not None and plan.has_splits:
         raise ConfigError(f"split is given, but {plan.paths[0]} brings splits of its own; leave out --split")
     folder = out.with_name(f"{out.name}.partial")
+    made = [path for path in out.absolute().parents if not path.exists()]
     total = sum(chunk["size"] for chunk in plan.chunks)
     with chunk_folder(folder, plan, neighbours) as done:
         if done:
@@ -82,6 +83,8 @@ def prepare(
             os.rename(folder / "dataset", out)
         except DataError:
             shutil.rmtree(folder)
+            for path in made:
+                path.rmdir()
             raise
         except (KeyboardInterrupt, OSError):  # a full disk, for instance
             print(f"{folder}: unfinished; the same command goes on from there", flush=True)
@@ -130,6 +133,9 @@ def _check(
         )
     if not out.name:
         raise ConfigError(f"{out}: is no name for a folder; name one")
+    above = next(path for path in out.absolute().parents if path.exists())
+    if not above.is_dir():
+        raise ConfigError(f"{out}: {above} is a file; name another folder")
     if out.exists():
         if not _is_prepared(out):
             raise ConfigError(

@@ -8,7 +8,7 @@ from partoken_jax.prepare.annotations import read_labels
 from partoken_jax.prepare.records import Annotations, Chunk, Column, Contents, Plan, Record, pieces
 from partoken_jax.proteins import DataError
 from partoken_jax.proteins.structure_formats import StructureError, check_structure_file
-from partoken_jax.proteins.structure_paths import file_names, structure_files
+from partoken_jax.proteins.structure_paths import each_once, file_names, structure_files
 from partoken_jax.proteins.structures import read_structure
 
 FILES = 32
@@ -69,7 +69,7 @@ def plan_sources(
             raise DataError(f"{source}: is a data set of its own; prepare it without other sources")
         files += structure_files(Path(source))
         _check_named(Path(source))
-    files = list({path.absolute(): path for path in files}.values())  # one that is named twice is one
+    files = each_once(files)
     annotations, columns = (None, {}) if labels is None else read_labels(labels)
     return _structure_plan("structure files", files, list(sources), chains, annotations, columns)
 

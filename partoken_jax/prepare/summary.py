@@ -40,13 +40,15 @@ def summarise(
 def _without_labels(
     found: Gathered, columns: Mapping[str, LabelColumn], schemes: Mapping[str, np.ndarray]
 ) -> list[str]:
-    """A warning for every column that a split of a scheme has no label of."""
+    """A warning for every column of one class for each protein that a split of a scheme has no label of."""
     other = "other splits" if any(found.splits) else "another --split"
     said = []
     for name, column in columns.items():
-        labelled = column.values >= 0 if column.starts is None else np.diff(column.starts) > 0
+        if column.starts is not None:  # which training cannot use
+            continue
         for scheme, split in schemes.items():
-            missing = [shown for shown, code in SPLITS.items() if not labelled[split == code].any()]
+            of = {shown: column.values[split == code] for shown, code in SPLITS.items()}
+            missing = [shown for shown, values in of.items() if len(values) and (values < 0).all()]
             if missing:
                 said.append(
                     f"warning: no protein of {' and '.join(missing)} in split {scheme} has a label {name!r}, "

@@ -23,29 +23,34 @@ def structure_files(path: Path) -> list[Path]:
             for name in names
             if is_structure_file(Path(name)) or _is_of_kind_not_read(Path(name))
         ]
-        for error in closed:
-            if Path(error.filename) == path:
-                raise DataError(
-                    f"{path}: cannot be read ({str(error.strerror).lower()}); change who may read it"
-                )
-            files.append(Path(error.filename))
         if not any(map(is_structure_file, files)):
+            for error in closed:
+                reason = str(error.strerror).lower()
+                raise DataError(f"{error.filename}: cannot be read ({reason}); change who may read it")
             raise DataError(f"{path}: holds no structure files; their names end in {', '.join(SUFFIXES)}")
-        return sorted(files)
+        return sorted([*files, *(Path(error.filename) for error in closed)])
     if not path.exists() and not path.is_symlink():
         raise DataError(f"{path}: no such file or folder; correct the path")
     return [path]
 
 
+def each_once(files: Iterable[Path]) -> list[Path]:
+    """The files in their order, one that is named twice, by whatever paths, once."""
+    found: dict[tuple[Path, str], Path] = {}
+    for file in files:
+        found.setdefault((file.resolve(), file.name), file)
+    return list(found.values())
+
+
 def file_names(files: Iterable[Path]) -> dict[Path, str]:
     """What each structure file is called: its name without suffixes, and where files in several folders share
     that, as many of their folders before it as tell them apart ("job1_ranked_0" and "job2_ranked_0")."""
-    groups: dict[str, set[Path]] = {}
+    groups: dict[str, list[Path]] = {}
     for file in files:
-        groups.setdefault(stem(file), set()).add(file)
+        groups.setdefault(stem(file), []).append(file)
     names: dict[Path, str] = {}
     for name, group in groups.items():
-        folders, depth = {file.parent for file in group}, 0
+        folders, depth = list(dict.fromkeys(file.parent for file in group)), 0
         while True:
             called = {folder: "_".join((*_parts(folder, depth), name)) for folder in folders}
             if len(set(called.values())) == len(folders) or all(depth >= len(f.parts) for f in folders):
@@ -57,7 +62,7 @@ def file_names(files: Iterable[Path]) -> dict[Path, str]:
 
 def _parts(folder: Path, depth: int) -> tuple[str, ...]:
     """The names of the innermost folders of a path, so many of them."""
-    named = [part for part in folder.parts if part != folder.anchor]
+    named = [part for part in Path(os.path.normpath(folder)).parts if part not in (folder.anchor, "..")]
     return tuple(named[len(named) - min(depth, len(named)) :])
 
 

@@ -53,8 +53,9 @@ class EvaluationReport(TypedDict):
     epoch: int
     data: str
     """File that the proteins come from."""
-    split: str
+    task: str
     split_scheme: str
+    split: str
     cropped: list[str]
     """Proteins cut to the run's `max_length`, by name."""
     scores: Evaluation
@@ -111,8 +112,9 @@ def evaluate_model(
         checkpoint=checkpoint,
         epoch=model.epoch,
         data=Path(dataset.source).name,
-        split=split,
+        task=config.task,
         split_scheme=config.split_scheme,
+        split=split,
         cropped=cropped,
         scores=score(predictions, model.class_names),
         predictions=_of_proteins(dataset.names, predictions),

@@ -60,8 +60,8 @@ def check_run_dir(config: TrainConfig) -> Path:
     if not content:
         return run_dir
     stored = _stored(run_dir)
-    for name in OTHERS.keys() & content:
-        raise CheckpointError(f"{run_dir} is {OTHERS[name]}; choose another --run-dir")
+    if stored is None and (others := [what for name, what in OTHERS.items() if name in content]):
+        raise CheckpointError(f"{run_dir} is {others[0]}; choose another --run-dir")
     if stored is None and not config.resume:
         reason = "its config.yaml does not hold" if "config.yaml" in content else "no config.yaml holds"
         raise CheckpointError(

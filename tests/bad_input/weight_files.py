@@ -204,7 +204,7 @@ CASES = [
         "model.dropout is 'x'",
         args=(*CONVERT, "--model.dropout", "x"),
     ),
-    Case("weights: a target that is taken", CONVERT, ("run already exists", "--overwrite"), _taken),
+    Case("weights: a target that is taken", CONVERT, ("run has content", "name another"), _taken),
     Case(
         "weights: a target that is a file", CONVERT, ("run is a file", "name a directory"), _taken_by_a_file
     ),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments import compiled, finished_runs, gpu_forms, timing_analysis
+from experiments.learn import SCREENED
 from partoken_jax.pretrained.load import BOX
 
 ROOT = Path(__file__).parents[2]
@@ -150,6 +151,9 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "step_times.json":
         assert file.parent.name == given["task"]
         assert {row["over_gvp"]["pairs"] for row in result["rows"]} == {int(given.get("repeats", 9))}
+    elif file.name == "screening.json":
+        assert {row["setting"] for row in result["rows"]} <= SCREENED.keys() and not result["unfinished"]
+        assert all(row["seeds"] == list(range(len(row["seeds"]))) for row in result["rows"])
     elif file.name == "does_it_pay.json":
         assert result["tasks"] and result["verdict"]
     elif file == Path("learn/summary.json"):

@@ -52,6 +52,14 @@ def test_a_column_of_three_labels_is_in_every_split(seed):
     assert counts(split)[0] in (27, 28, 29) and min(counts(split)) >= 3
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_so_is_one_whose_proteins_have_labels_of_large_columns(seed):
+    rare = ["a", "a", "b"] + [""] * 300
+    large = {name: [""] * i + ["x"] + [""] * (2 - i) + ["x"] * 300 for i, name in enumerate("bcd")}
+    split = random_split(proteins(rare=rare, **large), SHARES, seed)
+    assert counts(split, np.array(rare) != "") == [1, 1, 1]
+
+
 @pytest.mark.parametrize("size, expected", [(1, [1, 0, 0]), (2, [1, 1, 0]), (4, [2, 1, 1]), (10, [8, 1, 1])])
 def test_training_comes_first_and_no_split_is_empty_for_want_of_share(size, expected):
     assert counts(random_split(proteins(colour=[""] * size), SHARES, 0)) == expected

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from partoken_jax.proteins import DataError
-from partoken_jax.proteins.structure_paths import file_names, structure_files
+from partoken_jax.proteins.structure_paths import each_once, file_names, structure_files
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,7 @@ from partoken_jax.proteins.structure_paths import file_names, structure_files
         {"r.pdb": "r", "job1/r.pdb": "job1_r"},
         {"a/1/r.pdb": "a_1_r", "b/1/r.pdb": "b_1_r"},
         {"/1/r.pdb": "1_r", "/b/1/r.pdb": "b_1_r"},
+        {"lists/../r.pdb": "r", "lists/../job1/r.pdb": "job1_r"},
         # No folder tells these apart.
         {"job1/r.pdb": "r", "job1/r.cif": "r"},
         {"job1/r.pdb": "job1_r", "job1/r.cif": "job1_r", "job2/r.pdb": "job2_r"},
@@ -39,5 +40,15 @@ def test_a_folder_that_cannot_be_read_is_answered(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", scandir)
     assert structure_files(tmp_path) == [closed, tmp_path / "x.pdb"]
-    with pytest.raises(DataError, match=r"closed: cannot be read \(permission denied\)"):
-        structure_files(closed)
+    (tmp_path / "x.pdb").unlink()
+    for path in (closed, tmp_path):
+        with pytest.raises(DataError, match=r"closed: cannot be read \(permission denied\)"):
+            structure_files(path)
+
+
+def test_a_file_that_is_named_by_several_paths_is_one(tmp_path):
+    (tmp_path / "more").mkdir()
+    paths = [tmp_path / "x.pdb", tmp_path / "more" / ".." / "x.pdb", tmp_path / "link.pdb"]
+    paths[0].touch()
+    paths[2].symlink_to(paths[0])  # which is another protein by its name
+    assert each_once(paths) == [paths[0], paths[2]]

@@ -24,7 +24,7 @@ from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.evaluate import evaluate
 from partoken_jax.training.interruption import Interrupted
 from partoken_jax.training.loop import train
-from partoken_jax.training.run_directory import CheckpointError, locked
+from partoken_jax.training.run_directory import CheckpointError, check_run_dir, locked
 from tests.helpers import by_path
 
 from .conftest import tiny
@@ -176,6 +176,13 @@ def test_no_run_goes_into_another_folder_of_ours(gvp_run, tmp_path, name, what):
         with pytest.raises(CheckpointError, match=f"is {what}; choose another --run-dir"):
             train(dataclasses.replace(gvp_run[0], run_dir=str(tmp_path), **settings), quiet=True)
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_may_have_a_file_of_such_a_name(gvp_run, tmp_path):
+    shutil.copytree(gvp_run[0].run_dir, tmp_path / "run")
+    (tmp_path / "run" / "manifest.json").write_text('{"job": 7}')
+    config = dataclasses.replace(gvp_run[0], run_dir=str(tmp_path / "run"), resume=True)
+    assert check_run_dir(config) == tmp_path / "run"
 
 
 def test_overwrite_waits_for_data_and_model(gvp_run, tmp_path, monkeypatch):
