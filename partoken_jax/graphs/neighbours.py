@@ -44,7 +44,8 @@ def check_proteins(proteins: Any, taker: str) -> None:
     """Raises DataError unless the argument of `taker` is a sequence of proteins; the first is looked at."""
     if isinstance(proteins, Protein):
         raise DataError(f"{proteins.name}: {taker} takes a list of proteins; give it as [protein]")
-    if not isinstance(proteins, Sequence) or (len(proteins) and not isinstance(proteins[0], Protein)):
+    is_sequence = isinstance(proteins, ProteinDataset | Sequence)
+    if not is_sequence or (len(proteins) and not isinstance(proteins[0], Protein)):
         raise DataError(
             f"{taker} takes a list of proteins (partoken_jax.Protein), and this is none; structure files are "
             "read by partoken_jax.annotate"
