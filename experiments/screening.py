@@ -78,24 +78,26 @@ def _interval(difference: dict[str, Any]) -> str:
 
 def in_words(found: dict[str, Any]) -> str:
     """What was compared, what could be told, and what was."""
-    compared = [row for row in found["rows"] if row["against_plain"] is not None]
-    told = {
-        direction: [
-            SCREENED[row["setting"]][0]
-            for row in compared
-            if row["against_plain"]["accuracy"]["told"]
-            and (row["against_plain"]["accuracy"]["mean"] > 0) == (direction == "more")
-        ]
-        for direction in ("more", "less")
-    }
-    said = [f"{direction} with {'; '.join(names)}" for direction, names in told.items() if names]
-    changed = " and ".join(said) or "changed by nothing"
     if found["seeds"] == 1:
         return "These are single runs, so that nothing can be told yet."
+    compared = [row for row in found["rows"] if row["against_plain"] is not None]
+    accuracy, macro = (_changed_by(compared, score) for score in ("accuracy", "macro_f1"))
+    could = power(TASK, found).removeprefix(f"- {TASK}: w")
     return (
-        f"{power(TASK, found).removeprefix('- ')} After {found['epochs']} epochs accuracy is told to be "
-        f"{changed}; of {len(compared)} comparisons one in twenty is told by chance."
+        f"W{could} After {found['epochs']} epochs, accuracy is told to be {accuracy}, macro-F1 to be {macro}."
+        f" Of these {2 * len(compared)} comparisons, one in twenty is told by chance."
     )
+
+
+def _changed_by(compared: list[dict[str, Any]], score: str) -> str:
+    """The settings with which a score is told to be more, and less."""
+    said = []
+    for direction, sign in (("more", 1), ("less", -1)):
+        found = [(row["setting"], row["against_plain"][score]) for row in compared]
+        names = [SCREENED[name][0] for name, d in found if d["told"] and sign * d["mean"] > 0]
+        if names:
+            said.append(f"{direction} with {'; '.join(names)}")
+    return " and ".join(said) or "changed by nothing"
 
 
 def text(found: dict[str, Any]) -> str:

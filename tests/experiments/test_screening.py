@@ -7,7 +7,11 @@ import numpy as np
 import pytest
 
 from experiments import screening
+from experiments.does_it_pay_report import signed
 from experiments.finished_runs import read_runs
+from experiments.learn import SCREENED
+from experiments.result_files import read
+from partoken_jax.presets import PRESETS
 from partoken_jax.proteins import DataError
 from tests.experiments.made_runs import answers, labels, make_run
 
@@ -49,8 +53,12 @@ def test_what_helps_harms_and_does_nothing_is_told_apart(root, monkeypatch, caps
     assert against["mean"]["accuracy"]["mean"] == pytest.approx(0.15)
     assert [found["accuracy"]["told"] for found in against.values()] == [True, True, False]
     said = capsys.readouterr().out
-    assert "more with mean over residues" in said and "less with SiLU" in said and "norm/seed0: not" in said
-    assert "of 3 comparisons" in said
+    assert (
+        "accuracy is told to be more with mean over residues" in said
+        and "less with SiLU" in said
+        and "norm/seed0: not" in said
+    )
+    assert "Of these 6 comparisons" in said
 
 
 def test_without_a_plain_run_or_with_another_setting_it_says_so(root):
@@ -60,3 +68,27 @@ def test_without_a_plain_run_or_with_another_setting_it_says_so(root):
     add_runs(root, "purple", seeds=1)
     with pytest.raises(DataError, match="unknown settings purple"):
         screening.analyse(read_runs(root, ["screening"])[0])
+
+
+def flat(values, where=""):
+    """Nested settings by their dotted names."""
+    found = {}
+    for name, value in values.items():
+        found |= flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
+    return found
+
+
+def test_presets_say_of_a_setting_what_its_screening_found():
+    recommended, checked = PRESETS["recommended"], set()
+    for row in read("learn", "screening.json")["rows"]:
+        settings = flat(SCREENED[row["setting"]][1])
+        for name in recommended.keys() & settings.keys():
+            if recommended[name].value == settings[name] and row["setting"] != "mean-norm":
+                found = row["against_plain"]
+                told = ["macro_f1"] if found["macro_f1"]["told"] else []
+                assert all(signed(found[score]) in recommended[name].bought for score in ["accuracy", *told])
+                checked.add(name)
+    assert checked == {
+        *("model.pooling", "model.norm_pooled", "one_schedule", "stage0.learning_rate", "weight_decay"),
+        *("label_smoothing", "class_balance", "clip_norm"),
+    }
