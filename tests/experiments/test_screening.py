@@ -88,6 +88,8 @@ def test_presets_say_of_a_setting_what_its_screening_found():
                 told = ["macro_f1"] if found["macro_f1"]["told"] else []
                 assert all(signed(found[score]) in recommended[name].bought for score in ["accuracy", *told])
                 checked.add(name)
+    (row,) = (row for row in read("learn", "screening.json")["rows"] if row["setting"] == "neighbours-30")
+    assert signed(row["against_plain"]["accuracy"]) in recommended["data.neighbours"].bought
     assert checked == {
         *("model.pooling", "model.norm_pooled", "one_schedule", "stage0.learning_rate", "weight_decay"),
         *("label_smoothing", "class_balance", "clip_norm"),
