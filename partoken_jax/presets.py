@@ -38,8 +38,7 @@ PRESETS: dict[str, dict[str, Change]] = {
         "model.codebook.decay": Change(0.9, "codes that follow their clusters (docs/LEARNING.md)"),
         "reseed_dead_codes": Change(True, "codes that nobody chose come back (docs/LEARNING.md)"),
         "data.neighbours": Change(
-            16,
-            "with the others 0.72 to 0.78 of the time of a step; 30 alone: accuracy +0.008 (-0.024 to +0.040)",
+            16, "with the others 0.72 to 0.78 of a step's time; 30 alone: accuracy +0.008 (-0.024 to +0.040)"
         ),
         "one_schedule": Change(True, "alone: accuracy +0.005 (-0.010 to +0.019)"),
         "stage0.learning_rate": Change(5e-4, "alone, in both stages: accuracy +0.004 (-0.037 to +0.045)"),
