@@ -93,9 +93,14 @@ def times(found: dict[str, Any], measured: str | None) -> str:
 
 def power(task: str, found: dict[str, Any]) -> str:
     """What could be told, said before what was found."""
+    return f"- {task}: {could_tell(found)}"
+
+
+def could_tell(found: dict[str, Any]) -> str:
+    """What so many proteins and seeds can tell."""
     assumed, seeds = found["power"], found["seeds"]
     return (
-        f"- {task}: with {found['n']} test proteins and {seeds} seed{'s' * (seeds > 1)} a difference in "
+        f"with {found['n']} test proteins and {seeds} seed{'s' * (seeds > 1)} a difference in "
         f"accuracy of {assumed['smallest_difference']:.3f} or more is told in 4 of 5 such experiments, if "
         f"two models disagree on {assumed['disagreeing']:.0%} of the proteins and their difference varies by "
         f"{assumed['seed_deviation']:.3f} (standard deviation) from seed to seed."

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from experiments.contrast import contrast
-from experiments.does_it_pay_report import power, signed
+from experiments.does_it_pay_report import could_tell, signed
 from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn import SCREENED
@@ -82,10 +82,10 @@ def in_words(found: dict[str, Any]) -> str:
         return "These are single runs, so that nothing can be told yet."
     compared = [row for row in found["rows"] if row["against_plain"] is not None]
     accuracy, macro = (_changed_by(compared, score) for score in ("accuracy", "macro_f1"))
-    could = power(TASK, found).removeprefix(f"- {TASK}: w")
+    could = could_tell(found)
     return (
-        f"W{could} After {found['epochs']} epochs, accuracy is told to be {accuracy}, macro-F1 to be {macro}."
-        f" Of these {2 * len(compared)} comparisons, one in twenty is told by chance."
+        f"{could[0].upper()}{could[1:]} After {found['epochs']} epochs, accuracy is told to be {accuracy}, "
+        f"macro-F1 to be {macro}. Of these {2 * len(compared)} comparisons, one in twenty is told by chance."
     )
 
 

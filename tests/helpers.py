@@ -256,3 +256,11 @@ def prepared_set(folder, count: int = 23, neighbours: int = 6) -> tuple[Path, li
         skipped=[{"name": "other", "reason": "it has no residue with all four atoms"}],
     )
     return folder / "set", proteins
+
+
+def flat(settings: dict, where: str = "") -> dict:
+    """Nested settings by their dotted names."""
+    found = {}
+    for name, value in settings.items():
+        found |= flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
+    return found

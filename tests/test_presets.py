@@ -10,18 +10,12 @@ from partoken_jax.cli import main, parse
 from partoken_jax.config import ConfigError, TrainConfig, save_yaml, to_dict
 from partoken_jax.presets import PRESETS, preset
 from partoken_jax.training.step import abstract_state
+from tests.helpers import flat
 
 
 def settings(*args) -> TrainConfig:
     """The settings that `partoken train ARGS` would run with."""
     return parse(["train", *args]).args[0]  # type: ignore[attr-defined]
-
-
-def flat(values: dict, where: str = "") -> dict:
-    found = {}
-    for name, value in values.items():
-        found |= flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
-    return found
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -48,7 +48,7 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             Checkpoint,
             arg(
                 help="Weights of the run to evaluate: those of the epoch with the highest accuracy in "
-                'validation ("best"; of stage 1, if there is one), or those of the last epoch ("last").'
+                'validation ("best"; with a codebook, of stage 1), or those of the last epoch ("last").'
             ),
         ] = "best",
         data: Annotated[

@@ -156,8 +156,8 @@ def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndar
     # By column, the class of each protein, the first of several; "" without one.
     classes = {name: np.array([(*labels.get(name, ()), "")[0] for labels in found.labels]) for name in names}
     open_splits = [split for split, share in enumerate(shares) if share > 0]
-    missing = {name: list(open_splits) for name in names}  # by column, the splits that it is not in yet
-    missing_any = list(open_splits)  # the same of proteins, labelled or not
+    # By column, the splits that it is not in yet; "" stands for proteins, labelled or not.
+    missing = {name: list(open_splits) for name in (*names, "")}
     untrained: set[tuple[str, str]] = set()
     keys = [rng.permutation(len(found.ids))]
     fewest = sorted(names, key=lambda name: (np.sum(classes[name] != ""), len(set(classes[name])), name))
@@ -170,7 +170,7 @@ def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndar
     chosen = np.zeros(len(found.ids), np.int8)
     for done, protein in enumerate(np.lexsort(keys), start=1):
         labels = {name: str(classes[name][protein]) for name in fewest if classes[name][protein]}
-        columns = [*(missing[name] for name in labels), missing_any]
+        columns = [missing[name] for name in (*labels, "")]
         if any(columns):
             split = next(splits[0] for splits in columns if splits)
         elif labels.items() & untrained:

@@ -1,5 +1,6 @@
 """From sources of proteins to a prepared set: what `partoken prepare` does."""
 
+import contextlib
 import csv
 import json
 import math
@@ -83,8 +84,9 @@ def prepare(
             os.rename(folder / "dataset", out)
         except DataError:
             shutil.rmtree(folder)
-            for path in made:
-                path.rmdir()
+            with contextlib.suppress(OSError):  # others may have come to use them
+                for path in made:
+                    path.rmdir()
             raise
         except (KeyboardInterrupt, OSError):  # a full disk, for instance
             print(f"{folder}: unfinished; the same command goes on from there", flush=True)

@@ -93,7 +93,8 @@ def _structure_plan(
     columns: Mapping[str, Column],
 ) -> Plan:
     """Raises DataError for two files of one name, or a table that names none of the files."""
-    called, names = file_names(files), dict[str, Path]()
+    called = file_names(files)
+    names: dict[str, Path] = {}
     for path, name in called.items():
         if (first := names.setdefault(name, path)) is not path:
             raise DataError(

@@ -24,9 +24,9 @@ def structure_files(path: Path) -> list[Path]:
             if is_structure_file(Path(name)) or _is_of_kind_not_read(Path(name))
         ]
         if not any(map(is_structure_file, files)):
-            for error in closed:
-                reason = str(error.strerror).lower()
-                raise DataError(f"{error.filename}: cannot be read ({reason}); change who may read it")
+            if closed:
+                place, reason = closed[0].filename, str(closed[0].strerror).lower()
+                raise DataError(f"{place}: cannot be read ({reason}); change who may read it")
             raise DataError(f"{path}: holds no structure files; their names end in {', '.join(SUFFIXES)}")
         return sorted([*files, *(Path(error.filename) for error in closed)])
     if not path.exists() and not path.is_symlink():

@@ -14,6 +14,7 @@ from experiments.result_files import read
 from partoken_jax.presets import PRESETS
 from partoken_jax.proteins import DataError
 from tests.experiments.made_runs import answers, labels, make_run
+from tests.helpers import flat
 
 COUNT = 600
 
@@ -68,14 +69,6 @@ def test_without_a_plain_run_or_with_another_setting_it_says_so(root):
     add_runs(root, "purple", seeds=1)
     with pytest.raises(DataError, match="unknown settings purple"):
         screening.analyse(read_runs(root, ["screening"])[0])
-
-
-def flat(values, where=""):
-    """Nested settings by their dotted names."""
-    found = {}
-    for name, value in values.items():
-        found |= flat(value, f"{where}{name}.") if isinstance(value, dict) else {f"{where}{name}": value}
-    return found
 
 
 def test_presets_say_of_a_setting_what_its_screening_found():
