@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.compare.process import ALLOCATOR
+from experiments.compare.process import ALLOCATOR, python_path
 from experiments.flags import Flags, count, output, run_script
 from partoken_jax.tables import markdown_table
 from partoken_jax.timing.measure import ratio, summary
@@ -61,7 +61,7 @@ class Checkout:
     """A process that runs the steps of one checkout."""
 
     def __init__(self, root: Path, cases: list[tuple[str, int, int]]):
-        environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": str(root)}
+        environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": python_path(str(root))}
         self.process = subprocess.Popen(
             [sys.executable, "-c", WORKER, json.dumps(cases)],
             cwd=root, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,

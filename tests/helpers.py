@@ -19,6 +19,7 @@ from partoken_jax.graphs.types import (
     ProteinGlobals,
     edge_list,
 )
+from partoken_jax.models import ParToken
 from partoken_jax.nn.noise import Noise
 from partoken_jax.proteins import LabelColumn, Protein, write_prepared
 from partoken_jax.training.objective import named_arrays as by_path  # noqa: F401
@@ -36,6 +37,23 @@ NEIGHBOURS = 6
 
 def tiny(**changes) -> ModelConfig:
     return dataclasses.replace(TINY, **changes)
+
+
+def one_layer_partoken(codes=None, **changes) -> ParToken:
+    """A ParToken of one layer, what is proven of which holds for several, and whose cluster sizes differ.
+
+    `codes` [8, 16] are its codebook.
+    """
+    model = ParToken(tiny(num_layers=1, **changes), rngs=nnx.Rngs(0))
+    scaled_parameters(model.partitioner, 2.0)
+    # Freshly initialised, every residue stays below the threshold; now about half of them pass.
+    threshold = model.partitioner.threshold.layers[-1].bias
+    threshold[...] = threshold[...] - 0.75
+    if codes is None:
+        codes = jax.random.uniform(jax.random.key(1), model.codebook.embeddings[...].shape)
+    model.codebook.embeddings[...], model.codebook.sums[...] = codes, codes
+    model.codebook.counts[...] = jnp.ones(codes.shape[0])
+    return model
 
 
 def noise_of(rows: int, seed: int = 0) -> Noise:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from experiments.compare.process import ALLOCATOR, ROOT, Process, Remote, WorkerError
+from experiments.compare.process import ALLOCATOR, ROOT, Process, Remote, WorkerError, python_path
 from experiments.compare.protocol import ORIGINAL, PASSES, REFERENCE, Settings, cores
 from experiments.compare.settings import CompareConfig
 from partoken_jax.config import ConfigError
@@ -259,7 +259,7 @@ def _write_weights(settings: Settings, file: Path) -> None:
         "np.savez(sys.argv[1], **initial_weights(Settings(**json.loads(sys.argv[2]))))"
     )
     command = [sys.executable, "-c", code, str(file), json.dumps(settings._asdict())]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "PYTHONPATH": python_path(str(ROOT)), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise ConfigError((done.stderr.strip().splitlines() or ["no weights could be made"])[-1])

@@ -106,11 +106,16 @@ class Process:
         return {"error": "out of memory" if out_of_memory else last}
 
 
+def python_path(*first: str) -> str:
+    """PYTHONPATH with these folders before those that are there: packages may be installed in them."""
+    return os.pathsep.join([*first, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def _environment(variant: str, settings: Settings) -> dict[str, str]:
     path = [str(ROOT)]
     if variant == ORIGINAL and settings.original is not None:
         path.append(settings.original)  # its modules are imported by name
-    environment = {**os.environ, **ALLOCATOR, **NO_CACHE, "PYTHONPATH": os.pathsep.join(path)}
+    environment = {**os.environ, **ALLOCATOR, **NO_CACHE, "PYTHONPATH": python_path(*path)}
     if not variant.startswith("jax"):
         environment["JAX_PLATFORMS"] = "cpu"  # only packs the batch
     return environment

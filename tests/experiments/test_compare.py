@@ -1,6 +1,7 @@
 """The comparison of frameworks: unequal things are not timed, what fails is a row, the report tells all."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from experiments.compare.comparison import (
     equality,
     row,
 )
-from experiments.compare.process import Process, WorkerError
+from experiments.compare.process import Process, WorkerError, python_path
 from experiments.compare.protocol import ORIGINAL, PASSES, VARIANTS, Settings
 from experiments.compare.settings import CompareConfig
 from partoken_jax.config import ModelConfig
@@ -58,6 +59,13 @@ def test_equal_and_unequal_probes():
 def test_the_first_residues_draw_the_same_noise_however_much_padding_follows():
     few, many = (noise(ModelConfig(), count) for count in (10, 64))
     np.testing.assert_array_equal(few, many[:, :10])
+
+
+def test_a_process_finds_packages_in_folders_of_the_users_own(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "theirs")
+    assert python_path("ours").split(os.pathsep) == ["ours", "theirs"]
+    monkeypatch.delenv("PYTHONPATH")
+    assert python_path("ours") == "ours"
 
 
 # The interface of the authors' model; what their code needs may not be installed.
