@@ -21,7 +21,7 @@ from flax import nnx
 
 from experiments.flags import Flags, count, output, run_script
 from experiments.learn import job
-from experiments.same_features import PRETRAINED
+from experiments.same_features import ENCODERS
 from partoken_jax.config import TrainConfig
 from partoken_jax.graphs.features import featurise
 from partoken_jax.nn.forms import Target, form_of
@@ -67,7 +67,7 @@ def followed(recipe: str, seed: int) -> list[dict[str, Any]]:
     config = dataclasses.replace(config, model=model)
     graphdef, state = initial_state(config)
     if config.init_from is not None:
-        state = initial_weights(str(PRETRAINED / "backbone"), state, None, config).state
+        state = initial_weights(str(ENCODERS["backbone"]), state, None, config).state
     step = make_program(config, graphdef, None, Target(target_platform()), quiet=True).train[True]
     read = reader(graphdef, data)
     before = read(state)

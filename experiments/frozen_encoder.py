@@ -7,6 +7,7 @@ start of clusters and the codebook are those of `partoken train`.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,14 +67,18 @@ class Features(NamedTuple):
     """int64 [proteins]: where those of a protein begin."""
 
 
-def encoded(model: TrainedModel, data: RunData, cache: Path) -> dict[str, Features]:
-    """What the encoder of a model makes of the residues of all splits, kept in a file `cache`, which is read
-    where it is there."""
-    if cache.is_file():
-        with np.load(cache) as arrays:
-            return {s: Features(arrays[f"{s}_x"], arrays[f"{s}_first"]) for s in data.loaders}
+def encoded(model: TrainedModel, data: RunData, folder: Path) -> dict[str, Features]:
+    """What the encoder of a model makes of the residues of all splits, kept in a file of a folder, which is
+    read where it is there. Its name follows from the weights and the proteins."""
     network: Any = model.model
     graphdef, arrays = nnx.split(network.encoder)
+    what = hashlib.sha256(data.fingerprint.encode())
+    for array in (*jax.tree.leaves(arrays), *(dataset.lengths for dataset in data.datasets.values())):
+        what.update(np.asarray(array).tobytes())
+    cache = folder / f"{what.hexdigest()[:16]}.npz"
+    if cache.is_file():
+        with np.load(cache) as kept:
+            return {s: Features(kept[f"{s}_x"], kept[f"{s}_first"]) for s in data.loaders}
 
     @jax.jit
     def encode(arrays: nnx.State, graph: PackedGraph) -> jax.Array:

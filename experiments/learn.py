@@ -76,6 +76,8 @@ RECOMMENDED = changes("recommended")
 PUBLISHED: Settings = {"data": {"neighbours": 30}}
 """What is published, in fewer epochs, steps of equal residues and the precision of all runs."""
 FAST: Settings = {"stage0": {"learning_rate": 1e-3}}
+KEPT: Settings = {"freeze_encoder": True, "stage0": {"learning_rate": 2e-3}}
+"""The encoder stays as it is, and what follows it learns, faster than an encoder could."""
 TYPES: Settings = {"model": {"residue_types": True}}
 
 
@@ -85,7 +87,7 @@ class Recipe(NamedTuple):
     kind: str
     settings: tuple[Settings, ...]
     start: str | None = None
-    """The pretraining run whose encoder it starts from."""
+    """The run whose weights it starts from, by its directory under the root."""
     change: Settings = {}  # noqa: RUF012  # nobody writes to it
     """What goes over the settings of the task as well."""
 
@@ -95,18 +97,21 @@ def _partitioner(kind: str) -> Settings:
 
 
 RECIPES = {
-    "gvp-recommended": Recipe("gvp", (RECOMMENDED,), "backbone"),
-    "partoken-recommended": Recipe("partoken", (RECOMMENDED,), "backbone"),
-    "gvp-types": Recipe("gvp", (RECOMMENDED, TYPES), "types"),
-    "partoken-types": Recipe("partoken", (RECOMMENDED, TYPES), "types"),
-    "partoken-whole": Recipe("partoken", (RECOMMENDED, _partitioner("whole")), "backbone"),
-    "partoken-random": Recipe("partoken", (RECOMMENDED, _partitioner("random")), "backbone"),
+    "gvp-recommended": Recipe("gvp", (RECOMMENDED,), "pretraining/backbone"),
+    "partoken-recommended": Recipe("partoken", (RECOMMENDED,), "pretraining/backbone"),
+    "gvp-types": Recipe("gvp", (RECOMMENDED, TYPES), "pretraining/types"),
+    "partoken-types": Recipe("partoken", (RECOMMENDED, TYPES), "pretraining/types"),
+    "partoken-whole": Recipe("partoken", (RECOMMENDED, _partitioner("whole")), "pretraining/backbone"),
+    "partoken-random": Recipe("partoken", (RECOMMENDED, _partitioner("random")), "pretraining/backbone"),
     "gvp-scratch": Recipe("gvp", (RECOMMENDED, FAST)),
     "partoken-scratch": Recipe("partoken", (RECOMMENDED, FAST)),
     # As many parameters as ParToken: 626 fewer of 707,619 with the 12 classes of short chains.
     "gvp-wide": Recipe("gvp", (RECOMMENDED, FAST, {"model": {"node_hidden": [118, 18]}})),
     "gvp-published": Recipe("gvp", (PUBLISHED,)),
     "partoken-published": Recipe("partoken", (PUBLISHED,)),
+    "partoken-transferred": Recipe(
+        "partoken", (RECOMMENDED, KEPT), "cath-architecture/partoken-recommended/seed0", _epochs(5, 3)
+    ),
     # As narrow as those of the screening, in epochs that take about as long as those of gvp-scratch.
     "gvp-narrow": Recipe("gvp", (RECOMMENDED, FAST), change={**NARROW, **_epochs(8, 5)}),
 }
@@ -151,6 +156,7 @@ COMPARED = {
     "partoken-random": "ParToken, random clusters",
     "partoken-recommended": "ParToken, recommended recipe",
     "partoken-types": "ParToken that sees residue types",
+    "partoken-transferred": "ParToken, encoder kept from CATH architectures",
 }
 """The recipes that are compared with each other, and what tables call them."""
 PRETRAINING = {"backbone": (), "types": (TYPES,)}
@@ -179,7 +185,7 @@ def job(root: Path, task: str, recipe: str, seed: int, precision: Precision) -> 
     name = f"{task}/{recipe}/seed{seed}"
     own = {
         "seed": seed,
-        "init_from": None if start is None else str(root / "pretraining" / start),
+        "init_from": None if start is None else str(root / start),
         "model": {"kind": kind},
     }
     config = _config(root / name, precision, (EVERYWHERE, own, *parts, *TASKS[task], change))
@@ -262,7 +268,8 @@ def all_jobs(
 ) -> list[Job]:
     """Pretraining, then seed after seed of everything."""
     starts = dict.fromkeys(RECIPES[recipe].start for recipe in recipes)
-    first = [pretraining_job(root, name, precision) for name in starts if name is not None]
+    pretrained = [name for name in PRETRAINING if f"pretraining/{name}" in starts]
+    first = [pretraining_job(root, name, precision) for name in pretrained]
     rest = [(task, recipe, seed) for seed in range(seeds) for task in tasks for recipe in recipes]
     return first + [job(root, *one, precision) for one in rest]
 

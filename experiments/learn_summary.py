@@ -23,6 +23,9 @@ from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.metrics import macro_f1_interval, wilson
 
+VARIANTS = {"gvp": ("gvp-recommended",), "partoken": ("partoken-recommended", "partoken-transferred")}
+"""Which variant stands for a model on a task: the first of these that has finished."""
+
 
 def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
     """One model on one task: its runs with different seeds."""
@@ -67,18 +70,16 @@ def of_forest(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summary(
-    runs: list[FinishedRun], baselines: list[dict[str, Any]], variants: dict[str, str]
-) -> dict[str, Any]:
-    """Task → model → its numbers. `variants` says which variant stands for a model; what was not run is not
-    there. The forest is the one on the backbone alone, with the identity split."""
+def summary(runs: list[FinishedRun], baselines: list[dict[str, Any]]) -> dict[str, Any]:
+    """Task → model → its numbers; what was not run is not there. The forest is the one on the backbone alone,
+    with the identity split."""
     tasks: dict[str, Any] = {}
     for task in TASKS:
         models = {}
-        for model, variant in variants.items():
-            mine = [run for run in runs if (run.task, run.variant) == (task, variant)]
-            if mine:
-                models[model] = of_runs(mine)
+        for model, variants in VARIANTS.items():
+            of_variants = [[run for run in runs if (run.task, run.variant) == (task, v)] for v in variants]
+            if finished := [mine for mine in of_variants if mine]:
+                models[model] = of_runs(finished[0])
         for row in baselines:
             if (row["task"], row["split_scheme"], row["features"]) == (task, "identity", "backbone"):
                 models["forest"] = of_forest(row)
@@ -97,7 +98,9 @@ def table(tasks: dict[str, Any]) -> str:
                 f"{mine[name]:.3f} ({mine[f'{name}_interval'][0]:.3f} to {mine[f'{name}_interval'][1]:.3f})"
                 for name in ("accuracy", "macro_f1")
             ]
-            rows.append((task, model, mine["n"], mine["seeds"], *scores, *shares))
+            usual = model == "forest" or mine["variant"] == VARIANTS[model][0]
+            name = model if usual else COMPARED[mine["variant"]]
+            rows.append((task, name, mine["n"], mine["seeds"], *scores, *shares))
     header = ("task", "model", "n", "seeds", "accuracy", "macro-F1", "codes used", "perplexity", "coverage")
     return markdown_table(header, rows)
 
@@ -107,16 +110,11 @@ def main() -> None:
     flags.add_argument("--runs", type=Path, required=True, help="Folder of runs: TASK/VARIANT/seedN.")
     flags.add_argument("--baselines", type=Path, required=True, help="JSON of experiments.baselines.")
     flags.add_argument("--json", type=output, required=True, help="Where the results go.")
-    flags.add_argument("--gvp", choices=COMPARED, default="gvp-recommended", help="The variant called gvp.")
-    flags.add_argument(
-        "--partoken", choices=COMPARED, default="partoken-recommended", help="The variant called partoken."
-    )
     args = flags.parse_args()
     runs, unfinished = read_runs(args.runs)
     for place in unfinished:
         say(f"{args.runs / place}: not finished, left out")
-    variants = {"gvp": args.gvp, "partoken": args.partoken}
-    tasks = summary(runs, json.loads(args.baselines.read_text())["rows"], variants)
+    tasks = summary(runs, json.loads(args.baselines.read_text())["rows"])
     command = " ".join(["python -m experiments.learn_summary", *sys.argv[1:]])
     args.json.write_text(json.dumps({"command": command, "tasks": tasks}, indent=1) + "\n")
     say(table(tasks))

@@ -11,8 +11,9 @@ from how well an encoder happened to be trained. What it cannot tell is whether 
 together with its clusters becomes a better one; `experiments.does_it_pay` compares whole runs.
 
 The JSON is written after every run, and a run that is in it is not done again. Encoders: "backbone" was
-pretrained on structure alone and favours nobody, "types" likewise but sees residue types; "partoken" is that
-of the model in the package, trained with clusters; any other name is a run directory.
+pretrained on structure alone and favours nobody, "types" likewise but sees residue types; "architecture" is
+that of a GVP trained on CATH architectures, which has read means; "partoken" is that of the model in the
+package, trained with clusters; any other name is a run directory.
 """
 
 import copy
@@ -62,7 +63,11 @@ AGAINST = {
 }
 MAIN = ("backbone", "types")
 """Encoders that go without saying."""
-PRETRAINED = Path(__file__).parent / "results" / "learn" / "runs" / "pretraining"
+RUNS = Path(__file__).parent / "results" / "learn" / "runs"
+ENCODERS = {
+    **{name: RUNS / "pretraining" / name for name in PRETRAINING},
+    "architecture": RUNS / "cath-architecture" / "gvp-recommended" / "seed1",
+}
 STAGE0 = StageConfig(epochs=8, learning_rate=2e-3, warmup_epochs=1)
 STAGE1_EPOCHS = 4
 """Everything else is the recommended recipe: heads alone bear, and need, a higher rate."""
@@ -87,7 +92,7 @@ def encoder_of(name: str) -> TrainedModel:
     """The model whose encoder is read."""
     if name == "partoken":
         return load_model("cath-architecture")
-    return trained_run(PRETRAINED / name if name in PRETRAINING else name)
+    return trained_run(ENCODERS.get(name, name))
 
 
 def reshuffled(data: RunData, seed: int) -> RunData:
@@ -232,7 +237,9 @@ def _called(place: str, of: dict[str, Any]) -> str:
 def main() -> None:
     flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument(
-        "--encoder", default="backbone", help='"backbone", "types", "partoken", or a run directory.'
+        "--encoder",
+        default="backbone",
+        help='"backbone", "types", "architecture", "partoken", or a run directory.',
     )
     flags.add_argument("--task", choices=TASKS, required=True)
     flags.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS))
@@ -252,7 +259,7 @@ def main() -> None:
     place = f"{args.encoder}, {args.task}"
     data = load_run_data(configured(args.task, "gvp-recommended", 0))
     model = encoder_of(args.encoder)
-    features = encoded(model, data, args.cache / f"{Path(args.encoder).name}_{args.task}.npz")
+    features = encoded(model, data, args.cache)
     results["data"][place] = described(args.task, data)
     done = {(row["encoder"], row["task"], row["reader"], row["seed"]) for row in results["rows"]}
     for seed in range(args.seeds):

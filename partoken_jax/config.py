@@ -212,6 +212,9 @@ class TrainConfig:
     """Start from the weights of this run (a directory), trained model (a name or a .safetensors file) or file
     of weights of the PyTorch original instead of random ones. A classifier of another number of classes
     starts anew; of a pretrained model ("residues") the encoder is taken. Set it to fine-tune a model."""
+    freeze_encoder: Flag = False
+    """Whether the encoder stays as it is in `init_from`, and only what follows it learns. Switch it on where
+    there are few proteins to learn from; a step then takes about half of the time."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     overwrite: Flag = False
     """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""
@@ -225,6 +228,11 @@ class TrainConfig:
             raise ValueError(
                 f"model.kind is {self.model.kind!r} and data.task {self.data.task!r}, but the model "
                 f"'residues' and the task {RESIDUE_TASK!r} need each other; set both to pretrain, or neither"
+            )
+        if self.freeze_encoder and self.init_from is None:
+            raise ValueError(
+                "freeze_encoder is on, but the run starts from random weights, of which the encoder would stay "
+                "random; set init_from"
             )
         if self.stage0.epochs + self.stage1.epochs == 0:
             raise ValueError(

@@ -76,7 +76,7 @@ UNUSUAL = [
         run_dir="some where", seed=2**32 - 1, model=FITTING, data=DATA, stage0=STAGE,
         stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
-        reseed_dead_codes=True, devices=3, init_from="runs/other",
+        reseed_dead_codes=True, devices=3, init_from="runs/other", freeze_encoder=True,
         one_schedule=True, weight_decay=0.1, label_smoothing=0.2, class_balance=1,
         clip_norm=0.5, non_finite="skip",
         checkpoint=CHECKPOINT, overwrite=True,
@@ -214,6 +214,7 @@ def test_a_missing_file_is_named(tmp_path):
         (lambda: ModelConfig(attention_heads=7), "ModelConfig.attention_heads is 7, but must divide"),
         (lambda: TrainConfig(model={"num_layers": 0}), "TrainConfig.model.num_layers is 0, but must be"),
         (lambda: TrainConfig(model=DataConfig()), "TrainConfig.model is DataConfig.*, but must be a group"),
+        (lambda: TrainConfig(freeze_encoder=True), "freeze_encoder is on, but .* random; set init_from"),
     ],
 )  # fmt: skip
 def test_the_same_holds_for_configs_built_in_python(build, complaint):

@@ -171,6 +171,7 @@ def replay(path: str | Path) -> Replay:
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm,
         non_finite=config.non_finite,
+        freeze_encoder=config.freeze_encoder,
     )
     _, metrics = step(jax.tree.map(jnp.array, state), graph, settings)
     return Replay(

@@ -175,7 +175,9 @@ def train(
         run.clusters_start = started is not None and started.encoder_alone and starts_from_data(config)
         if found is not None:
             place(run, found)
-        run.say(f"{config.model.kind}: {parameters['total']:,} parameters")
+        still = sum(x.size for x in jax.tree.leaves(state.params["encoder"])) if config.freeze_encoder else 0
+        learn = f", of which {parameters['total'] - still:,} learn" if still else ""
+        run.say(f"{config.model.kind}: {parameters['total']:,} parameters{learn}")
         counts = data.loaders["train"].plan.node_counts
         if forms := forms_line(config.model, target, counts, config.data.neighbours):
             run.say(forms)

@@ -161,6 +161,7 @@ def evaluate_objective(
     bypass_codebook: bool = False,
     label_smoothing: float = 0.0,
     class_weights: jax.Array | None = None,
+    freeze_encoder: bool = False,
     axis_name: str | None = None,
     target: Target | None = None,
 ) -> Objective:
@@ -175,6 +176,7 @@ def evaluate_objective(
       update_codebook: the codebook's averages move; may be traced.
       bypass_codebook: leave the codebook out (stage 0).
       label_smoothing, class_weights: as for `losses.cross_entropy`.
+      freeze_encoder: the gradients of the encoder are 0, and no time is spent on them.
       axis_name: of the devices that share the batch, inside `jax.shard_map`. Gradients and losses of ParToken
         are then this device's part, to be summed over all; those of the other models are of this device's
         proteins, to be averaged by their number of labels.
@@ -183,6 +185,9 @@ def evaluate_objective(
 
     def objective(params: nnx.State):
         model = nnx.merge(graphdef, params, codebook, copy=True)
+        if freeze_encoder:
+            still = jax.tree.map(jax.lax.stop_gradient, nnx.state(model.encoder))
+            nnx.update(model.encoder, still)
         output = forward(
             model,
             graph,

@@ -56,6 +56,7 @@ def make_program(
             weight_decay=config.weight_decay,
             clip_norm=config.clip_norm,
             non_finite=config.non_finite,
+            freeze_encoder=config.freeze_encoder,
             mesh=mesh,
             target=target,
         )

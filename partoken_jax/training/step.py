@@ -174,13 +174,14 @@ def make_gradient_step(
     *,
     bypass_codebook: bool,
     label_smoothing: float = 0.0,
+    freeze_encoder: bool = False,
     axis_name: str | None = None,
     target: Target | None = None,
 ) -> GradientStep:
     """`(state, graph, settings) -> Objective`, not compiled: forward and backward pass of training.
 
     `graph` is a packed batch; features are computed inside. `bypass_codebook` makes the step of stage 0.
-    `label_smoothing`, `axis_name`, `target` as for `evaluate_objective`.
+    `label_smoothing`, `freeze_encoder`, `axis_name`, `target` as for `evaluate_objective`.
     """
     target = target or Target(target_platform())
 
@@ -197,6 +198,7 @@ def make_gradient_step(
             bypass_codebook=bypass_codebook,
             label_smoothing=label_smoothing,
             class_weights=None if settings.class_weights is None else jnp.asarray(settings.class_weights),
+            freeze_encoder=freeze_encoder,
             axis_name=axis_name,
             target=target,
         )
@@ -212,6 +214,7 @@ def make_train_step(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
     non_finite: NonFinite = "stop",
+    freeze_encoder: bool = False,
     mesh: Mesh | None = None,
     target: Target | None = None,
 ) -> TrainStep:
@@ -228,6 +231,7 @@ def make_train_step(
         graphdef,
         bypass_codebook=bypass_codebook,
         label_smoothing=label_smoothing,
+        freeze_encoder=freeze_encoder,
         axis_name=axis_name,
         target=target or Target(target_platform(mesh)),
     )
@@ -249,6 +253,8 @@ def make_train_step(
                 clip_norm=clip_norm,
                 non_finite=non_finite,
             )
+            if freeze_encoder:  # weight decay would move it
+                applied.state.params["encoder"] = state.params["encoder"]
         return applied.state, metrics._replace(gradient_norm=applied.gradient_norm, finite=applied.finite)
 
     donated = 0 if non_finite == "stop" else ()

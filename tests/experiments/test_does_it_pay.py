@@ -179,8 +179,7 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
 
     summary = tmp_path / "summary.json"
-    chosen = ["--gvp", "gvp-recommended", "--partoken", "partoken-recommended", "--json", str(summary)]
-    monkeypatch.setattr(sys, "argv", ["learn_summary", *given, *chosen])
+    monkeypatch.setattr(sys, "argv", ["learn_summary", *given, "--json", str(summary)])
     learn_summary.main()
     tasks = json.loads(summary.read_text())["tasks"]
     assert {task: list(models) for task, models in tasks.items()} == {
@@ -195,6 +194,19 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
     )
     assert tasks["cath-class"]["gvp"]["codes_used_share"] is None
     assert tasks["ec-class"]["forest"]["accuracy"] == 0.45
+
+
+def test_another_variant_stands_for_a_model_where_the_usual_one_has_not_finished(tmp_path):
+    for task, variants in (
+        ("ec-class", ["partoken-transferred"]),
+        ("cath-class", learn_summary.VARIANTS["partoken"]),
+    ):
+        for variant in variants:
+            make_run(tmp_path, task, variant, 0, answers(COUNT, 300))
+    tasks = learn_summary.summary(read_runs(tmp_path)[0], [])
+    assert tasks["ec-class"]["partoken"]["variant"] == "partoken-transferred"
+    assert tasks["cath-class"]["partoken"]["variant"] == "partoken-recommended"
+    assert "ParToken, encoder kept from CATH architectures" in learn_summary.table(tasks).splitlines()[2]
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(root, tmp_path):

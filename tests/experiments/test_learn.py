@@ -67,3 +67,11 @@ def test_a_run_waits_for_the_one_that_it_starts_from(tmp_path):
     (done / "report.json").touch()
     started = learn.startable(jobs[1:], [])
     assert started is not None and started.name == "cath-class/gvp-recommended/seed0"
+
+
+def test_another_run_of_this_file_may_be_the_start_and_is_not_begun_for_it(tmp_path):
+    jobs = learn.all_jobs(tmp_path, ["ec-class"], ["partoken-transferred"], seeds=1)
+    assert [job.name for job in jobs] == ["ec-class/partoken-transferred/seed0"]
+    start = "cath-architecture/partoken-recommended/seed0"
+    assert jobs[0].config.freeze_encoder and jobs[0].config.init_from == str(tmp_path / start)
+    assert learn.startable(jobs, []) is None

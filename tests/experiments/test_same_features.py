@@ -5,7 +5,6 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -38,11 +37,20 @@ def source(config) -> Any:
 
 @pytest.fixture(scope="module")
 def features(source, data, tmp_path_factory):
-    cache = tmp_path_factory.mktemp("cache") / "here" / "features.npz"
-    found = encoded(source, data, cache)
-    again = encoded(SimpleNamespace(model=None), data, cache)  # type: ignore[arg-type]
-    jax.tree.map(np.testing.assert_array_equal, found, again)
-    return found
+    return encoded(source, data, tmp_path_factory.mktemp("cache") / "here")
+
+
+def test_features_are_kept_and_those_of_other_weights_or_proteins_are_others(source, data, tmp_path):
+    kept = tmp_path / "kept"
+    encoded(source, data, kept)
+    file = next(kept.iterdir())
+    marked = {name: np.zeros_like(array) for name, array in np.load(file).items()}
+    np.savez(file, **marked)
+    assert not encoded(source, data, kept)["train"].x.any()  # read, not computed again
+    other = SimpleNamespace(model=build_model(source.config.model, rngs=nnx.Rngs(1)), config=source.config)
+    assert encoded(other, data, kept)["train"].x.any()
+    assert encoded(source, dataclasses.replace(data, fingerprint="other"), kept)["train"].x.any()
+    assert len(list(kept.iterdir())) == 3
 
 
 @pytest.mark.parametrize("kind", ["gvp", "partoken"])

@@ -217,6 +217,26 @@ def test_every_seed_that_the_settings_allow_makes_a_state():
         np.testing.assert_array_equal(jax.random.key_data(state.key), expected)
 
 
+def test_a_frozen_encoder_stays_to_the_bit_and_costs_no_gradient(run):
+    options = {"bypass_codebook": False, "weight_decay": 0.1}
+    frozen = make_train_step(run.graphdef, freeze_encoder=True, **options)
+    state = jax.tree.map(jnp.copy, run.state)
+    for graph in run.batches[:2]:
+        state, metrics = frozen(state, graph, settings())
+    before, after = by_path(run.state.params), by_path(state.params)
+    assert metrics.finite and metrics.gradient_norm > 0
+    same = {path for path in before if np.array_equal(before[path], after[path])}
+    encoder = {path for path in before if path.startswith("encoder.")}
+    assert encoder and encoder <= same
+    # But for what has no gradient in theory, everything else has learned.
+    assert all(path.endswith("bias") for path in same - encoder) and len(same - encoder) <= 1
+
+    def flops(step):
+        return step.lower(run.state, run.batches[0], settings()).cost_analysis()["flops"]
+
+    assert flops(frozen) < 0.6 * flops(make_train_step(run.graphdef, **options))
+
+
 def test_weight_decay_is_that_of_adamw_and_spares_biases_and_norms(run):
     rate, decay, state = 1e-2, 0.1, run.state
     gradients = jax.tree.map(lambda p: jnp.full(p.shape, 0.5), state.params)
