@@ -231,8 +231,8 @@ class TrainConfig:
             )
         if self.freeze_encoder and self.init_from is None:
             raise ValueError(
-                "freeze_encoder is on, but the run starts from random weights, of which the encoder would stay "
-                "random; set init_from"
+                "freeze_encoder is on, but the run starts from random weights, which the encoder would keep; "
+                "set init_from"
             )
         if self.stage0.epochs + self.stage1.epochs == 0:
             raise ValueError(

@@ -68,10 +68,11 @@ def examine(
     *,
     bypass_codebook: bool,
     label_smoothing: float = 0.0,
+    freeze_encoder: bool = False,
 ) -> list[Finding]:
     """Every part of the step that `make_train_step` makes from `state`, in order: parameters, codes,
     coordinates, features, the blocks of the model, the terms of the loss, gradients."""
-    look, names = _examiner(graphdef, bypass_codebook, label_smoothing)
+    look, names = _examiner(graphdef, bypass_codebook, label_smoothing, freeze_encoder)
     computed, found = jax.device_get(look(state, graph, settings))
     params, codebook, graph, settings = jax.device_get((state.params, state.codebook, graph, settings))
     parts = [(f"parameters: {name}", _Part(arrays)) for name, arrays in _arrays(params)]
@@ -120,11 +121,14 @@ class _Backward(NamedTuple):
 
 @functools.lru_cache(maxsize=4)
 def _examiner(
-    graphdef: nnx.GraphDef, bypass_codebook: bool, label_smoothing: float
+    graphdef: nnx.GraphDef, bypass_codebook: bool, label_smoothing: float, freeze_encoder: bool
 ) -> tuple[Callable[..., tuple[list[_Part], _Backward]], list[str]]:
     """The compiled examination, and the names of the parts it returns, which are there once it has run."""
     gradient_step = make_gradient_step(
-        graphdef, bypass_codebook=bypass_codebook, label_smoothing=label_smoothing
+        graphdef,
+        bypass_codebook=bypass_codebook,
+        label_smoothing=label_smoothing,
+        freeze_encoder=freeze_encoder,
     )
     names: list[str] = []  # not arrays, so they cannot be returned by what jax traces
 

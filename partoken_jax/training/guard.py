@@ -86,6 +86,7 @@ def non_finite_step(
             taken.settings,
             bypass_codebook=bypass_codebook,
             label_smoothing=config.label_smoothing,
+            freeze_encoder=config.freeze_encoder,
         )
     )
     about = StepAbout(
@@ -163,6 +164,7 @@ def replay(path: str | Path) -> Replay:
         settings,
         bypass_codebook=bypass,
         label_smoothing=config.label_smoothing,
+        freeze_encoder=config.freeze_encoder,
     )
     step = make_train_step(
         graphdef,
