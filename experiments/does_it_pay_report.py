@@ -175,34 +175,49 @@ def signed(found: dict[str, Any]) -> str:
 
 def verdict(tasks: dict[str, Any]) -> str:
     """One paragraph: the answer, and per task the question and what its answer is due to."""
-    answers: dict[str, list[str]] = {}
     sentences = []
     for task, found in tasks.items():
         by_pair = {(c["first"], c["second"]): c for c in found["contrasts"]}
         if MAIN not in by_pair:
             continue
         main = by_pair[MAIN]
-        answers.setdefault(answer({pair: c["accuracy"] for pair, c in by_pair.items()}), []).append(task)
         parts = [
             f"{what}: {in_words(by_pair[pair]['accuracy'])}"
             for pair, what in AGAINST.items()
             if pair in by_pair
         ]
         sentences.append(
-            f"On {task} ({found['n']} test proteins, {_seeds(main)}) ParToken takes "
+            f"On {task} ParToken takes "
             f"{main['seconds_ratio']:.2f} times the training time of GVP. Its accuracy against that of "
             f"{'; '.join(parts)}. In the {found['budget_seconds']:,.0f} s of the cheapest variant its best "
             f"validation accuracy is, against that of GVP, "
             f"{in_words(main['validation_accuracy_within_budget'])}."
         )
         sentences += filter(None, [against_published(found), pretraining(found)])
-    if not answers:
+    return " ".join([answers(tasks), *sentences])
+
+
+def answers(tasks: dict[str, Any]) -> str:
+    """The answer for every task whose runs have one, with the difference that it rests on."""
+    found: dict[str, list[str]] = {}
+    for task, of in tasks.items():
+        by_pair = {(c["first"], c["second"]): c for c in of["contrasts"]}
+        if MAIN in by_pair:
+            main = by_pair[MAIN]
+            interval = main["accuracy"]["interval"]
+            numbers = (
+                f"{main['accuracy']['mean']:+.3f}",
+                *([f"{interval[0]:+.3f} to {interval[1]:+.3f}"] if interval else []),
+                *(_seeds(main), f"{of['n']} test proteins"),
+            )
+            words = answer({pair: c["accuracy"] for pair, c in by_pair.items()})
+            found.setdefault(words, []).append(f"{task} ({', '.join(numbers)})")
+    if not found:
         return (
             "There are no runs yet of both GVP and ParToken with the recommended recipe and the same seed, "
             "so nothing is decided."
         )
-    summary = [f"On {', '.join(names)} {words}." for words, names in answers.items()]
-    return " ".join([*summary, *sentences])
+    return " ".join(f"On {' and '.join(places)} {words}." for words, places in found.items())
 
 
 def pretraining(found: dict[str, Any]) -> str:
@@ -236,15 +251,8 @@ def against_published(found: dict[str, Any]) -> str:
 
 
 def in_short(tasks: dict[str, Any]) -> str:
-    """The answer for every task whose runs have one, with how many proteins and seeds it rests on."""
-    found = []
-    for task, of in tasks.items():
-        by_pair = {(c["first"], c["second"]): c for c in of["contrasts"]}
-        if MAIN in by_pair:
-            words = answer({pair: c["accuracy"] for pair, c in by_pair.items()})
-            found.append(f"On {task} ({of['n']} test proteins, {_seeds(by_pair[MAIN])}) {words}.")
-            found += filter(None, [against_published(of)])
-    return " ".join(found)
+    """The answer, and what the recommended recipe changes."""
+    return " ".join([answers(tasks), *filter(None, map(against_published, tasks.values()))])
 
 
 def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
@@ -263,8 +271,8 @@ def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
     if accuracy[MAIN]["told"]:
         return "the representation costs accuracy"
     return (
-        f"no gain in accuracy over GVP is told, {signed(accuracy[MAIN])}; what the representation offers is "
-        "that a prediction comes with clusters and tokens"
+        "no gain in accuracy over GVP is told; what the representation offers is that a prediction comes "
+        "with clusters and tokens"
     )
 
 

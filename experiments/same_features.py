@@ -215,13 +215,18 @@ def answer(results: dict[str, Any]) -> str:
         gains += [_called(place, of)] * better[0]
         pays += [_called(place, of)] * all(better)
     if pays:
-        return f"Clusters pay on {' and '.join(pays)}: ParToken is more accurate with them than without them."
+        return f"Clusters pay on {_listed(pays)}: ParToken is more accurate with them than without them."
     if gains:
         return (
-            f"ParToken's head is more accurate than GVP's on {' and '.join(gains)}. Its clusters are not "
+            f"ParToken's head is more accurate than GVP's on {_listed(gains)}. Its clusters are not "
             "shown to be the reason: random ones, or none, are not told to be worse."
         )
     return "Reading in clusters is nowhere shown to be more accurate than the mean over residues."
+
+
+def _listed(names: list[str]) -> str:
+    """ "a, b and c" """
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _complete(results: dict[str, Any]) -> dict[str, Any]:

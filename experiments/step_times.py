@@ -44,7 +44,8 @@ def program(config: TrainConfig, stage: int) -> str:
     """All that decides how long a step of a stage takes: variants that differ in their learning rate or their
     start have one program, and a stage without a codebook the same as the other."""
     losses = (config.label_smoothing, config.class_balance, config.weight_decay, config.clip_norm)
-    return repr((config.model, config.data, losses, bypass_codebook(config, first_epoch(config, stage))))
+    bypass = bypass_codebook(config, first_epoch(config, stage))
+    return repr((config.model, config.data, losses, config.freeze_encoder, bypass))
 
 
 def compiled_step(config: TrainConfig, stage: int) -> Callable[[], Any]:
@@ -55,7 +56,8 @@ def compiled_step(config: TrainConfig, stage: int) -> Callable[[], Any]:
     graphdef, state = initial_state(config)
     settings = settings_of(config, data, epoch)[0]
     bypass = bypass_codebook(config, epoch)
-    return train_step_program(graphdef, state, batch, settings, bypass_codebook=bypass).call
+    options = {"bypass_codebook": bypass, "freeze_encoder": config.freeze_encoder}
+    return train_step_program(graphdef, state, batch, settings, **options).call
 
 
 def measure(

@@ -77,11 +77,11 @@ def train_step_program(
     settings: StepSettings,
     *,
     bypass_codebook: bool = False,
+    freeze_encoder: bool = False,
 ) -> Program:
     """The full training step of any model that `partoken_jax.training.step` can train."""
-    compiled = compile_program(
-        make_train_step(graphdef, bypass_codebook=bypass_codebook), state, graph, settings
-    )
+    step = make_train_step(graphdef, bypass_codebook=bypass_codebook, freeze_encoder=freeze_encoder)
+    compiled = compile_program(step, state, graph, settings)
     current = state
 
     def call():
