@@ -225,7 +225,7 @@ def answer(results: dict[str, Any]) -> str:
 
 
 def _listed(names: list[str]) -> str:
-    """ "a, b and c" """
+    """Names as in "a, b and c"."""
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 

@@ -214,7 +214,7 @@ class TrainConfig:
     starts anew; of a pretrained model ("residues") the encoder is taken. Set it to fine-tune a model."""
     freeze_encoder: Flag = False
     """Whether the encoder stays as it is in `init_from`, and only what follows it learns. Switch it on where
-    there are few proteins to learn from; a step then takes about half of the time."""
+    there are few proteins to learn from; a step then has fewer than 0.6 of the operations."""
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     overwrite: Flag = False
     """Whether to replace an earlier run in the same directory. Switch it on to start that run anew."""

@@ -173,10 +173,11 @@ def _write(path: Path, weights: Weights, epoch: int) -> None:
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
-    # It writes the buffers as they lie in memory.
-    save_file({name: np.asarray(array, order="C") for name, array in arrays.items()}, path, metadata)
+    # It writes the buffers as they lie in memory. Not `save_file`, whose file is for its owner alone in newer
+    # versions.
+    path.write_bytes(save({name: np.asarray(array, order="C") for name, array in arrays.items()}, metadata))
 
 
 def check_suffix(path: Path) -> None:

@@ -63,6 +63,11 @@ def test_a_file_holds_the_codebook_and_float32(file):
     assert types.pop("codebook.uses") == "I32" and set(types.values()) == {"F32"}
 
 
+def test_whoever_may_read_new_files_may_read_a_model(file, tmp_path):
+    (tmp_path / "other").write_text("")
+    assert file.stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_training_can_start_from_a_file(model, file, tmp_path):
     config = dataclasses.replace(model.config, model=dataclasses.replace(model.config.model, num_classes=7))
     _, fresh = random_state(config)
