@@ -72,12 +72,14 @@ def _task(runs: list[FinishedRun]) -> dict[str, Any]:
     by_variant = {name: [run for run in runs if run.variant == name] for name in COMPARED}
     by_variant = {name: mine for name, mine in by_variant.items() if mine}
     budget = min(float(np.mean([run.seconds for run in mine])) for mine in by_variant.values())
-    seeds = max(len(mine) for mine in by_variant.values())
     contrasts = [
         found
         for first, second in CONTRASTS
         if (found := contrast(by_variant.get(first, []), by_variant.get(second, []), budget)) is not None
     ]
+    # Those that two variants share; where nothing is compared, those that there are.
+    shared = [len(found["seeds"]) for found in contrasts]
+    seeds = max(shared or [len(mine) for mine in by_variant.values()])
     return {
         "n": sizes[0],
         "seeds": seeds,
