@@ -142,9 +142,10 @@ def padding() -> str:
     )
 
 
-def learned() -> str:
-    """The scores of the long runs, and of the forest."""
-    return learn_summary.table(read("learn", "summary.json")["tasks"])
+def learned(*, short: bool) -> str:
+    """The scores of the long runs, and of the forest; also those on short chains where `short`."""
+    tasks = read("learn", "summary.json")["tasks"]
+    return learn_summary.table({task: tasks[task] for task in tasks if short or task != "short-chains"})
 
 
 Blocks = Mapping[str, Callable[[], str]]
@@ -153,7 +154,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "measured": measured,
         "gpu": gpu,
         "accuracy": accuracy,
-        "learned": learned,
+        "learned": lambda: learned(short=False),
         "models": lambda: overview("docs/models"),
         "pays": lambda: wrapped(same_features.answer(read("learn", "same_features.json"))),
         "whole_runs": lambda: wrapped(
@@ -198,7 +199,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "pretrained": lambda: learn_tables.pretrained(
             {name: read("learn", "runs", "pretraining", name, "report.json") for name in learn_tables.FORMS}
         ),
-        "learned": learned,
+        "learned": lambda: learned(short=True),
         "models": lambda: overview("models"),
         "progress": lambda: learn_tables.progress(RESULTS / "learn" / "runs"),
         "starts": lambda: wrapped(learn_tables.starts(read("learn", "cluster_start.json"))),

@@ -78,6 +78,13 @@ PUBLISHED: Settings = {"data": {"neighbours": 30}}
 FAST: Settings = {"stage0": {"learning_rate": 1e-3}}
 KEPT: Settings = {"freeze_encoder": True, "stage0": {"learning_rate": 2e-3}}
 """The encoder stays as it is, and what follows it learns, faster than an encoder could."""
+TUNED: Settings = {
+    # All weights go on from a trained model, slowly, with its clusters and its codebook as they have become.
+    "stage0": {"epochs": 0, "learning_rate": 2e-4},
+    "stage1": {"epochs": 4, "learning_rate": 2e-4, "warmup_epochs": 0.5},
+    "temperature": {"initial": 0.1, "decay": 1.0},
+    "loss": {"ramp_epochs": 1},
+}
 TYPES: Settings = {"model": {"residue_types": True}}
 
 
@@ -87,7 +94,7 @@ class Recipe(NamedTuple):
     kind: str
     settings: tuple[Settings, ...]
     start: str | None = None
-    """The run whose weights it starts from, by its directory under the root."""
+    """The run, or the file of a model, whose weights it starts from, by its place under the root."""
     change: Settings = {}  # noqa: RUF012  # nobody writes to it
     """What goes over the settings of the task as well."""
 
@@ -111,6 +118,9 @@ RECIPES = {
     "partoken-published": Recipe("partoken", (PUBLISHED,)),
     "partoken-transferred": Recipe(
         "partoken", (RECOMMENDED, KEPT), "cath-architecture/partoken-recommended/seed0", _epochs(5, 3)
+    ),
+    "partoken-tuned": Recipe(
+        "partoken", (RECOMMENDED,), "ec-class/partoken-transferred/seed0/model.safetensors", TUNED
     ),
     # As narrow as those of the screening, in epochs that take about as long as those of gvp-scratch.
     "gvp-narrow": Recipe("gvp", (RECOMMENDED, FAST), change={**NARROW, **_epochs(8, 5)}),
@@ -157,6 +167,7 @@ COMPARED = {
     "partoken-recommended": "ParToken, recommended recipe",
     "partoken-types": "ParToken that sees residue types",
     "partoken-transferred": "ParToken, encoder kept from CATH architectures",
+    "partoken-tuned": "ParToken, encoder from CATH architectures",
 }
 """The recipes that are compared with each other, and what tables call them."""
 PRETRAINING = {"backbone": (), "types": (TYPES,)}
@@ -209,7 +220,7 @@ def startable(waiting: list[Job], under_way: list[Job]) -> Job | None:
     busy = {job.family for job in under_way}
     for candidate in waiting:
         start = candidate.config.init_from
-        if candidate.family not in busy and (start is None or is_done(start)):
+        if candidate.family not in busy and (start is None or Path(start).is_file() or is_done(start)):
             return candidate
     return None
 

@@ -6,7 +6,8 @@
 `tasks`: task → model ("gvp", "partoken", "forest") → means over seeds of the best checkpoint by validation,
 with every seed's numbers. Accuracy and macro-F1 are of the test proteins, with 95% intervals over these
 proteins (Wilson's; the mean of the seeds' bootstrap intervals). How clusters and codes are used is measured
-on validation (`*_share`, `coverage`).
+on validation (`*_share`, `coverage`). Where no run was trained on CATH class, the classes are read off the
+runs on CATH architectures, whose test proteins are those of the frequent architectures.
 """
 
 import json
@@ -21,10 +22,31 @@ from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
 from partoken_jax.progress import say
 from partoken_jax.tables import markdown_table
-from partoken_jax.training.metrics import macro_f1_interval, wilson
+from partoken_jax.training.metrics import classification, macro_f1_interval, wilson
 
-VARIANTS = {"gvp": ("gvp-recommended",), "partoken": ("partoken-recommended", "partoken-transferred")}
+VARIANTS = {
+    "gvp": ("gvp-recommended", "gvp-architectures"),
+    "partoken": ("partoken-recommended", "partoken-tuned", "partoken-transferred", "partoken-architectures"),
+}
 """Which variant stands for a model on a task: the first of these that has finished."""
+READ_OFF = {
+    "gvp-recommended": ("gvp-architectures", "gvp, read off its architectures"),
+    "partoken-recommended": ("partoken-architectures", "partoken, read off its architectures"),
+}
+"""Variant on CATH architectures → the one on CATH class that is read off it, and what a table calls it."""
+NAMES = {**COMPARED, **dict(READ_OFF.values())}
+
+
+def read_off(run: FinishedRun) -> FinishedRun:
+    """A run on architectures as one on classes: a class is as probable as its architectures together."""
+    assert run.predictions is not None
+    of_architecture = np.array([name.partition(".")[0] for name in run.predictions.class_names])
+    names, place = np.unique(of_architecture, return_inverse=True)
+    probabilities = run.predictions.probabilities @ np.eye(len(names))[place]
+    labels = np.where(run.predictions.labels < 0, -1, place[run.predictions.labels])
+    scores = classification(labels, probabilities.argmax(axis=1), tuple(map(str, names)))
+    report: Any = {**run.report, "test": {**run.report["test"], "classification": scores}}
+    return run._replace(task="cath-class", variant=READ_OFF[run.variant][0], report=report)
 
 
 def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
@@ -73,6 +95,10 @@ def of_forest(row: dict[str, Any]) -> dict[str, Any]:
 def summary(runs: list[FinishedRun], baselines: list[dict[str, Any]]) -> dict[str, Any]:
     """Task → model → its numbers; what was not run is not there. The forest is the one on the backbone alone,
     with the identity split."""
+    on_architectures = [
+        run for run in runs if run.task == "cath-architecture" and run.variant in READ_OFF and run.predictions
+    ]
+    runs = runs + [read_off(run) for run in on_architectures]
     tasks: dict[str, Any] = {}
     for task in TASKS:
         models = {}
@@ -99,7 +125,7 @@ def table(tasks: dict[str, Any]) -> str:
                 for name in ("accuracy", "macro_f1")
             ]
             usual = model == "forest" or mine["variant"] == VARIANTS[model][0]
-            name = model if usual else COMPARED[mine["variant"]]
+            name = model if usual else NAMES[mine["variant"]]
             rows.append((task, name, mine["n"], mine["seeds"], *scores, *shares))
     header = ("task", "model", "n", "seeds", "accuracy", "macro-F1", "codes used", "perplexity", "coverage")
     return markdown_table(header, rows)

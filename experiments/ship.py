@@ -5,6 +5,7 @@
 Writes partoken_jax/pretrained/NAME.safetensors (the best checkpoint), experiments/results/models/NAME.json
 (all that was measured of it) and, from these, docs/models/NAME.md and the other documents. A new card is to
 be named in the `nav` of mkdocs.yml. Probabilities are calibrated on validation, which changes no prediction.
+The model computes in float32, whatever it was trained in.
 """
 
 import dataclasses
@@ -28,7 +29,8 @@ from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.evaluate import evaluate_model
 from partoken_jax.training.report import accuracy_with_interval, environment
 from partoken_jax.training.run_directory import check_checkpoint
-from partoken_jax.training.trained import trained_run
+from partoken_jax.training.step import abstract_state
+from partoken_jax.training.trained import TrainedModel, trained_run
 
 MAX_BYTES = 6_000_000
 """Of a model in the package."""
@@ -47,7 +49,7 @@ def ship(
     """
     if not re.fullmatch("[a-z][a-z0-9-]*", name):
         raise ConfigError(f"name is {name!r}, but must be lower-case letters, digits and dashes")
-    trained = trained_run(run_dir)
+    trained = in_float32(trained_run(run_dir))
     if (
         size := sum(array.nbytes for array in jax.tree.leaves((trained.params, trained.codebook)))
     ) > MAX_BYTES:
@@ -77,6 +79,18 @@ def ship(
     results.mkdir(parents=True, exist_ok=True)
     (results / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     return result
+
+
+def in_float32(trained: TrainedModel) -> TrainedModel:
+    """The same weights, computed with in float32 as on any user's CPU; what they were trained in is noted."""
+    model = dataclasses.replace(trained.config.model, precision="float32")
+    config = dataclasses.replace(trained.config, model=model)
+    return dataclasses.replace(
+        trained,
+        config=config,
+        graphdef=abstract_state(config)[0],
+        training={**trained.training, "precision": trained.config.model.precision},
+    )
 
 
 def ancestry(config: TrainConfig) -> list[str]:

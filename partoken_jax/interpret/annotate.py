@@ -55,7 +55,7 @@ def annotate(
     ...     print(annotation.protein.name, annotation.title, len(annotation.clusters))
     1ABA_A 3.40 (3-layer (aba) sandwich) 5
     >>> print(*[cluster.size for cluster in annotation.clusters])
-    8 11 8 7 14
+    11 8 8 7 9
 
     An annotation does not depend on the other proteins, up to the rounding of float32, and few are in memory
     at a time. Files that share a name are called by their folders as well ("job1_ranked_0").

@@ -11,6 +11,7 @@ from experiments.does_it_pay import analyse
 from experiments.does_it_pay_report import against_published, answer, in_words, pretraining, verdict
 from experiments.finished_runs import best_within, read_runs
 from partoken_jax.proteins import DataError
+from partoken_jax.training.predictions import StoredPredictions
 from tests.experiments.made_runs import answers, labels, make_run
 
 COUNT = 600
@@ -207,6 +208,29 @@ def test_another_variant_stands_for_a_model_where_the_usual_one_has_not_finished
     assert tasks["ec-class"]["partoken"]["variant"] == "partoken-transferred"
     assert tasks["cath-class"]["partoken"]["variant"] == "partoken-recommended"
     assert "ParToken, encoder kept from CATH architectures" in learn_summary.table(tasks).splitlines()[2]
+
+
+def test_classes_are_read_off_runs_on_architectures_unless_one_was_trained_on_classes(tmp_path):
+    make_run(tmp_path, "cath-architecture", "gvp-recommended", 0, answers(3, 3))
+    (run,), _ = read_runs(tmp_path)
+    # Class 1 is more probable than 2 although no architecture is as probable as 2.10.
+    stored = StoredPredictions(
+        names=np.array(["p", "q", "r"]),
+        labels=np.array([1, 2, -1]),
+        predicted=np.array([2, 2, 2]),
+        probabilities=np.array([[0.3, 0.3, 0.4], [0.2, 0.1, 0.7], [0.0, 0.0, 1.0]]),
+        class_names=np.array(["1.10", "1.20", "2.10"]),
+    )
+    found = learn_summary.read_off(run._replace(predictions=stored)).test
+    assert [row["name"] for row in found["classes"]] == ["1", "2"]
+    assert found["confusion"] == [[1, 0], [0, 1]] and found["unlabelled"] == 1
+
+    tasks = learn_summary.summary([run], [])
+    assert tasks["cath-class"]["gvp"]["variant"] == "gvp-architectures"
+    assert "| cath-class        | gvp, read off its architectures |" in learn_summary.table(tasks)
+    make_run(tmp_path, "cath-class", "gvp-recommended", 0, answers(3, 2))
+    trained = learn_summary.summary(read_runs(tmp_path)[0], [])
+    assert trained["cath-class"]["gvp"]["variant"] == "gvp-recommended"
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(root, tmp_path):
