@@ -23,6 +23,11 @@ PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # Without compiling every module that nobody imports: half of the time.
 PIP_ARGS := --quiet --disable-pip-version-check --no-compile
 
+# What is imported is compiled once and kept in the environment, also where the shell asks Python to keep nothing: the
+# tests start many processes, and each would compile all that it imports.
+export PYTHONDONTWRITEBYTECODE :=
+export PYTHONPYCACHEPREFIX ?= $(abspath $(VENV))/bytecode
+
 BASE ?= HEAD
 
 .PHONY: demo check test lint parity docs format
