@@ -25,7 +25,8 @@ from partoken_jax.training.data import RunData, load_data, prepare
 from partoken_jax.training.epochs import predict
 from partoken_jax.training.report import environment
 from partoken_jax.training.schedules import epoch_settings
-from partoken_jax.training.step import initial_state, make_eval_step, make_train_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import make_eval_step, make_train_step
 
 RESULT = Path(__file__).parent / "results" / "learn" / "cluster_start.json"
 Start = Literal["random", "data"]

@@ -33,7 +33,7 @@ from partoken_jax.timing.measure import Timing, ratio, summary
 from partoken_jax.timing.programs import train_config
 from partoken_jax.timing_config import TimingConfig
 from partoken_jax.training.report import environment
-from partoken_jax.training.step import initial_state
+from partoken_jax.training.state import initial_state
 
 RESIDUES = 300
 PRESENT = f"the present form, {CHUNK} receivers at a time"

@@ -33,7 +33,7 @@ from partoken_jax.training.data import RunData, load_run_data
 from partoken_jax.training.initial_weights import initial_weights
 from partoken_jax.training.report import environment
 from partoken_jax.training.run import make_program, settings_of
-from partoken_jax.training.step import TrainState, initial_state
+from partoken_jax.training.state import TrainState, initial_state
 
 RECIPES = {
     "gvp-published": "published: sum over residues, random weights",

@@ -37,7 +37,8 @@ from partoken_jax.training.metrics import hits, wilson
 from partoken_jax.training.records import read_records
 from partoken_jax.training.report import RunReport, accuracy_with_interval, environment
 from partoken_jax.training.schedules import epoch_settings
-from partoken_jax.training.step import initial_state, make_train_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import make_train_step
 
 NAMES = {"gvp": "GVP baseline", "partoken": "ParToken"}
 

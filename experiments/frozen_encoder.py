@@ -40,7 +40,7 @@ from partoken_jax.training.stages import (
     initialise_codebook,
     renew_codebook,
 )
-from partoken_jax.training.step import TrainState, initial_state
+from partoken_jax.training.state import TrainState, initial_state
 from partoken_jax.training.trained import TrainedModel
 
 

@@ -35,7 +35,8 @@ from partoken_jax.timing.report import MODEL_NAMES
 from partoken_jax.timing_config import TimingConfig
 from partoken_jax.training.objective import forward
 from partoken_jax.training.report import environment
-from partoken_jax.training.step import TrainState, initial_state, make_gradient_step, make_train_step
+from partoken_jax.training.state import TrainState, initial_state
+from partoken_jax.training.step import make_gradient_step, make_train_step
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "experiments" / "results" / "precision"

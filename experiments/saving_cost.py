@@ -29,7 +29,8 @@ from partoken_jax.training.epochs import SoFar, train_epoch
 from partoken_jax.training.prefetch import prefetch
 from partoken_jax.training.report import environment
 from partoken_jax.training.schedules import epoch_settings
-from partoken_jax.training.step import TrainState, initial_state, make_train_step
+from partoken_jax.training.state import TrainState, initial_state
+from partoken_jax.training.step import make_train_step
 
 RESULT = Path(__file__).parent / "results" / "saving_cost.json"
 BATCH, STEPS = 4, 8

@@ -50,7 +50,8 @@ def counted(devices: int) -> dict[str, Any]:
     from partoken_jax.training.devices import data_mesh, num_shards
     from partoken_jax.training.report import environment
     from partoken_jax.training.schedules import epoch_settings
-    from partoken_jax.training.step import abstract_state, make_train_step
+    from partoken_jax.training.state import abstract_state
+    from partoken_jax.training.step import make_train_step
 
     # What the program sends does not depend on how well the rest of it is optimised.
     jax.config.update("jax_disable_most_optimizations", True)

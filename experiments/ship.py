@@ -29,7 +29,7 @@ from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.evaluate import evaluate_model
 from partoken_jax.training.report import accuracy_with_interval, environment
 from partoken_jax.training.run_directory import check_checkpoint
-from partoken_jax.training.step import abstract_state
+from partoken_jax.training.state import abstract_state
 from partoken_jax.training.trained import TrainedModel, trained_run
 
 MAX_BYTES = 6_000_000

@@ -34,7 +34,8 @@ from partoken_jax.timing_config import TimingConfig
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.programs import timing_settings, train_config
 from partoken_jax.training.compilation_cache import use_compilation_cache
-from partoken_jax.training.step import initial_state, make_train_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import make_train_step
 
 use_compilation_cache()
 config = TimingConfig(batch_size={BATCH}, residues={RESIDUES})

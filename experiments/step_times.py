@@ -28,7 +28,7 @@ from partoken_jax.timing.programs import train_step_program
 from partoken_jax.training.data import load_run_data
 from partoken_jax.training.report import environment
 from partoken_jax.training.run import bypass_codebook, settings_of
-from partoken_jax.training.step import initial_state
+from partoken_jax.training.state import initial_state
 
 FILE = "step_times.json"
 BASE = "gvp-recommended"

@@ -49,7 +49,8 @@ def train_here(path: str, start: float) -> None:
     from partoken_jax.training.epochs import train_epoch
     from partoken_jax.training.prefetch import prefetch
     from partoken_jax.training.schedules import epoch_settings
-    from partoken_jax.training.step import initial_state, make_train_step
+    from partoken_jax.training.state import initial_state
+    from partoken_jax.training.step import make_train_step
 
     use_compilation_cache()
     config = TrainConfig(

@@ -23,7 +23,8 @@ from partoken_jax.training.report import (
 )
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.stages import begin_stage, cluster_samples, initialise_codebook, stage_of
-from partoken_jax.training.step import initial_state, make_eval_step, make_train_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import make_eval_step, make_train_step
 
 
 def main() -> None:

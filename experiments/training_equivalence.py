@@ -44,8 +44,8 @@ from partoken_jax.training.objective import (
     evaluate_objective,
     split_model,
 )
+from partoken_jax.training.optimiser import ADAM
 from partoken_jax.training.report import environment
-from partoken_jax.training.step import ADAM
 
 RESULTS = Path(__file__).parent / "results" / "equivalence"
 LEARNING_RATE = 1e-3

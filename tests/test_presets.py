@@ -9,7 +9,7 @@ import partoken_jax as pt
 from partoken_jax.cli import main, parse
 from partoken_jax.config import ConfigError, TrainConfig, save_yaml, to_dict
 from partoken_jax.presets import PRESETS, preset
-from partoken_jax.training.step import abstract_state
+from partoken_jax.training.state import abstract_state
 from tests.helpers import flat
 
 

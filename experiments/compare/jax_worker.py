@@ -15,7 +15,7 @@ from partoken_jax.models import GVPOutput, build_model
 from partoken_jax.timing.batches import timing_data
 from partoken_jax.timing.programs import Pass, Program, build_program, timing_settings, train_config
 from partoken_jax.training.objective import Randomness, evaluate_objective, split_model
-from partoken_jax.training.step import initial_state
+from partoken_jax.training.state import initial_state
 
 
 def on_cpu() -> bool:

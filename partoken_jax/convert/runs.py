@@ -37,7 +37,7 @@ from partoken_jax.proteins.tasks import CATH_CLASSES, EC_CLASSES
 
 if TYPE_CHECKING:
     from partoken_jax.training.checkpoints import Which
-    from partoken_jax.training.step import TrainState
+    from partoken_jax.training.state import TrainState
 from partoken_jax.training.run_directory import LOCK, CheckpointError, check_run_dir, clear_run_dir, locked
 
 Arrays = dict[str, np.ndarray]
@@ -354,7 +354,7 @@ def _state(config: TrainConfig, used: Arrays) -> "TrainState":
     import jax.numpy as jnp
     from flax import nnx
 
-    from partoken_jax.training.step import TrainState, abstract_state, run_keys
+    from partoken_jax.training.state import TrainState, abstract_state, run_keys
 
     # Without `initial_state`, which compiles a program to make weights that nobody needs.
     _, shapes = abstract_state(config)

@@ -89,7 +89,7 @@ def read_model(path: str | Path) -> "TrainedModel":
     import jax
     from flax import nnx
 
-    from partoken_jax.training.step import abstract_state
+    from partoken_jax.training.state import abstract_state
     from partoken_jax.training.trained import TrainedModel
 
     graphdef, shapes = abstract_state(config)

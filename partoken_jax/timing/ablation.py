@@ -14,7 +14,7 @@ from partoken_jax.nn.attention import Attended
 from partoken_jax.nn.linear import MLP
 from partoken_jax.timing.measure import Timing, interleave
 from partoken_jax.timing.programs import Program, timing_settings, train_step_program
-from partoken_jax.training.step import initial_state
+from partoken_jax.training.state import initial_state
 
 PARTS = ("partitioner", "attention", "fusion", "classifier", "codebook")
 """In the order in which they are added. "partitioner" comes with its loss, "codebook" with its two; until it

@@ -28,7 +28,8 @@ from partoken_jax.timing.hlo import CONTAINERS, KINDS, Module
 from partoken_jax.timing.programs import timing_settings, train_config
 from partoken_jax.timing_config import TimingConfig
 from partoken_jax.training.devices import AXIS, SAME, SPLIT
-from partoken_jax.training.step import abstract_state, make_eval_step, make_train_step
+from partoken_jax.training.state import abstract_state
+from partoken_jax.training.step import make_eval_step, make_train_step
 
 T = TypeVar("T")
 Pass = Literal["forward", "train_step"]

@@ -13,7 +13,8 @@ from partoken_jax.timing.measure import Timing, summary
 from partoken_jax.timing.programs import STAGE, timing_settings
 from partoken_jax.training.epochs import train_epoch
 from partoken_jax.training.prefetch import prefetch
-from partoken_jax.training.step import TrainStep, compilations, initial_state, make_train_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import TrainStep, compilations, make_train_step
 
 RUNS = 3
 """Timed epochs of every model."""

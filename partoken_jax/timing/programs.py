@@ -15,13 +15,8 @@ from partoken_jax.timing.measure import Compiled, compile_program
 from partoken_jax.timing_config import TimingConfig
 from partoken_jax.training.devices import check_platform
 from partoken_jax.training.schedules import StepSettings, epoch_settings
-from partoken_jax.training.step import (
-    TrainState,
-    initial_state,
-    make_eval_step,
-    make_gradient_step,
-    make_train_step,
-)
+from partoken_jax.training.state import TrainState, initial_state
+from partoken_jax.training.step import make_eval_step, make_gradient_step, make_train_step
 
 Pass = Literal["forward", "forward_backward", "train_step"]
 """forward: inference, with the features. forward_backward: training mode, gradients of every parameter.

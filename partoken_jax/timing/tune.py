@@ -25,7 +25,8 @@ from partoken_jax.timing.sweeps import free_memory
 from partoken_jax.timing_config import TimingConfig, TuneConfig
 from partoken_jax.training.objective import Objective
 from partoken_jax.training.report import environment
-from partoken_jax.training.step import initial_state, make_gradient_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import make_gradient_step
 from partoken_jax.training.tuned_forms import device_kind
 
 SCHEMA = "partoken.tune/1"

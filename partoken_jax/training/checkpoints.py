@@ -29,7 +29,7 @@ from partoken_jax.config import ConfigError, TrainConfig, from_dict
 from partoken_jax.training.devices import is_first_process
 from partoken_jax.training.epochs import SoFar
 from partoken_jax.training.run_directory import CheckpointError, Which, check_checkpoint, numbered
-from partoken_jax.training.step import TrainState, abstract_state
+from partoken_jax.training.state import TrainState, abstract_state
 
 KEEP_LAST = 2
 """The newest checkpoint, and the one to fall back on where that is damaged."""

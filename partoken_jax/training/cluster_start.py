@@ -26,7 +26,7 @@ from partoken_jax.nn.partitioner.start import ClusterSums, Start, apply_start, c
 from partoken_jax.nn.platform import target_platform
 from partoken_jax.training.devices import AXIS, SAME, SPLIT, evaluate_on_mesh, replicate
 from partoken_jax.training.objective import split_model
-from partoken_jax.training.step import TrainState
+from partoken_jax.training.state import TrainState
 
 PROTEINS = 128
 """As many batches are read as hold about so many proteins: their mean cluster size is then known to 2%."""

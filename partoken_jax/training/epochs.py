@@ -24,7 +24,8 @@ from partoken_jax.training.metrics import (
 from partoken_jax.training.objective import LossTerms
 from partoken_jax.training.recovery import Recovery, ResidueScores, recoveries
 from partoken_jax.training.schedules import StepSettings
-from partoken_jax.training.step import EvalOutput, EvalStep, StepMetrics, TrainState, TrainStep
+from partoken_jax.training.state import TrainState
+from partoken_jax.training.step import EvalOutput, EvalStep, StepMetrics, TrainStep
 
 LAG = 3
 """Steps that may be under way before the host reads a loss: enough that the device never waits."""

@@ -22,7 +22,8 @@ from partoken_jax.graphs.types import PackedGraph
 from partoken_jax.parameters import by_component
 from partoken_jax.training.objective import LossTerms, Randomness, forward
 from partoken_jax.training.schedules import StepSettings
-from partoken_jax.training.step import TrainState, make_gradient_step
+from partoken_jax.training.state import TrainState
+from partoken_jax.training.step import make_gradient_step
 
 BLOCKS = {
     "encoder": "output projection",  # what the encoder returns

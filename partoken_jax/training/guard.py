@@ -24,7 +24,8 @@ from partoken_jax.training.examination import Finding, examine, first_offender
 from partoken_jax.training.objective import LossWeights
 from partoken_jax.training.report import environment
 from partoken_jax.training.schedules import StepSettings
-from partoken_jax.training.step import TrainState, abstract_state, make_train_step
+from partoken_jax.training.state import TrainState, abstract_state
+from partoken_jax.training.step import make_train_step
 from partoken_jax.training.step_file import FORMAT, StepAbout, read_step_file, write_step_file
 
 MAX_FILES = 3

@@ -12,7 +12,7 @@ from partoken_jax.config import ConfigError, TrainConfig
 from partoken_jax.training.checkpoints import restore
 from partoken_jax.training.objective import named_arrays
 from partoken_jax.training.run_directory import CheckpointError
-from partoken_jax.training.step import TrainState
+from partoken_jax.training.state import TrainState
 
 HEAD = "classifier"
 PRETRAINING_HEAD = "residue_head."

@@ -85,13 +85,8 @@ from partoken_jax.training.stages import (
     renew_codebook,
     stage_of,
 )
-from partoken_jax.training.step import (
-    EvalStep,
-    StepMetrics,
-    TrainState,
-    compilations,
-    initial_state,
-)
+from partoken_jax.training.state import TrainState, initial_state
+from partoken_jax.training.step import EvalStep, StepMetrics, compilations
 from partoken_jax.training.tuned_forms import forms_line, measured_target
 
 

@@ -28,7 +28,8 @@ from partoken_jax.training.records import read_records
 from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.schedules import StepSettings, epoch_settings
 from partoken_jax.training.stages import has_codebook, stage_of
-from partoken_jax.training.step import EvalStep, TrainState, TrainStep, make_eval_step, make_train_step
+from partoken_jax.training.state import TrainState
+from partoken_jax.training.step import EvalStep, TrainStep, make_eval_step, make_train_step
 from partoken_jax.training.summary import State, summarise, write_summary
 
 

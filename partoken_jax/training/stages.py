@@ -17,8 +17,10 @@ from partoken_jax.nn.kmeans import codebook_from_samples
 from partoken_jax.nn.residual_codebook import ResidualCodebook
 from partoken_jax.training.devices import AXIS, on_mesh_by_rows, replicate
 from partoken_jax.training.epochs import TrainingError
+from partoken_jax.training.optimiser import ADAM
 from partoken_jax.training.schedules import Stage
-from partoken_jax.training.step import ADAM, EvalStep, TrainState, run_keys
+from partoken_jax.training.state import TrainState, run_keys
+from partoken_jax.training.step import EvalStep
 
 
 def stage_of(config: TrainConfig, epoch: int) -> tuple[Stage, int]:

@@ -25,7 +25,7 @@ from partoken_jax.convert import (
 )
 from partoken_jax.proteins.tasks import CATH_CLASSES
 from partoken_jax.training.checkpoints import restore, save_imported
-from partoken_jax.training.step import abstract_state
+from partoken_jax.training.state import abstract_state
 from tests.convert.recorded import (
     file_of,
     metadata_file,

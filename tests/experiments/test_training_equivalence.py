@@ -10,7 +10,7 @@ pytest.importorskip("torch")
 import jax.numpy as jnp
 
 from experiments.training_equivalence import FLOAT32, LEARNING_RATE, compare, exact_step_sizes, plot
-from partoken_jax.training.step import ADAM
+from partoken_jax.training.optimiser import ADAM
 from tests.helpers import tiny
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from partoken_jax.config import DataConfig, TrainConfig, save_yaml, to_dict
 from partoken_jax.proteins import load_dataset
 from partoken_jax.training.checkpoints import CheckpointMeta, save_imported
 from partoken_jax.training.epochs import nothing_yet
-from partoken_jax.training.step import TrainState, abstract_state, run_keys
+from partoken_jax.training.state import TrainState, abstract_state, run_keys
 from tests.helpers import NEIGHBOURS, crop, tiny, without_atoms
 
 DATA = DataConfig(

@@ -18,7 +18,8 @@ from partoken_jax.training.devices import data_mesh, num_shards, put_batch, repl
 from partoken_jax.training.epochs import predict
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.stages import begin_stage, cluster_samples, initialise_codebook
-from partoken_jax.training.step import initial_state, make_eval_step, make_train_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import make_eval_step, make_train_step
 from tests.helpers import by_path
 
 from .conftest import TINY, tiny

@@ -21,7 +21,8 @@ from partoken_jax.training.cluster_start import (
 from partoken_jax.training.data import load_run_data
 from partoken_jax.training.epochs import SoFar, predict
 from partoken_jax.training.interruption import Interrupted
-from partoken_jax.training.step import abstract_state, initial_state, make_eval_step
+from partoken_jax.training.state import abstract_state, initial_state
+from partoken_jax.training.step import make_eval_step
 from tests.helpers import by_path
 
 from .conftest import TINY, tiny

@@ -14,7 +14,8 @@ from partoken_jax.training import evaluate as evaluation
 from partoken_jax.training.data import describe, limited, load_data, load_run_data, prepare
 from partoken_jax.training.epochs import predict, score, train_epoch
 from partoken_jax.training.schedules import epoch_settings
-from partoken_jax.training.step import initial_state, make_eval_step, make_train_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import make_eval_step, make_train_step
 
 from .conftest import tiny
 

@@ -10,7 +10,8 @@ import pytest
 
 from partoken_jax.parameters import by_component
 from partoken_jax.training.examination import examine, first_offender
-from partoken_jax.training.step import compilations, initial_state, make_gradient_step, make_train_step
+from partoken_jax.training.state import initial_state
+from partoken_jax.training.step import compilations, make_gradient_step, make_train_step
 from tests.helpers import by_path
 
 from .conftest import tiny

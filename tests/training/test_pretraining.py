@@ -28,7 +28,7 @@ from partoken_jax.training.loop import train
 from partoken_jax.training.objective import LossWeights, Randomness, evaluate_objective, split_model
 from partoken_jax.training.records import read_records
 from partoken_jax.training.recovery import ResidueScores, recoveries
-from partoken_jax.training.step import abstract_state
+from partoken_jax.training.state import abstract_state
 from tests.helpers import assert_close, batch, by_path, moved, random_rotation, without_atoms
 from tests.helpers import tiny as tiny_model
 

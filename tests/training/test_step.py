@@ -15,16 +15,8 @@ from experiments.parity.partitioner import ZERO_GRADIENTS
 from partoken_jax.training.objective import LossWeights
 from partoken_jax.training.schedules import StepSettings
 from partoken_jax.training.stages import cluster_samples, initialise_codebook
-from partoken_jax.training.step import (
-    TrainState,
-    abstract_state,
-    apply_gradients,
-    compilations,
-    initial_state,
-    make_eval_step,
-    make_train_step,
-    run_keys,
-)
+from partoken_jax.training.state import TrainState, abstract_state, initial_state, run_keys
+from partoken_jax.training.step import apply_gradients, compilations, make_eval_step, make_train_step
 from tests.helpers import by_path
 
 from .conftest import tiny
