@@ -24,6 +24,7 @@ from experiments.flags import Flags, count, run_script
 from partoken_jax.config import ModelConfig, TrainConfig, from_dict, save_yaml
 from partoken_jax.model_config import Precision
 from partoken_jax.presets import changes
+from partoken_jax.pretrained import model_names
 from partoken_jax.progress import say
 from partoken_jax.settings import read_yaml
 
@@ -94,7 +95,7 @@ class Recipe(NamedTuple):
     kind: str
     settings: tuple[Settings, ...]
     start: str | None = None
-    """The run, or the file of a model, whose weights it starts from, by its place under the root."""
+    """Whose weights it starts from: a model of the package, or a run by its directory under the root."""
     change: Settings = {}  # noqa: RUF012  # nobody writes to it
     """What goes over the settings of the task as well."""
 
@@ -119,9 +120,7 @@ RECIPES = {
     "partoken-transferred": Recipe(
         "partoken", (RECOMMENDED, KEPT), "cath-architecture/partoken-recommended/seed0", _epochs(5, 3)
     ),
-    "partoken-tuned": Recipe(
-        "partoken", (RECOMMENDED,), "ec-class/partoken-transferred/seed0/model.safetensors", TUNED
-    ),
+    "partoken-tuned": Recipe("partoken", (RECOMMENDED,), "ec-class", TUNED),
     # As narrow as those of the screening, in epochs that take about as long as those of gvp-scratch.
     "gvp-narrow": Recipe("gvp", (RECOMMENDED, FAST), change={**NARROW, **_epochs(8, 5)}),
 }
@@ -167,7 +166,7 @@ COMPARED = {
     "partoken-recommended": "ParToken, recommended recipe",
     "partoken-types": "ParToken that sees residue types",
     "partoken-transferred": "ParToken, encoder kept from CATH architectures",
-    "partoken-tuned": "ParToken, encoder from CATH architectures",
+    "partoken-tuned": "ParToken for enzyme classes, all of it trained further",
 }
 """The recipes that are compared with each other, and what tables call them."""
 PRETRAINING = {"backbone": (), "types": (TYPES,)}
@@ -196,7 +195,7 @@ def job(root: Path, task: str, recipe: str, seed: int, precision: Precision) -> 
     name = f"{task}/{recipe}/seed{seed}"
     own = {
         "seed": seed,
-        "init_from": None if start is None else str(root / start),
+        "init_from": start if start is None or start in model_names() else str(root / start),
         "model": {"kind": kind},
     }
     config = _config(root / name, precision, (EVERYWHERE, own, *parts, *TASKS[task], change))
@@ -220,7 +219,7 @@ def startable(waiting: list[Job], under_way: list[Job]) -> Job | None:
     busy = {job.family for job in under_way}
     for candidate in waiting:
         start = candidate.config.init_from
-        if candidate.family not in busy and (start is None or Path(start).is_file() or is_done(start)):
+        if candidate.family not in busy and (start is None or start in model_names() or is_done(start)):
             return candidate
     return None
 

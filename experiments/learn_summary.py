@@ -26,7 +26,7 @@ from partoken_jax.training.metrics import classification, macro_f1_interval, wil
 
 VARIANTS = {
     "gvp": ("gvp-recommended", "gvp-architectures"),
-    "partoken": ("partoken-recommended", "partoken-tuned", "partoken-transferred", "partoken-architectures"),
+    "partoken": ("partoken-recommended", "partoken-transferred", "partoken-architectures"),
 }
 """Which variant stands for a model on a task: the first of these that has finished."""
 READ_OFF = {

@@ -75,3 +75,9 @@ def test_another_run_of_this_file_may_be_the_start_and_is_not_begun_for_it(tmp_p
     start = "cath-architecture/partoken-recommended/seed0"
     assert jobs[0].config.freeze_encoder and jobs[0].config.init_from == str(tmp_path / start)
     assert learn.startable(jobs, []) is None
+
+
+def test_a_model_of_the_package_is_a_start_that_is_always_there(tmp_path):
+    jobs = learn.all_jobs(tmp_path, ["ec-class"], ["partoken-tuned"], seeds=1)
+    assert jobs[0].config.init_from == "ec-class" and not jobs[0].config.freeze_encoder
+    assert learn.startable(jobs, []) is jobs[0]

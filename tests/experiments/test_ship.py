@@ -1,5 +1,6 @@
 """A run becomes a model of the package with a card, in one command."""
 
+import dataclasses
 import json
 import re
 
@@ -11,6 +12,8 @@ from partoken_jax.config import ConfigError
 from partoken_jax.pretrained import load_model, model_names
 from partoken_jax.pretrained.load import BOX
 from partoken_jax.proteins import load_dataset
+from partoken_jax.training.state import abstract_state
+from partoken_jax.training.trained import trained_run
 from tests.helpers import assert_close
 from tests.pretrained.conftest import make_run
 
@@ -34,6 +37,22 @@ def test_the_file_is_the_run_with_calibrated_probabilities(shipped):
     assert result["bytes"] == (folder / "tiny.safetensors").stat().st_size
     (example,) = load_dataset(task="cath-class", split="val").proteins[:1]
     assert_close(model.predict([example])[0].logits, result["examples"][example.name], 1e-5)
+
+
+def test_a_run_in_bfloat16_becomes_a_model_in_float32_with_the_same_weights(shipped):
+    run, _, result = shipped
+    in_float32 = trained_run(run)
+    rounded = dataclasses.replace(in_float32.config.model, precision="bfloat16")
+    config = dataclasses.replace(in_float32.config, model=rounded)
+    trained = dataclasses.replace(in_float32, config=config, graphdef=abstract_state(config)[0])
+    proteins = load_dataset(task="cath-class", split="val").proteins[:1]
+    (wanted,), (other,) = in_float32.predict(proteins), trained.predict(proteins)
+    assert np.any(other.logits != wanted.logits)
+    made = ship.in_float32(trained)
+    np.testing.assert_array_equal(made.predict(proteins)[0].logits, wanted.logits)
+    text = model_card.card("tiny", {**result, "training": dict(made.training)})
+    assert "trained with products in bfloat16" in text
+    assert "bfloat16" not in model_card.card("tiny", result)
 
 
 def test_nothing_names_a_place_of_the_machine(shipped):
