@@ -80,8 +80,9 @@ FAST: Settings = {"stage0": {"learning_rate": 1e-3}}
 KEPT: Settings = {"freeze_encoder": True, "stage0": {"learning_rate": 2e-3}}
 """The encoder stays as it is, and what follows it learns, faster than an encoder could."""
 TUNED: Settings = {
-    # All weights go on from a trained model, slowly, with its clusters and its codebook as they have become.
-    "stage0": {"epochs": 0, "learning_rate": 2e-4},
+    # All weights go on from a trained model, slowly, with clusters as sharp as they have become; the codebook
+    # is made anew, as at the beginning of every stage 1.
+    "stage0": {"epochs": 0},
     "stage1": {"epochs": 4, "learning_rate": 2e-4, "warmup_epochs": 0.5},
     "temperature": {"initial": 0.1, "decay": 1.0},
     "loss": {"ramp_epochs": 1},

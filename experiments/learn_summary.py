@@ -6,8 +6,8 @@
 `tasks`: task → model ("gvp", "partoken", "forest") → means over seeds of the best checkpoint by validation,
 with every seed's numbers. Accuracy and macro-F1 are of the test proteins, with 95% intervals over these
 proteins (Wilson's; the mean of the seeds' bootstrap intervals). How clusters and codes are used is measured
-on validation (`*_share`, `coverage`). Where no run was trained on CATH class, the classes are read off the
-runs on CATH architectures, whose test proteins are those of the frequent architectures.
+on validation (`*_share`, `coverage`). Where no run of a model was trained on CATH class, its classes are
+read off its runs on CATH architectures, whose test proteins are those of the frequent architectures.
 """
 
 import json
@@ -21,8 +21,10 @@ from experiments.finished_runs import TASKS, USE, FinishedRun, mean_or_none, rea
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
 from partoken_jax.progress import say
+from partoken_jax.proteins import DataError
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.metrics import classification, macro_f1_interval, wilson
+from partoken_jax.training.predictions import FILE
 
 VARIANTS = {
     "gvp": ("gvp-recommended", "gvp-architectures"),
@@ -39,7 +41,11 @@ NAMES = {**COMPARED, **dict(READ_OFF.values())}
 
 def read_off(run: FinishedRun) -> FinishedRun:
     """A run on architectures as one on classes: a class is as probable as its architectures together."""
-    assert run.predictions is not None
+    if run.predictions is None:
+        raise DataError(
+            f"{run.task}/{run.variant}/seed{run.seed}: has no {FILE}, from which CATH classes are read off; "
+            "finish the run again with --resume"
+        )
     of_architecture = np.array([name.partition(".")[0] for name in run.predictions.class_names])
     names, place = np.unique(of_architecture, return_inverse=True)
     probabilities = run.predictions.probabilities @ np.eye(len(names))[place]
@@ -95,9 +101,7 @@ def of_forest(row: dict[str, Any]) -> dict[str, Any]:
 def summary(runs: list[FinishedRun], baselines: list[dict[str, Any]]) -> dict[str, Any]:
     """Task → model → its numbers; what was not run is not there. The forest is the one on the backbone alone,
     with the identity split."""
-    on_architectures = [
-        run for run in runs if run.task == "cath-architecture" and run.variant in READ_OFF and run.predictions
-    ]
+    on_architectures = [run for run in runs if run.task == "cath-architecture" and run.variant in READ_OFF]
     runs = runs + [read_off(run) for run in on_architectures]
     tasks: dict[str, Any] = {}
     for task in TASKS:

@@ -192,8 +192,8 @@ def _training(result: dict[str, Any]) -> list[str]:
     took = ""
     if training.get("seconds"):
         took = (
-            f"{training['epochs']} epochs in {training['seconds'] / 3600:.1f} hours, the last of them on "
-            f"{training['environment']['device']} with jax {training['environment']['jax']}. "
+            f"{training['epochs']} epochs in {training['seconds'] / 3600:.1f} hours. The run was finished on "
+            f"{training['environment']['device']}, with jax {training['environment']['jax']}. "
         )
     if (precision := training.get("precision", "float32")) != "float32":
         took += f"It was trained with products in {precision}; it computes, and is scored here, in float32. "

@@ -23,7 +23,7 @@ class LossTerms(NamedTuple):
 
 
 def make_optimiser(model: nn.Module, learning_rate: float) -> torch.optim.Adam:
-    """Adam as in `partoken_jax.training.step`; the fused one keeps its count of steps on the device."""
+    """Adam as in `partoken_jax.training.optimiser`; the fused one keeps its count of steps on the device."""
     return torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
 
 

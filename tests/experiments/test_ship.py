@@ -39,8 +39,9 @@ def test_the_file_is_the_run_with_calibrated_probabilities(shipped):
     assert_close(model.predict([example])[0].logits, result["examples"][example.name], 1e-5)
 
 
-def test_a_run_in_bfloat16_becomes_a_model_in_float32_with_the_same_weights(shipped):
+def test_a_run_in_bfloat16_becomes_a_model_in_float32_with_the_same_weights(shipped, tmp_path, monkeypatch):
     run, _, result = shipped
+    assert result["training"]["precision"] == "float32"
     in_float32 = trained_run(run)
     rounded = dataclasses.replace(in_float32.config.model, precision="bfloat16")
     config = dataclasses.replace(in_float32.config, model=rounded)
@@ -48,9 +49,11 @@ def test_a_run_in_bfloat16_becomes_a_model_in_float32_with_the_same_weights(ship
     proteins = load_dataset(task="cath-class", split="val").proteins[:1]
     (wanted,), (other,) = in_float32.predict(proteins), trained.predict(proteins)
     assert np.any(other.logits != wanted.logits)
-    made = ship.in_float32(trained)
+    monkeypatch.setattr(ship, "trained_run", lambda _: trained)
+    result_of_rounded = ship.ship(run, "rounded", box=tmp_path, results=tmp_path)
+    made = load_model(tmp_path / "rounded.safetensors")
     np.testing.assert_array_equal(made.predict(proteins)[0].logits, wanted.logits)
-    text = model_card.card("tiny", {**result, "training": dict(made.training)})
+    text = model_card.card("rounded", result_of_rounded)
     assert "trained with products in bfloat16" in text
     assert "bfloat16" not in model_card.card("tiny", result)
 
