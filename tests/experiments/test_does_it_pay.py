@@ -8,7 +8,15 @@ import pytest
 
 from experiments import does_it_pay, learn_summary
 from experiments.does_it_pay import analyse
-from experiments.does_it_pay_report import against_published, answer, in_words, pretraining, verdict
+from experiments.does_it_pay_report import (
+    against_published,
+    answer,
+    as_published,
+    in_short,
+    in_words,
+    pretraining,
+    verdict,
+)
 from experiments.finished_runs import best_within, read_runs
 from partoken_jax.proteins import DataError
 from partoken_jax.training.predictions import StoredPredictions
@@ -139,6 +147,17 @@ def test_the_recommended_recipe_is_compared_with_the_published_one(root, tmp_pat
     said = against_published(analyse(read_runs(tmp_path)[0])["ec-class"])
     assert "Both from random weights: 0.167 less" in said
     assert not any(map(against_published, analyse(read_runs(root)[0]).values()))
+
+
+def test_the_question_is_also_answered_with_the_published_settings(root, tmp_path):
+    for seed in range(3):
+        make_run(tmp_path, "ec-class", "partoken-published", seed, answers(COUNT, 400, seed), step_ms=150.0)
+        make_run(tmp_path, "ec-class", "gvp-published", seed, answers(COUNT, 300, seed))
+    found = analyse(read_runs(tmp_path)[0])
+    said = as_published("ec-class", found["ec-class"])
+    assert "on ec-class, accuracy against GVP's: 0.167 more" in said and "in 1.50 of its time" in said
+    assert said in in_short(found)
+    assert not any(as_published(task, of) for task, of in analyse(read_runs(root)[0]).items())
 
 
 @pytest.mark.parametrize(
