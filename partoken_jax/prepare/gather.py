@@ -131,12 +131,14 @@ def split_schemes(found: Gathered, shares: Sequence[float] | None, seed: int) ->
         schemes[scheme] = np.array([code[split] for split in said], np.int8)
     if schemes:
         return schemes
-    found.notes.append(
-        f"the source has no splits, so proteins were split at random (seed {seed}): homologues are then in "
-        "training and test alike, and scores are higher than on proteins of new families; give splits by "
-        "sequence or structure in the column 'split' of the labels"
-    )
-    return {RANDOM: random_split(found, (0.8, 0.1, 0.1) if shares is None else shares, seed)}
+    shares = (0.8, 0.1, 0.1) if shares is None else shares
+    if max(shares) < 1:
+        found.notes.append(
+            f"the source has no splits, so proteins were split at random (seed {seed}): homologues are then "
+            "in training and test alike, and scores are higher than on proteins of new families; give splits "
+            "by sequence or structure in the column 'split' of the labels"
+        )
+    return {RANDOM: random_split(found, shares, seed)}
 
 
 def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndarray:
@@ -165,7 +167,8 @@ def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndar
         there, number, counts = np.unique(classes[name], return_inverse=True, return_counts=True)
         by_size = np.lexsort((rng.permutation(len(there)), -counts, there == ""))
         keys.append(np.argsort(by_size)[number])
-        untrained |= {(name, of) for of, count in zip(there.tolist(), counts, strict=True) if count > 1}
+        if shares[0] > 0:
+            untrained |= {(name, of) for of, count in zip(there.tolist(), counts, strict=True) if count > 1}
     sizes = np.zeros(len(shares))
     chosen = np.zeros(len(found.ids), np.int8)
     for done, protein in enumerate(np.lexsort(keys), start=1):

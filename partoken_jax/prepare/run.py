@@ -123,15 +123,11 @@ def _check(
     if seed < 0:
         raise ConfigError(f"seed is {seed}, but must be a whole number of at least 0")
     if split is not None and not (
-        len(split) == 3
-        and all(share >= 0 for share in split)
-        and split[0] > 0
-        and math.isclose(sum(split), 1)
+        len(split) == 3 and all(share >= 0 for share in split) and math.isclose(sum(split), 1)
     ):
         shown = ",".join(f"{share:g}" for share in split)
         raise ConfigError(
-            f"split is {shown}, but must be the shares of training, validation and test, which add up to 1, "
-            "the first above 0"
+            f"split is {shown}, but must be the shares of training, validation and test, which add up to 1"
         )
     if not out.name:
         raise ConfigError(f"{out}: is no name for a folder; name one")

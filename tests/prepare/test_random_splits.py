@@ -73,6 +73,15 @@ def test_the_split_is_of_the_seed_and_the_set_and_a_split_without_a_share_is_emp
     assert counts(first)[2] == 0 and max(counts(first)) <= 27
 
 
+def test_all_proteins_may_be_for_the_test(structures, tmp_path, load, capsys):
+    (tmp_path / "labels.csv").write_text("id,colour\n1abc,red\n2xyz,blue\n4four,blue\n", encoding="utf-8")
+    labels = tmp_path / "labels.csv"
+    prepare([str(structures)], tmp_path / "out", labels=labels, split=(0, 0, 1), workers=1, neighbours=4)
+    splits = load(tmp_path / "out")["splits/random"]
+    assert len(splits) == 6 and (splits == 2).all()
+    assert "homologues" not in capsys.readouterr().out  # there is no training for them to be in
+
+
 def prepared_with(labels: str, structures, tmp_path, capsys) -> list[str]:
     """The warnings of a set with these labels."""
     (tmp_path / "labels.csv").write_text(labels, encoding="utf-8")
