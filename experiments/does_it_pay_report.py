@@ -175,8 +175,8 @@ def signed(found: dict[str, Any]) -> str:
 
 
 def verdict(tasks: dict[str, Any]) -> str:
-    """One paragraph: the answer, and per task the question and what its answer is due to."""
-    sentences = []
+    """The answer, and as a list of Markdown, task by task, what it rests on and what it is due to."""
+    points = []
     for task, found in tasks.items():
         by_pair = {(c["first"], c["second"]): c for c in found["contrasts"]}
         if MAIN not in by_pair:
@@ -187,15 +187,16 @@ def verdict(tasks: dict[str, Any]) -> str:
             for pair, what in AGAINST.items()
             if pair in by_pair
         ]
-        sentences.append(
-            f"On {task} ParToken takes "
-            f"{main['seconds_ratio']:.2f} times the training time of GVP. Its accuracy against that of "
-            f"{'; '.join(parts)}. In the {found['budget_seconds']:,.0f} s of the cheapest variant its best "
-            f"validation accuracy is, against that of GVP, "
-            f"{in_words(main['validation_accuracy_within_budget'])}."
-        )
-        sentences += filter(None, [as_published(task, found), against_published(found), pretraining(found)])
-    return " ".join([answers(tasks), *sentences])
+        points += [
+            f"On {task} ParToken takes {main['seconds_ratio']:.2f} times the training time of GVP. Its "
+            f"accuracy against that of {'; '.join(parts)}.",
+            f"On {task}, in the {found['budget_seconds']:,.0f} s of the cheapest variant, ParToken's best "
+            "validation accuracy against that of GVP: "
+            f"{in_words(main['validation_accuracy_within_budget'])}.",
+        ]
+        others = (as_published(task, found), against_published(task, found), pretraining(task, found))
+        points += filter(None, others)
+    return "\n".join([answers(tasks), "", *(f"- {point}" for point in points)]).rstrip()
 
 
 def answers(tasks: dict[str, Any]) -> str:
@@ -221,16 +222,16 @@ def answers(tasks: dict[str, Any]) -> str:
     return " ".join(f"On {' and '.join(places)} {words}." for words, places in found.items())
 
 
-def pretraining(found: dict[str, Any]) -> str:
+def pretraining(task: str, found: dict[str, Any]) -> str:
     """What a pretrained encoder buys on a task; nothing without runs of both kinds."""
     by_pair = {(c["first"], c["second"]): c["accuracy"] for c in found["contrasts"]}
     parts = [f"of {name} {in_words(by_pair[pair])}" for name, pair in PRETRAINED.items() if pair in by_pair]
     if not parts:
         return ""
     return (
-        "From an encoder that is pretrained on structure alone, the accuracy after equally many epochs is, "
-        f"against that from random weights at twice the learning rate: {'; '.join(parts)}. The pretraining "
-        "itself is not counted."
+        f"On {task}, from an encoder that is pretrained on structure alone, the accuracy after equally many "
+        f"epochs is, against that from random weights at twice the learning rate: {'; '.join(parts)}. The "
+        "pretraining itself is not counted."
     )
 
 
@@ -239,13 +240,13 @@ def as_published(task: str, found: dict[str, Any]) -> str:
     for mine in found["contrasts"]:
         if (mine["first"], mine["second"]) == PUBLISHED:
             return (
-                f"With published settings, on {task}, accuracy against GVP's: "
+                f"On {task}, with the published settings, accuracy against GVP's: "
                 f"{in_words(mine['accuracy'])}, in {mine['seconds_ratio']:.2f} of its time."
             )
     return ""
 
 
-def against_published(found: dict[str, Any]) -> str:
+def against_published(task: str, found: dict[str, Any]) -> str:
     """What the recommended recipe changes on a task; nothing without runs as published."""
     by_pair = {(c["first"], c["second"]): c for c in found["contrasts"]}
     if RECIPE not in by_pair:
@@ -253,9 +254,9 @@ def against_published(found: dict[str, Any]) -> str:
     ours, published = (found["variants"][name]["codes_used_share"] for name in RECIPE)
     accuracy, time = by_pair[RECIPE]["accuracy"], by_pair[RECIPE]["seconds_ratio"]
     said = (
-        "The recommended settings from a pretrained encoder, against the published ones from random weights "
-        f"in as many epochs: accuracy {in_words(accuracy)}, {ours:.0%} of codes in use, not {published:.0%}, "
-        f"in {time:.2f} of the time without the pretraining."
+        f"On {task}, our settings from a pretrained encoder, against the published ones from random weights "
+        f"in as many epochs: accuracy {in_words(accuracy)}, {ours:.0%} of codes in use, not "
+        f"{published:.0%}, in {time:.2f} of the time without the pretraining."
     )
     if SETTINGS in by_pair:
         said += f" Both from random weights: {in_words(by_pair[SETTINGS]['accuracy'])}."
@@ -264,8 +265,8 @@ def against_published(found: dict[str, Any]) -> str:
 
 def in_short(tasks: dict[str, Any]) -> str:
     """The answer with the recommended settings and with the published ones, and what the former change."""
-    published = [as_published(task, found) for task, found in tasks.items()]
-    return " ".join(filter(None, [answers(tasks), *published, *map(against_published, tasks.values())]))
+    said = [say(task, found) for say in (as_published, against_published) for task, found in tasks.items()]
+    return " ".join(filter(None, [answers(tasks), *said]))
 
 
 def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:

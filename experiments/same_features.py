@@ -197,14 +197,14 @@ def text(results: dict[str, Any]) -> str:
 
 
 def verdict(results: dict[str, Any]) -> str:
-    """The answer with its numbers, in words that follow from the intervals."""
+    """The answer, and as a list its numbers, in words that follow from the intervals."""
     found = []
     for place, of in _complete(results).items():
         by_second = {c["second"]: c["accuracy"] for c in of["contrasts"]}
         parts = (f"{in_words(by_second[second])} against {what}" for second, what in AGAINST.items())
-        found.append(f"{_called(place, of)}: {', '.join(parts)}.")
-    about = "Accuracy with learned clusters, on the same residue features:"
-    return " ".join([answer(results), *([about, *found] if found else [])])
+        found.append(f"- {_called(place, of)}: {', '.join(parts)}.")
+    about = ("", "Accuracy with learned clusters, on the same residue features:", "")
+    return "\n".join([answer(results), *([*about, *found] if found else [])])
 
 
 def answer(results: dict[str, Any]) -> str:

@@ -98,7 +98,10 @@ def gpu() -> str:
 
 
 def wrapped(text: str) -> str:
-    return textwrap.fill(text, 118, break_long_words=False, break_on_hyphens=False)
+    """Paragraphs and points of one line each, as lines of a document."""
+    lines = [(line, "  " * line.startswith("- ")) for line in text.splitlines()]
+    options: Any = {"break_long_words": False, "break_on_hyphens": False}
+    return "\n".join(textwrap.fill(line, 118, subsequent_indent=of, **options) for line, of in lines)
 
 
 def ratios() -> str:
