@@ -149,9 +149,10 @@ def random_split(found: Gathered, shares: Sequence[float], seed: int) -> np.ndar
     One after the other then goes to a split that one of its columns is not in yet, the column with the fewest
     labels first, and training before validation and test; else to training if one of its classes is not there
     yet but has another protein as well, even beyond its share; else to the split that has least of its share.
+    A split without a share gets nothing.
 
-    So a column of three labels is in every split. In the column with the fewest labels every class is shared
-    out to within a protein or two, in others as chance has it.
+    So a column of three labels is in every split with a share. In the column with the fewest labels every
+    class is shared out to within a protein or two, in others as chance has it.
     """
     rng = np.random.default_rng(seed)
     names = sorted({name for labels in found.labels for name in labels})
