@@ -64,6 +64,7 @@ TASKS: dict[str, tuple[Settings, ...]] = {
     "cath-architecture": ({"data": {"task": "cath-architecture"}}, _epochs(12, 8)),
     "ec-class": ({"data": {"task": "ec-class"}}, _epochs(16, 8)),
     "cath-class": ({"data": {"task": "cath-class"}}, _epochs(3, 3)),
+    "cath-superfamily": ({"data": {"task": "cath-superfamily"}}, _epochs(6, 4)),
     "cath-architecture-superfamily": (
         {"data": {"task": "cath-architecture", "split_scheme": "superfamily"}},
         _epochs(12, 8),

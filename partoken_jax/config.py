@@ -51,10 +51,10 @@ class DataConfig:
     experiments/data/README.md describes it). Without it, the proteins that come with the package are used.
     Set it to train on proteins of your own."""
     task: str = "ec-class"
-    """What to predict: the enzyme class ("ec-class"), the CATH class ("cath-class") or the CATH architecture
-    ("cath-architecture"); with a prepared set, the name of any of its columns that has one label per protein.
-    Change it to train for another question. Proteins without a label for it are left out. "residue-types" is
-    for pretraining: it takes all proteins and needs no labels."""
+    """What to predict: the enzyme class ("ec-class"), the CATH class ("cath-class"), architecture
+    ("cath-architecture") or superfamily ("cath-superfamily"); with a prepared set, the name of any of its
+    columns that has one label per protein. Change it to train for another question. Proteins without a label
+    for it are left out. "residue-types" is for pretraining: it takes all proteins and needs no labels."""
     split_scheme: str = "identity"
     """How proteins are split into training, validation and test. "identity": proteins of two splits share at
     most 30% of their sequence. Choose "superfamily" for the harder question, where they also come from

@@ -13,7 +13,7 @@ from partoken_jax.proteins.prepared import SPLITS, checksum
 from partoken_jax.proteins.prepared_set import PreparedProteins, open_prepared
 from partoken_jax.proteins.protein import DataError, Protein
 from partoken_jax.proteins.tasks import (
-    MIN_ARCHITECTURE_CHAINS,
+    MIN_CHAINS,
     RESIDUE_CLASSES,
     TASK_ARRAYS,
     pretraining_places,
@@ -70,8 +70,8 @@ class ProteinDataset:
     """The file or prepared set that the proteins come from."""
     left_out: tuple[str, ...] = ()
     """Chains of the file that carry the task's annotation but are in no split of the chosen
-    scheme (superfamily unknown), or in an architecture with too few chains to be a class. In pretraining
-    also those that another scheme keeps for validation or test."""
+    scheme (superfamily unknown), or in an architecture or superfamily with too few chains to be a
+    class. In pretraining also those that another scheme keeps for validation or test."""
     fingerprint: str = ""
     """Checksum of the source; empty for proteins made in Python."""
 
@@ -150,10 +150,10 @@ def load_splits(
 
     Args:
       path: the .npz file or the folder of a prepared set; None for the embedded file.
-      task: of a .npz file "ec-class" (7 classes), "cath-class" (4) or "cath-architecture" (the architectures
-        with at least `MIN_ARCHITECTURE_CHAINS` chains in the file, all splits together); of a prepared set
-        any label column with one label per protein. "residue-types" takes all proteins of either, without
-        labels, for training only those that no scheme keeps for validation or test.
+      task: of a .npz file "ec-class" (7 classes), "cath-class" (4), "cath-architecture" or "cath-superfamily"
+        (those with at least 50 or 10 chains in the file, all splits together: `MIN_CHAINS`); of a prepared
+        set any label column with one label per protein. "residue-types" takes all proteins of either,
+        without labels, for training only those that no scheme keeps for validation or test.
       split_scheme: of a .npz file "identity" (no two splits share more than 30% sequence identity) or
         "superfamily" (none shares a CATH superfamily; chains of unknown superfamily are in no split); of a
         prepared set any of its schemes.
@@ -230,7 +230,7 @@ def _npz_splits(path: Path, task: str, split_scheme: str, splits: Sequence[str])
     chosen = {split: (labels >= 0) & (place == SPLITS[split]) for split in splits}
     for split, chains in chosen.items():
         if not chains.any():
-            rule = f" (classes need {MIN_ARCHITECTURE_CHAINS} chains)" if task == "cath-architecture" else ""
+            rule = f" (classes need {MIN_CHAINS[task]} chains)" if task in MIN_CHAINS else ""
             raise _empty(path, f"chain of task {task!r}{rule}", split, split_scheme)
     fingerprint = checksum(path)
     return {

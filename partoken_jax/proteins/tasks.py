@@ -4,6 +4,7 @@ A task's classes depend on the file alone, never on the split, so that label 3 m
 thing in training and in test.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -68,11 +69,14 @@ ARCHITECTURES = {
 }
 """What CATH 4.3 calls its architectures."""
 
-MIN_ARCHITECTURE_CHAINS = 50
-"""A CATH architecture is a class of `cath-architecture` if the file holds so many chains of it,
-all splits together: 17 architectures of pdb_chains.npz, 11 of the embedded pdb_small.npz."""
+MIN_CHAINS = {"cath-architecture": 50, "cath-superfamily": 10}
+"""An architecture or superfamily is a class of its task if the file holds so many chains of it, all splits
+together: 17 architectures and 197 superfamilies of pdb_chains.npz, 11 and 32 of the embedded file."""
 
-TASK_ARRAYS = {"ec-class": "ec_class", "cath-class": "cath", "cath-architecture": "cath"}
+CATH_LEVELS = {"cath-class": 1, "cath-architecture": 2, "cath-superfamily": 4}
+"""How many numbers of a CATH code a task tells."""
+
+TASK_ARRAYS = {"ec-class": "ec_class"} | dict.fromkeys(CATH_LEVELS, "cath")
 """The array of a file from which a task takes its labels."""
 
 
@@ -94,8 +98,8 @@ def task_labels(task: str, annotation: np.ndarray, names: list[str]) -> tuple[np
       names: the chains' names, for error messages.
 
     Returns:
-      Labels int32 [P], -1 where the chain is not in the task, -2 where it is but its class is too
-      small to count; and the class names.
+      Labels int32 [P], -1 where the chain is not in the task (such as a CATH code without a superfamily), -2
+      where it is but its class is too small to count; and the class names.
 
     Raises DataError for an EC class or CATH code that does not exist.
     """
@@ -105,19 +109,18 @@ def task_labels(task: str, annotation: np.ndarray, names: list[str]) -> tuple[np
             i = int(bad.argmax())
             raise DataError(f"{names[i]}: ec_class is {annotation[i]}, but must be 1 to 7, or 0 for none")
         return annotation.astype(np.int32) - 1, EC_CLASSES
+    level = CATH_LEVELS[task]
     codes = [
-        _architecture(code.decode("utf-8", "replace"), name)
+        _cath_numbers(code.decode("utf-8", "replace"), name)[:level]
         for code, name in zip(annotation, names, strict=True)
     ]
     if task == "cath-class":
         return np.array([code[0] - 1 if code else -1 for code in codes], np.int32), CATH_CLASSES
-    found, counts = np.unique(
-        [code for code in codes if code] or np.empty((0, 2), int), axis=0, return_counts=True
-    )
-    kept = [tuple(code) for code in found[counts >= MIN_ARCHITECTURE_CHAINS].tolist()]
+    counts = Counter(code for code in codes if len(code) == level)
+    kept = sorted(code for code, count in counts.items() if count >= MIN_CHAINS[task])
     number = {code: i for i, code in enumerate(kept)}
-    labels = [number.get(code, -2) if code else -1 for code in codes]
-    return np.array(labels, np.int32), tuple(f"{c}.{a}" for c, a in kept)
+    labels = [number.get(code, -2) if len(code) == level else -1 for code in codes]
+    return np.array(labels, np.int32), tuple(".".join(map(str, code)) for code in kept)
 
 
 def pretraining_places(schemes: Mapping[str, np.ndarray], chosen: str) -> np.ndarray:
@@ -132,9 +135,10 @@ def pretraining_places(schemes: Mapping[str, np.ndarray], chosen: str) -> np.nda
     return place
 
 
-def _architecture(code: str, name: str) -> tuple[int, int] | None:
+def _cath_numbers(code: str, name: str) -> tuple[int, ...]:
+    """The numbers of a CATH code, two or more; none of an empty one."""
     if not code:
-        return None
+        return ()
     fields = code.split(".")
     if (
         len(fields) < 2
@@ -145,4 +149,4 @@ def _architecture(code: str, name: str) -> tuple[int, int] | None:
             f"{name}: {code!r} is not a CATH code (class 1 to 4, architecture, topology, superfamily, "
             "as in 3.40.50.720); correct it or leave it empty"
         )
-    return int(fields[0]), int(fields[1])
+    return tuple(map(int, fields))

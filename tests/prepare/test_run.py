@@ -31,7 +31,12 @@ def whole(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(
     "task, scheme",
-    [("ec-class", "identity"), ("cath-class", "superfamily"), ("cath-architecture", "superfamily")],
+    [
+        ("ec-class", "identity"),
+        ("cath-class", "superfamily"),
+        ("cath-architecture", "superfamily"),
+        ("cath-superfamily", "identity"),
+    ],
 )
 def test_a_npz_file_gives_the_same_proteins_labels_and_splits(task, scheme, whole):
     verify_prepared(whole)

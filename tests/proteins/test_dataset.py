@@ -16,6 +16,7 @@ from partoken_jax.proteins import (
     subset,
 )
 from partoken_jax.proteins.dataset import EMBEDDED
+from partoken_jax.proteins.tasks import MIN_CHAINS, TASK_ARRAYS
 from tests.helpers import prepared_set
 
 CHAINS = Path(__file__).parents[2] / "experiments" / "data" / "pdb_chains.npz"
@@ -27,6 +28,7 @@ CHAINS = Path(__file__).parents[2] / "experiments" / "data" / "pdb_chains.npz"
         ("ec-class", (6654, 785, 769), 7),
         ("cath-class", (7641, 968, 946), 4),
         ("cath-architecture", (7345, 911, 902), 17),
+        ("cath-superfamily", (5102, 673, 578), 197),
     ],
 )
 def test_counts_of_the_chains_file(task, sizes, num_classes):
@@ -42,15 +44,15 @@ def test_counts_of_the_chains_file(task, sizes, num_classes):
         lengths = np.concatenate([dataset.lengths for dataset in splits])
         assert (lengths.min(), lengths.max(), round(lengths.mean())) == (40, 1264, 277)
         assert round(np.percentile(lengths, 95)) == 543
-    if task == "cath-architecture":
-        assert counts.min() >= 50
+    if task in MIN_CHAINS:
+        assert counts.min() >= MIN_CHAINS[task]
         # Every other chain with a CATH code is accounted for: 9,555 in all.
         assert len(splits[0].left_out) == 9555 - counts.sum()
     names = [protein.name for dataset in splits for protein in dataset.proteins]
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("task", ["ec-class", "cath-class", "cath-architecture"])
+@pytest.mark.parametrize("task", TASK_ARRAYS)
 @pytest.mark.parametrize("scheme", ["identity", "superfamily"])
 def test_embedded_proteins_decode_to_real_geometry(task, scheme):
     dataset = load_dataset(task=task, split="val", split_scheme=scheme)
@@ -161,6 +163,11 @@ def test_architectures_below_fifty_chains_are_no_class(write):
     assert len(dataset.left_out) == 49
     with pytest.raises(DataError, match=r"tiny.npz: no chain .* \(classes need 50 chains\) .*'train'"):
         load_dataset(file_of({"3.40.1.1": 49}), task="cath-architecture")
+    mixed = file_of({"3.40.9.1": 12, "3.40.10.1": 10, "3.40.10.2": 9, "3.40": 11})
+    dataset = load_dataset(mixed, task="cath-superfamily")
+    assert dataset.class_names == ("3.40.9.1", "3.40.10.1")
+    assert dataset.class_counts().tolist() == [12, 10]
+    assert len(dataset.left_out) == 9, "a code without a superfamily is no member of a small one"
 
 
 def test_only_the_arrays_in_use_are_needed(write):
@@ -235,7 +242,10 @@ def test_missing_files_and_directories_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"task": "go"}, "unknown task 'go'; choose one of ec-class, cath-class, cath-architecture"),
+        (
+            {"task": "go"},
+            "unknown task 'go'; choose one of ec-class, cath-class, cath-architecture, cath-superfamily",
+        ),
         ({"split": "valid"}, "unknown split 'valid'; choose one of train, val, test"),
         ({"split_scheme": "random"}, "unknown split_scheme 'random'; choose one of identity, superfamily"),
     ],
