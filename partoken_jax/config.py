@@ -211,7 +211,8 @@ class TrainConfig:
     init_from: FilePath | None = None
     """Start from the weights of this run (a directory), trained model (a name or a .safetensors file) or file
     of weights of the PyTorch original instead of random ones. A classifier of another number of classes
-    starts anew; of a pretrained model ("residues") the encoder is taken. Set it to fine-tune a model."""
+    starts anew; of a model of another kind (`model.kind`) the encoder is taken. Set it to fine-tune a
+    model."""
     freeze_encoder: Flag = False
     """Whether the encoder stays as it is in `init_from`, and only what follows it learns. Switch it on where
     there are few proteins to learn from; a step then has fewer than 0.6 of the operations."""

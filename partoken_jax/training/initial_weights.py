@@ -15,7 +15,8 @@ from partoken_jax.training.run_directory import CheckpointError
 from partoken_jax.training.state import TrainState
 
 HEAD = "classifier"
-PRETRAINING_HEAD = "residue_head."
+OWN_PARTS = {"residues": "residue_head.", "partoken": "fusion."}
+"""By kind of model what only it has, and has under all settings; GVP has nothing of its own."""
 ENCODER = "encoder."
 READS_TYPES = ("encoder.residue_embedding.", "encoder.node_norm.", "encoder.node_gvp.")
 """Parts of the encoder that are of another size, or missing, where the model does not see residue types."""
@@ -43,10 +44,10 @@ def initial_weights(
       config: of the run that starts. Where the run in a directory had another number of neighbours or another
         activation, which its weights fit as well, the lines say so.
 
-    A layer of the classifier, and a codebook, of another size stay fresh. Between a model that pretrains and
-    one that classifies only the encoder is taken, but for the layers that read residue types where one of
-    both sees them and the other does not. Raises CheckpointError for a source that is neither, or any other
-    weight that is missing or of another shape.
+    A layer of the classifier, and a codebook, of another size stay fresh. Between models of two kinds only
+    the encoder is taken, but for the layers that read residue types where one of both sees them and the other
+    does not. Raises CheckpointError for a source that is neither, or any other weight that is missing or of
+    another shape.
     """
     if weights is None:
         if Path(source).is_file():
@@ -60,7 +61,7 @@ def initial_weights(
         taken = initial_weights(source, state, weights, config)
         return taken._replace(lines=taken.lines + _other_inputs(restored.config, config))
     here = named_arrays(state.params, state.codebook)
-    if _pretrains(weights) != _pretrains(here):
+    if _kind(weights) != _kind(here):
         return _with_encoder(source, state, weights)
     fresh: list[str] = []
     problems: list[str] = []
@@ -111,8 +112,11 @@ def _with_encoder(source: str, state: TrainState, weights: Mapping[str, np.ndarr
     return InitialWeights(state._replace(params=params), lines, encoder_alone=True)
 
 
-def _pretrains(weights: Mapping[str, np.ndarray]) -> bool:
-    return any(name.startswith(PRETRAINING_HEAD) for name in weights)
+def _kind(weights: Mapping[str, np.ndarray]) -> str:
+    """Which kind of model the weights are of."""
+    return next(
+        (kind for kind, part in OWN_PARTS.items() if any(name.startswith(part) for name in weights)), "gvp"
+    )
 
 
 def _filled(

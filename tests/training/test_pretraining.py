@@ -15,6 +15,7 @@ from flax import nnx
 
 from experiments.faults import differences
 from partoken_jax.config import CheckpointConfig, ConfigError, PretrainingConfig, StageConfig
+from partoken_jax.model_config import PartitionerConfig
 from partoken_jax.models import ResidueModel
 from partoken_jax.nn.noise import residue_noise
 from partoken_jax.nn.residue_types import drawn_residues, shaken
@@ -25,10 +26,16 @@ from partoken_jax.training.evaluate import evaluate
 from partoken_jax.training.initial_weights import initial_weights
 from partoken_jax.training.interruption import Interrupted
 from partoken_jax.training.loop import train
-from partoken_jax.training.objective import LossWeights, Randomness, evaluate_objective, split_model
+from partoken_jax.training.objective import (
+    LossWeights,
+    Randomness,
+    evaluate_objective,
+    named_arrays,
+    split_model,
+)
 from partoken_jax.training.records import read_records
 from partoken_jax.training.recovery import ResidueScores, recoveries
-from partoken_jax.training.state import abstract_state
+from partoken_jax.training.state import TrainState, abstract_state
 from tests.helpers import assert_close, batch, by_path, moved, random_rotation, without_atoms
 from tests.helpers import tiny as tiny_model
 
@@ -262,3 +269,27 @@ def test_a_model_starts_from_the_encoder_and_nothing_else(kind, sees_types, pret
     }
     assert "data.neighbours" in lines.pop()  # which the weights fit as well, so that nothing else tells
     assert sorted(lines[-1].removeprefix("starts fresh: ").split(", ")) == fresh[kind]
+
+
+@pytest.mark.parametrize("there, here", [("gvp", "partoken"), ("partoken", "gvp")])
+@pytest.mark.parametrize("start", ["learned", "whole"])
+def test_between_gvp_and_partoken_the_encoder_goes(there, here, start):
+    partitioner = PartitionerConfig(kind=start)
+    configs = {
+        kind: dataclasses.replace(
+            TINY, model=dataclasses.replace(TINY.model, kind=kind, partitioner=partitioner)
+        )
+        for kind in ("gvp", "partoken")
+    }
+    shapes = {kind: abstract_state(config)[1] for kind, config in configs.items()}
+
+    def filled(kind: str, value: float) -> TrainState:
+        state = shapes[kind]
+        arrays = jax.tree.map(lambda x: jnp.full(x.shape, value, x.dtype), (state.params, state.codebook))
+        return state._replace(params=arrays[0], codebook=arrays[1])
+
+    weights = named_arrays(*filled(there, 3)[:2])
+    state, lines, alone = initial_weights("weights", filled(here, 7), weights, configs[here])
+    for name, array in by_path(state.params, state.codebook).items():
+        np.testing.assert_array_equal(array, 3 if name.startswith("encoder.") else 7, name)
+    assert alone and lines[0] == "encoder from weights"

@@ -291,7 +291,7 @@ def test_training_from_the_weights_of_a_run_with_another_head(gvp_run, tmp_path,
     for name in source.keys() - fresh:
         np.testing.assert_allclose(tuned[name], source[name], atol=1e-6, err_msg=name)
     with pytest.raises(CheckpointError, match=r"do not fit the model of this run: .* is missing"):
-        wrong = dataclasses.replace(config.model, kind="partoken")
+        wrong = dataclasses.replace(config.model, num_layers=config.model.num_layers + 1)
         train(dataclasses.replace(config, model=wrong, run_dir=str(tmp_path / "no")), quiet=True)
 
 
