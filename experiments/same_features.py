@@ -12,8 +12,9 @@ together with its clusters becomes a better one; `experiments.does_it_pay` compa
 
 The JSON is written after every run, and a run that is in it is not done again. Encoders: "backbone" was
 pretrained on structure alone and favours nobody, "types" likewise but sees residue types; "architecture" is
-that of a GVP trained on CATH architectures, which has read means; "partoken" is that of the model in the
-package, trained with clusters; any other name is a run directory.
+that of a GVP trained on CATH architectures, which has read means, "superfamily" that of one trained on CATH
+superfamilies, which sees types; "partoken" is that of the model in the package, trained with clusters; any
+other name is a run directory.
 """
 
 import copy
@@ -67,6 +68,7 @@ RUNS = Path(__file__).parent / "results" / "learn" / "runs"
 ENCODERS = {
     **{name: RUNS / "pretraining" / name for name in PRETRAINING},
     "architecture": RUNS / "cath-architecture" / "gvp-recommended" / "seed1",
+    "superfamily": RUNS / "cath-superfamily" / "gvp-types" / "seed0",
 }
 STAGE0 = StageConfig(epochs=8, learning_rate=2e-3, warmup_epochs=1)
 STAGE1_EPOCHS = 4
@@ -244,7 +246,7 @@ def main() -> None:
     flags.add_argument(
         "--encoder",
         default="backbone",
-        help='"backbone", "types", "architecture", "partoken", or a run directory.',
+        help='"backbone", "types", "architecture", "superfamily", "partoken", or a run directory.',
     )
     flags.add_argument("--task", choices=TASKS, required=True)
     flags.add_argument("--readers", nargs="+", choices=READERS, default=list(READERS))
