@@ -6,8 +6,8 @@ On a GPU bfloat16 is the fastest precision; on a CPU it is the slowest, so choos
 
 Each run is `partoken train` in ROOT/TASK/RECIPE/seedN, with the settings that this file says; its
 config.yaml has them all. A run starts when the run that it takes weights from is done. When the time is up,
-or on Ctrl-C, every run under way saves its state and stops, and the same command resumes it. Runs that are
-done are left alone.
+on Ctrl-C or on SIGTERM, every run under way saves its state and stops, and the same command resumes it. Runs
+that are done are left alone.
 """
 
 import dataclasses
@@ -238,8 +238,10 @@ def startable(waiting: list[Job], under_way: list[Job]) -> Job | None:
 def run_all(jobs: list[Job], at_once: int, seconds: float) -> list[str]:
     """Runs the jobs in their order, so many at once; returns the names of those that failed.
 
-    What is under way when the time is up is stopped, and saves itself.
+    What is under way when the time is up is stopped, and saves itself; so it is on SIGTERM, which ends this
+    function with KeyboardInterrupt. Call it in the main thread.
     """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     end = time.monotonic() + seconds
     under_way: list[tuple[Job, subprocess.Popen]] = []
     failed: list[str] = []
@@ -266,6 +268,7 @@ def run_all(jobs: list[Job], at_once: int, seconds: float) -> list[str]:
             process.send_signal(signal.SIGTERM)
         for _, process in under_way:
             process.wait()
+        signal.signal(signal.SIGTERM, before)
     return failed
 
 

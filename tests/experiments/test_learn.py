@@ -1,5 +1,9 @@
 """The training runs that are quoted: what their settings are, and in which order they start."""
 
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,6 +71,23 @@ def test_a_run_waits_for_the_one_that_it_starts_from(tmp_path):
     (done / "report.json").touch()
     started = learn.startable(jobs[1:], [])
     assert started is not None and started.name == "cath-class/gvp-recommended/seed0"
+
+
+def test_sigterm_ends_the_runs_under_way_as_well(tmp_path, monkeypatch):
+    jobs = learn.all_jobs(tmp_path, ["cath-class"], ["gvp-scratch"], seeds=2)
+    begun = []
+
+    def start(job):
+        begun.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        threading.Timer(0.2, signal.raise_signal, [signal.SIGTERM]).start()
+        return begun[-1]
+
+    monkeypatch.setattr(learn, "start", start)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        learn.run_all(jobs, at_once=1, seconds=60)
+    assert [process.returncode for process in begun] == [-signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_another_run_of_this_file_may_be_the_start_and_is_not_begun_for_it(tmp_path):
