@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -192,6 +193,19 @@ def test_macro_f1_has_an_interval_that_narrows_with_the_number_of_proteins():
     assert lower < many["macro_f1"] < higher
     assert (high - low) / (higher - lower) == pytest.approx(10, rel=0.3)  # as 1 / sqrt(proteins)
     assert macro_f1_interval(few) == (low, high)
+
+
+def test_classes_without_proteins_change_no_interval_and_take_no_memory():
+    truth, predicted = np.tile(TRUTH, 3), np.tile(PREDICTED, 3)
+    few, many = (
+        classification(truth, predicted, tuple(map(str, range(number)))) for number in (len(NAMES), 1500)
+    )
+    tracemalloc.start()
+    try:
+        assert macro_f1_interval(many) == macro_f1_interval(few)
+        assert tracemalloc.get_traced_memory()[1] < 100e6, "the confusion matrix, a few times"
+    finally:
+        tracemalloc.stop()
 
 
 def test_every_number_of_the_table_has_an_interval():
