@@ -127,9 +127,6 @@ RECIPES = {
     "partoken-transferred": Recipe(
         "partoken", (RECOMMENDED, KEPT), "cath-architecture/partoken-recommended/seed0", _epochs(5, 3)
     ),
-    "partoken-families": Recipe(
-        "partoken", (RECOMMENDED, TYPES, KEPT), "cath-superfamily/gvp-types/seed0", _epochs(5, 3)
-    ),
     "partoken-tuned": Recipe("partoken", (RECOMMENDED,), "ec-class", TUNED),
     # As narrow as those of the screening, in epochs that take about as long as those of gvp-scratch.
     "gvp-narrow": Recipe("gvp", (RECOMMENDED, FAST), change={**NARROW, **_epochs(8, 5)}),
@@ -176,7 +173,6 @@ COMPARED = {
     "partoken-recommended": "ParToken, recommended recipe",
     "partoken-types": "ParToken that sees residue types",
     "partoken-transferred": "ParToken, encoder kept from CATH architectures",
-    "partoken-families": "ParToken, encoder kept from CATH superfamilies",
     "partoken-tuned": "ParToken for enzyme classes, all of it trained further",
 }
 """The recipes that are compared with each other, and what tables call them."""
