@@ -211,17 +211,18 @@ def verdict(results: dict[str, Any]) -> str:
 
 def answer(results: dict[str, Any]) -> str:
     """Where clusters pay, whichever way it falls."""
-    gains, pays = [], []
+    gains, pays, rest = [], [], []
     for place, of in _complete(results).items():
         better = [c["accuracy"]["told"] and c["accuracy"]["mean"] > 0 for c in of["contrasts"]]
-        gains += [_called(place, of)] * better[0]
+        (gains if better[0] else rest).append(_called(place, of))
         pays += [_called(place, of)] * all(better)
     if pays:
         return f"Clusters pay on {_listed(pays)}: ParToken is more accurate with them than without them."
     if gains:
+        others = f"; on {_listed(rest)} it is not shown to be" if rest else ""
         return (
-            f"ParToken's head is more accurate than GVP's on {_listed(gains)}. Its clusters are not "
-            "shown to be the reason: random ones, or none, are not told to be worse."
+            f"ParToken's head is more accurate than GVP's on {_listed(gains)}{others}. Its clusters are "
+            "not shown to be the reason: random ones, or none, are not told to be worse."
         )
     return "Reading in clusters is nowhere shown to be more accurate than the mean over residues."
 

@@ -122,13 +122,28 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
     ],
 )
 def test_the_words_follow_from_the_intervals(means, said):
-    contrasts = [
-        {"first": first, "second": second, "seeds": [0, 1],
-         "accuracy": {"mean": mean, "interval": [mean - 0.02, mean + 0.02], "told": abs(mean) > 0.02}}
-        for (first, second), mean in zip(same_features.CONTRASTS, means, strict=True)
-    ]  # fmt: skip
-    results = {"analysis": {"types, ec-class": {"n": 10, "contrasts": contrasts}}}
+    results = {"analysis": {"types, ec-class": {"n": 10, "contrasts": contrasts(means)}}}
     words = same_features.verdict(results)
     assert (
         said in words and f"{abs(means[0]):.3f}" in words and "ec-class (10 test proteins, 2 seeds)" in words
     )
+
+
+def test_the_words_name_where_nothing_was_gained_as_well():
+    results = {"analysis": {
+        "types, ec-class": {"n": 10, "contrasts": contrasts((0.05, 0.0, 0.0))},
+        "mine, ec-class": {"n": 20, "contrasts": contrasts((0.01, 0.0, 0.0))},
+    }}  # fmt: skip
+    assert same_features.answer(results).startswith(
+        "ParToken's head is more accurate than GVP's on ec-class (10 test proteins, 2 seeds); on ec-class "
+        "(encoder mine, 20 test proteins, 2 seeds) it is not shown to be."
+    )
+
+
+def contrasts(means):
+    """The differences of an encoder and task, in the order of `same_features.CONTRASTS`."""
+    return [
+        {"first": first, "second": second, "seeds": [0, 1],
+         "accuracy": {"mean": mean, "interval": [mean - 0.02, mean + 0.02], "told": abs(mean) > 0.02}}
+        for (first, second), mean in zip(same_features.CONTRASTS, means, strict=True)
+    ]  # fmt: skip
