@@ -211,7 +211,9 @@ def verdict(results: dict[str, Any]) -> str:
 
 def answer(results: dict[str, Any]) -> str:
     """Where clusters pay, whichever way it falls."""
-    gains, pays, rest = [], [], []
+    gains: list[str] = []
+    pays: list[str] = []
+    rest: list[str] = []
     for place, of in _complete(results).items():
         better = [c["accuracy"]["told"] and c["accuracy"]["mean"] > 0 for c in of["contrasts"]]
         (gains if better[0] else rest).append(_called(place, of))
