@@ -19,7 +19,7 @@ from partoken_jax.training.records import EpochRecord, read_records
 from partoken_jax.training.report import RunReport
 
 TASKS = ("ec-class", "cath-architecture", "cath-class", "cath-architecture-superfamily", "short-chains")
-"""Those that are quoted, by their names in `experiments.learn`."""
+"""Those of the tables, by their names in `experiments.learn`."""
 USE = ("codes_used_share", "perplexity_share", "coverage", "clusters_per_protein")
 """How clusters and codes are used."""
 

@@ -65,7 +65,7 @@ TASKS: dict[str, tuple[Settings, ...]] = {
     "cath-architecture": ({"data": {"task": "cath-architecture"}}, _epochs(12, 8)),
     "ec-class": ({"data": {"task": "ec-class"}}, _epochs(16, 8)),
     "cath-class": ({"data": {"task": "cath-class"}}, _epochs(3, 3)),
-    # Many classes of few proteins: after 3 epochs in batches of 96, training accuracy was 0.17.
+    # Many classes of few proteins: more steps in as many epochs.
     "cath-superfamily": (
         {"data": {"task": "cath-superfamily", "batch_size": 32, "residues_per_batch": 4_096}},
         _epochs(8, 4),
@@ -234,16 +234,17 @@ def startable(waiting: list[Job], under_way: list[Job]) -> Job | None:
 def run_all(jobs: list[Job], at_once: int, seconds: float) -> list[str]:
     """Runs the jobs in their order, so many at once; returns the names of those that failed.
 
-    What is under way when the time is up is stopped, and saves itself; so it is on SIGTERM, which ends this
-    function with KeyboardInterrupt. Call it in the main thread.
+    What is under way when the time is up, or on SIGTERM, is stopped, and saves itself. Call it in the main
+    thread.
     """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    terminated: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
     end = time.monotonic() + seconds
     under_way: list[tuple[Job, subprocess.Popen]] = []
     failed: list[str] = []
     waiting = [job for job in jobs if not is_done(job.config.run_dir)]
     try:
-        while (waiting or under_way) and time.monotonic() < end:
+        while (waiting or under_way) and time.monotonic() < end and not terminated:
             for pair in list(under_way):
                 if (code := pair[1].poll()) is not None:
                     under_way.remove(pair)

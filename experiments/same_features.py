@@ -63,7 +63,7 @@ AGAINST = {
     "partoken-whole": "the whole protein as one cluster",
 }
 MAIN = ("backbone", "types")
-"""Encoders that go without saying."""
+"""Encoders that go without saying, where a task occurs with no other."""
 RUNS = Path(__file__).parent / "results" / "learn" / "runs"
 ENCODERS = {
     **{name: RUNS / "pretraining" / name for name in PRETRAINING},
@@ -200,33 +200,46 @@ def text(results: dict[str, Any]) -> str:
 
 def verdict(results: dict[str, Any]) -> str:
     """The answer, and as a list its numbers, in words that follow from the intervals."""
+    places = _complete(results)
     found = []
-    for place, of in _complete(results).items():
+    for place, of in places.items():
         by_second = {c["second"]: c["accuracy"] for c in of["contrasts"]}
         parts = (f"{in_words(by_second[second])} against {what}" for second, what in AGAINST.items())
-        found.append(f"- {_called(place, of)}: {', '.join(parts)}.")
+        found.append(f"- {_called(place, places)}: {', '.join(parts)}.")
     about = ("", "Accuracy with learned clusters, on the same residue features:", "")
     return "\n".join([answer(results), *([*about, *found] if found else [])])
 
 
 def answer(results: dict[str, Any]) -> str:
-    """Where clusters pay, whichever way it falls."""
+    """Where ParToken's head is better than GVP's, where it is not, and whether clusters are the reason."""
     gains: list[str] = []
+    losses: list[str] = []
+    untold: list[str] = []
     pays: list[str] = []
-    rest: list[str] = []
-    for place, of in _complete(results).items():
-        better = [c["accuracy"]["told"] and c["accuracy"]["mean"] > 0 for c in of["contrasts"]]
-        (gains if better[0] else rest).append(_called(place, of))
-        pays += [_called(place, of)] * all(better)
-    if pays:
-        return f"Clusters pay on {_listed(pays)}: ParToken is more accurate with them than without them."
+    places = _complete(results)
+    for place, of in places.items():
+        against_mean, *others = (c["accuracy"] for c in of["contrasts"])
+        group = untold if not against_mean["told"] else gains if against_mean["mean"] > 0 else losses
+        group.append(_called(place, places))
+        if group is gains and all(other["told"] and other["mean"] > 0 for other in others):
+            pays.append(group[-1])
+    said = []
     if gains:
-        others = f"; on {_listed(rest)} it is not shown to be" if rest else ""
-        return (
-            f"ParToken's head is more accurate than GVP's on {_listed(gains)}{others}. Its clusters are "
-            "not shown to be the reason: random ones, or none, are not told to be worse."
+        said.append(f"is more accurate than GVP's on {_listed(gains)}")
+    if losses:
+        said.append(f"is less accurate than GVP's on {_listed(losses)}")
+    if untold:
+        said.append(f"is not told from GVP's on {_listed(untold)}")
+    if not said:
+        return "No head is compared yet."
+    sentence = f"ParToken's head {', and '.join(said)}."
+    if pays:
+        return f"{sentence} Clusters pay on {_listed(pays)}: it is more accurate with them than without them."
+    if gains:
+        sentence += (
+            " Its clusters are not shown to be the reason: random ones, or none, are not told to be worse."
         )
-    return "Reading in clusters is nowhere shown to be more accurate than the mean over residues."
+    return sentence
 
 
 def _listed(names: list[str]) -> str:
@@ -238,9 +251,11 @@ def _complete(results: dict[str, Any]) -> dict[str, Any]:
     return {place: of for place, of in results["analysis"].items() if len(of["contrasts"]) == len(CONTRASTS)}
 
 
-def _called(place: str, of: dict[str, Any]) -> str:
+def _called(place: str, places: dict[str, Any]) -> str:
     encoder, _, task = place.partition(", ")
-    other = "" if encoder in MAIN else f"encoder {encoder}, "
+    of_task = [other for other in places if other.endswith(f", {task}")]
+    other = f"encoder {encoder}, " if len(of_task) > 1 or encoder not in MAIN else ""
+    of = places[place]
     return f"{task} ({other}{of['n']} test proteins, {len(of['contrasts'][0]['seeds'])} seeds)"
 
 

@@ -162,11 +162,17 @@ def load_splits(
     Returns:
       The datasets by split. Those of a prepared set read a protein when it is asked for.
 
-    Raises DataError for a malformed file, an unknown task, split or scheme, or an empty split.
+    Raises DataError for a malformed file, an unknown task, split or scheme, superfamilies split by
+    superfamily, or an empty split.
     """
     for split in splits:
         if split not in SPLITS:
             raise DataError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    if (task, split_scheme) == ("cath-superfamily", "superfamily"):
+        raise DataError(
+            "task 'cath-superfamily' does not go with split scheme 'superfamily', where no superfamily of "
+            "the training proteins occurs in another split; choose the scheme 'identity'"
+        )
     path = EMBEDDED if path is None else Path(path)
     if path.is_dir():
         return _prepared_splits(path, task, split_scheme, splits)

@@ -1,4 +1,5 @@
 import hashlib
+import itertools
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from partoken_jax.proteins import (
     load_splits,
     subset,
 )
-from partoken_jax.proteins.dataset import EMBEDDED
+from partoken_jax.proteins.dataset import EMBEDDED, SPLIT_ARRAYS
 from partoken_jax.proteins.tasks import MIN_CHAINS, TASK_ARRAYS
 from tests.helpers import prepared_set
 
@@ -52,8 +53,20 @@ def test_counts_of_the_chains_file(task, sizes, num_classes):
     assert len(set(names)) == len(names)
 
 
-@pytest.mark.parametrize("task", TASK_ARRAYS)
-@pytest.mark.parametrize("scheme", ["identity", "superfamily"])
+def test_superfamilies_are_not_split_by_superfamily():
+    with pytest.raises(DataError, match=r"'cath-superfamily' does not go with .*; choose the scheme 'ident"):
+        load_dataset(task="cath-superfamily", split_scheme="superfamily")
+
+
+def test_counts_of_superfamilies_in_the_embedded_file():
+    splits = list(load_splits(task="cath-superfamily").values())
+    assert tuple(map(len, splits)) == (395, 76, 73) and len(splits[0].class_names) == 32
+
+
+@pytest.mark.parametrize(
+    ("task", "scheme"),
+    sorted({*itertools.product(TASK_ARRAYS, SPLIT_ARRAYS)} - {("cath-superfamily", "superfamily")}),
+)
 def test_embedded_proteins_decode_to_real_geometry(task, scheme):
     dataset = load_dataset(task=task, split="val", split_scheme=scheme)
     assert set(dataset.labels) <= set(range(len(dataset.class_names)))
@@ -144,8 +157,11 @@ def test_chains_outside_every_split_are_listed(write):
     assert load_dataset(write(), task="ec-class").left_out == ()
 
 
-def test_architectures_below_fifty_chains_are_no_class(write):
-    def file_of(counts):
+@pytest.fixture
+def file_of(write):
+    """A file of so many chains of every CATH code."""
+
+    def written(counts):
         num = sum(counts.values())
         return write(
             backbone=np.zeros((12, num), np.int8),
@@ -157,12 +173,19 @@ def test_architectures_below_fifty_chains_are_no_class(write):
             split=np.zeros(num, np.int8),
         )
 
+    return written
+
+
+def test_architectures_below_fifty_chains_are_no_class(file_of):
     dataset = load_dataset(file_of({"3.40.1.1": 50, "3.5.1.1": 49, "3.30.2.2": 51}), task="cath-architecture")
     assert dataset.class_names == ("3.30", "3.40")
     assert dataset.class_counts().tolist() == [51, 50]
     assert len(dataset.left_out) == 49
     with pytest.raises(DataError, match=r"tiny.npz: no chain .* \(classes need 50 chains\) .*'train'"):
         load_dataset(file_of({"3.40.1.1": 49}), task="cath-architecture")
+
+
+def test_superfamilies_below_ten_chains_are_no_class(file_of):
     mixed = file_of({"3.40.9.1": 12, "3.40.10.1": 10, "3.40.10.2": 9, "3.40": 11})
     dataset = load_dataset(mixed, task="cath-superfamily")
     assert dataset.class_names == ("3.40.9.1", "3.40.10.1")
