@@ -151,8 +151,9 @@ def describe(data: RunData) -> list[str]:
             shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
             lines.append(f"{split}: {len(names)} proteins cropped to max_length: {shown}")
     if train.left_out:
-        also = ", or kept by another for validation or test" if pretraining else ""
-        lines.append(f"{len(train.left_out)} chains of the task are in no split of the chosen scheme{also}")
+        also = "kept by another for validation or test" if pretraining else "in a class of too few chains"
+        number = len(train.left_out)
+        lines.append(f"{number} chains of the task are in no split of the chosen scheme, or {also}")
     budget = data.plan.residues_per_batch
     within = "" if budget is None else f", or {budget} residues if that is less,"
     lines.append(

@@ -39,7 +39,7 @@ class DataReport(TypedDict):
     cropped: dict[str, list[str]]
     """Proteins cut to `max_length`, by name."""
     left_out: int
-    """Chains of the task that are in no split of the scheme."""
+    """Chains of the task that are left out (`ProteinDataset.left_out`)."""
     batch_size: int
     node_counts: list[int]
     """Padded residues per batch, one compilation each."""
@@ -242,7 +242,7 @@ def report_markdown(report: RunReport, records: Sequence[EpochRecord]) -> str:
         *_origin(report),
         f"{report['parameters']['total']:,} parameters, seed {report['config']['seed']}, "
         f"{len(records)} epochs; {sizes} proteins{more} ({cropped} cropped, "
-        f"{data['left_out']} chains in no split); batches of {data['batch_size']}, "
+        f"{data['left_out']} chains left out); batches of {data['batch_size']}, "
         f"{data['padding_share']:.1%} padding.",
         "",
         f"## Test, best checkpoint (epoch {report['best_epoch']})",
