@@ -71,7 +71,7 @@ def _task(runs: list[FinishedRun]) -> dict[str, Any]:
         )
     by_variant = {name: [run for run in runs if run.variant == name] for name in COMPARED}
     by_variant = {name: mine for name, mine in by_variant.items() if mine}
-    budget = min(float(np.mean([run.seconds for run in mine])) for mine in by_variant.values())
+    budget = min(max(run.seconds for run in mine) for mine in by_variant.values())
     contrasts = [
         found
         for first, second in CONTRASTS
@@ -117,6 +117,7 @@ def _variant(runs: list[FinishedRun], budget: float) -> dict[str, Any]:
         **means,
         **{name: mean_or_none(use[name] for use in uses) for name in USE},
         "accuracy_interval": wilson(round(means["accuracy"] * n), n),
+        "codebook_size": runs[0].codebook_size,
         "parameters": runs[0].parameters,
         "epochs": sorted({len(run.records) for run in runs}),
         "devices": sorted({run.report["environment"]["device"] for run in runs}),
@@ -151,7 +152,9 @@ def main() -> None:
         "unfinished": unfinished,
         "tasks": tasks,
         "step_times": {
-            task: found["command"] for task in tasks if (found := step_times(args.runs / task)) is not None
+            task: {"command": found["command"], "device": found["environment"]["device"]}
+            for task in tasks
+            if (found := step_times(args.runs / task)) is not None
         },
         "forest": forest_rows(args.baselines),
         "verdict": words,

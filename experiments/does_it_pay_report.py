@@ -57,8 +57,10 @@ def report(results: dict[str, Any], figure: str) -> str:
         "Accuracy and macro-F1: of the test proteins, by the epoch with the best validation score, mean over "
         "seeds; in brackets the 95% interval over proteins (Wilson), or of the difference. An interval of a "
         "difference is over seeds and test proteins together where every run has its predictions, and over "
-        "seeds alone otherwise. Equal compute: the best validation accuracy that a run had reached in the "
-        "training time of the cheapest variant, and so with a schedule that was not over yet, except the "
+        "seeds alone otherwise; at equal compute it is over seeds alone. Runs that start from a pretrained "
+        "encoder start from the same one: how much another one would change is in no interval. Equal "
+        "compute: the best validation accuracy that a run had reached in the training time of the cheapest "
+        "variant (that of its slowest seed), and so with a schedule that was not over yet, except the "
         "cheapest one's own. Codes used and perplexity are shares of the codebook's size, coverage is the "
         "share of residues in a cluster, all on validation. Time: steps times their median, without "
         "compilation, validation and start.",
@@ -78,13 +80,15 @@ def text(results: dict[str, Any]) -> str:
     return "\n\n".join([*parts, f"`{results['command']}`"])
 
 
-def times(found: dict[str, Any], measured: str | None) -> str:
-    """Where the times of a task come from. `measured`: the command that timed the steps together, if any."""
+def times(found: dict[str, Any], measured: dict[str, str] | None) -> str:
+    """Where the times of a task come from. `measured`: command and device that timed the steps together, if
+    any."""
     devices = sorted({device for mine in found["variants"].values() for device in mine["devices"]})
     if measured is not None:
         return (
-            "Times are steps times what a step takes where nothing else runs: that of GVP, times the median "
-            f"of the ratios to it, of steps that took turns (`{measured}`)."
+            f"Training times are projected, whatever a run itself ran on: steps times what one takes on "
+            f"{measured['device']} where nothing else runs, which is GVP's, times the median of the ratios "
+            f"to it, of steps that took turns (`{measured['command']}`)."
         )
     said = f"Times are of {' and '.join(devices)}."
     if len(devices) > 1:
@@ -100,10 +104,12 @@ def power(task: str, found: dict[str, Any]) -> str:
 def could_tell(found: dict[str, Any]) -> str:
     """What so many proteins and seeds can tell."""
     assumed, seeds = found["power"], found["seeds"]
+    if assumed["smallest_difference"] is None:
+        return f"with {found['n']} test proteins and a single seed no difference can be told."
     return (
-        f"with {found['n']} test proteins and {seeds} seed{'s' * (seeds > 1)} a difference in "
-        f"accuracy of {assumed['smallest_difference']:.3f} or more is told in 4 of 5 such experiments, if "
-        f"two models disagree on {assumed['disagreeing']:.0%} of the proteins and their difference varies by "
+        f"with {found['n']} test proteins and {seeds} seeds a difference in accuracy of "
+        f"{assumed['smallest_difference']:.3f} or more is told in 4 of 5 such experiments, if two models "
+        f"disagree on {assumed['disagreeing']:.0%} of the proteins and their difference varies by "
         f"{assumed['seed_deviation']:.3f} (standard deviation) from seed to seed."
     )
 
@@ -169,7 +175,7 @@ def contrasts_table(found: dict[str, Any]) -> str:
 def signed(found: dict[str, Any]) -> str:
     """A difference with its interval: "+0.012 (−0.010 to +0.034)"."""
     if found["interval"] is None:
-        return f"{found['mean']:+.3f} (one seed, no interval)"
+        return f"{found['mean']:+.3f} ({'one seed' if len(found['per_seed']) == 1 else 'alike'}, no interval)"
     low, high = found["interval"]
     return f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
 
@@ -261,12 +267,15 @@ def against_published(task: str, found: dict[str, Any]) -> str:
     by_pair = _by_pair(found)
     if RECIPE not in by_pair:
         return ""
-    ours, published = (found["variants"][name]["codes_used_share"] for name in RECIPE)
+    ours, published = (
+        f"{mine['codes_used_share']:.0%} of {mine['codebook_size']} codes"
+        for mine in (found["variants"][name] for name in RECIPE)
+    )
     accuracy, time = by_pair[RECIPE]["accuracy"], by_pair[RECIPE]["seconds_ratio"]
     said = (
         f"On {task}, our settings after pretraining, against the published ones without it, in as many "
-        f"epochs: accuracy {in_words(accuracy)}, {ours:.0%} of codes in use, not {published:.0%}, in "
-        f"{time:.2f} of the time, pretraining aside."
+        f"epochs: accuracy {in_words(accuracy)}, {ours} in use, not {published}, in {time:.2f} of the time, "
+        "pretraining aside."
     )
     if SETTINGS in by_pair:
         said += f" Both from random weights: {in_words(by_pair[SETTINGS]['accuracy'])}."
@@ -281,13 +290,17 @@ def in_short(tasks: dict[str, Any]) -> str:
 
 def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
     """The answer for one task, from the differences in accuracy by pair of variants. The representation pays
-    where ParToken is better than GVP and than every control that was run: itself without partition, and with
-    random clusters."""
+    where ParToken is better than GVP and than both controls: itself without partition, and with random
+    clusters."""
     better = {pair: found["told"] and found["mean"] > 0 for pair, found in accuracy.items()}
     if better[MAIN]:
-        controls = [pair for pair in AGAINST if pair[0] == MAIN[0] and pair != MAIN and pair in better]
+        controls = [pair for pair in AGAINST if pair[0] == MAIN[0] and pair != MAIN]
+        if not all(pair in better for pair in controls):
+            return "ParToken is more accurate than GVP; whether because of its clusters was not tried"
         if all(better[pair] for pair in controls):
             return "the representation pays in accuracy"
+        if worse := [AGAINST[pair] for pair in controls if accuracy[pair]["told"] and not better[pair]]:
+            return f"ParToken is more accurate than GVP, and {' and '.join(worse)} more accurate still"
         return (
             "ParToken is more accurate than GVP, but not shown to be so because of its clusters: the same "
             "model without them, or with random ones, is not told apart from it"
@@ -308,7 +321,8 @@ def _seeds(contrast: dict[str, Any]) -> str:
 def in_words(found: dict[str, Any]) -> str:
     """A difference in words: more or less where that is told, otherwise how large it may be at most."""
     if found["interval"] is None:
-        return f"{found['mean']:+.3f} in one seed, which tells nothing"
+        of = "one seed" if len(found["per_seed"]) == 1 else f"each of {len(found['per_seed'])} seeds"
+        return f"{found['mean']:+.3f} in {of}, which tells nothing"
     low, high = found["interval"]
     if found["told"]:
         more = "more" if found["mean"] > 0 else "less"

@@ -5,7 +5,7 @@ there, because runs on a busy machine say little of what they cost.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,12 @@ class FinishedRun(NamedTuple):
         return self.report["parameters"]["total"]
 
     @property
+    def codebook_size(self) -> int | None:
+        """Number of codes; None for GVP."""
+        model = self.report["config"]["model"]
+        return model["codebook"]["size"] if model["kind"] == "partoken" else None
+
+    @property
     def test(self) -> Any:
         """`metrics.Classification` of the best checkpoint."""
         return self.report["test"]["classification"]
@@ -56,10 +62,9 @@ def use_of_clusters(run: FinishedRun) -> dict[str, float | None]:
     clusters: Any = run.report["validation"]["clustering"]
     if clusters is None:
         return dict.fromkeys(USE)
-    size = run.report["config"]["model"]["codebook"]["size"]
     older = {
-        "codes_used_share": clusters["codes_used"] / size,
-        "perplexity_share": clusters["perplexity"] / size,
+        "codes_used_share": clusters["codes_used"] / run.codebook_size,
+        "perplexity_share": clusters["perplexity"] / run.codebook_size,
     }
     return {name: {**older, **clusters}[name] for name in USE}
 
@@ -75,16 +80,25 @@ def training_seconds(record: EpochRecord) -> float:
     return len(record["step_losses"]) * record["step_ms"] / 1e3
 
 
+def chosen_from(records: Sequence[EpochRecord]) -> list[EpochRecord]:
+    """The epochs among which a run chooses its best one: all, and once codes are in use, those with codes."""
+    clusters = [record["validation"]["clustering"] for record in records]
+    with_codes = [r for r, c in zip(records, clusters, strict=True) if c is not None and c["codes_used"]]
+    return with_codes or list(records)
+
+
 def best_within(records: Iterable[EpochRecord], seconds: float, name: str = "accuracy") -> float:
-    """The best validation score that a run had reached after so many seconds of training; 0 before the first
-    epoch was over."""
-    best, spent = 0.0, 0.0
+    """The best validation score that a run had reached after so many seconds of training, of the epochs among
+    which it would have chosen then; 0 before the first epoch was over."""
+    done: list[EpochRecord] = []
+    spent = 0.0
     for record in records:
         spent += training_seconds(record)
         if spent > seconds * (1 + 1e-9):
             break
-        best = max(best, record["validation"]["classification"][name])  # type: ignore[literal-required]
-    return best
+        done.append(record)
+    scores: Any = [record["validation"]["classification"] for record in chosen_from(done)]
+    return max((score[name] for score in scores), default=0.0)
 
 
 def read_runs(root: Path, tasks: Iterable[str] = TASKS) -> tuple[list[FinishedRun], list[str]]:

@@ -2,12 +2,13 @@
 
 The encoder is nearly all of the time of both models (docs/TIMING.md). With its features kept, a run of what
 follows it (pooling, or partition, codebook and attention, and the classifier) takes seconds an epoch on a
-CPU, so that many seeds can be compared. `experiments.does_it_read` does that. Steps, losses, schedules, the
+CPU, so that many seeds can be compared. `experiments.same_features` does that. Steps, losses, schedules, the
 start of clusters and the codebook are those of `partoken train`.
 """
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -98,7 +99,10 @@ def encoded(model: TrainedModel, data: RunData, folder: Path) -> dict[str, Featu
                 advance(int(np.sum(graph.globals.mask)))
         found[split] = Features(x, first)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(cache, **{f"{s}_{n}": a for s, f in found.items() for n, a in f._asdict().items()})
+    unfinished = cache.with_suffix(f".{os.getpid()}")
+    with unfinished.open("wb") as file:  # another name, so that what is found is whole
+        np.savez(file, **{f"{s}_{n}": a for s, f in found.items() for n, a in f._asdict().items()})
+    unfinished.replace(cache)
     return found
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from experiments.finished_runs import TASKS
+from experiments.finished_runs import TASKS, chosen_from
 from experiments.paired import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT, power_before
 from partoken_jax.settings import read_yaml
 from partoken_jax.tables import markdown_table
@@ -64,8 +64,11 @@ def progress(root: Path) -> str:
     for path in sorted(path for task in TASKS for path in root.glob(f"{task}/*/seed*/metrics.jsonl")):
         task, recipe, seed = path.parts[-4:-1]
         records, config = read_records(path), read_yaml(path.with_name("config.yaml"))
-        best = max(records, key=lambda r: r["validation"]["classification"]["accuracy"])
-        scores, clusters = best["validation"]["classification"], best["validation"]["clustering"]
+        validations = [record["validation"] for record in chosen_from(records)]
+        best = max(
+            validations, key=lambda v: (v["classification"]["accuracy"], v["classification"]["macro_f1"])
+        )
+        scores, clusters = best["classification"], best["clustering"]
         low, high = wilson(hits(scores), scores["proteins"])
         rows.append(
             (

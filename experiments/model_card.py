@@ -15,6 +15,7 @@ from scipy.special import softmax
 from partoken_jax.config import TrainConfig, to_dict
 from partoken_jax.parameters import parameter_table
 from partoken_jax.proteins import ProteinDataset, load_dataset
+from partoken_jax.proteins.tasks import class_title
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.calibration import (
     Bin,
@@ -37,6 +38,7 @@ ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "experiments" / "results" / "models"
 """What was measured of the models in the package: NAME.json."""
 STABILITY = ROOT / "experiments" / "results" / "stability.json"
+BASELINES = ROOT / "experiments" / "results" / "learn" / "baselines.json"
 EXAMPLES = 4
 """Proteins of the package whose logits are kept, so that a test can tell whether they are still the same."""
 ELSEWHERE = (
@@ -128,7 +130,7 @@ def card(name: str, result: dict[str, Any]) -> str:
         "Test scores": [classification_table(test)],
         "Are its probabilities right?": _reliability(result["calibration"], test["proteins"]),
         "Clusters and tokens": _clusters(result),
-        "What it cannot do": [*_limits(result), *_measured_limits(name)],
+        "What it cannot do": [*_limits(result), *_unseen_families(result), *_measured_limits(name)],
         "Terms": [
             "The weights are under Apache-2.0, like the code. They were trained on coordinates from the "
             f"Protein Data Bank (CC0 1.0). {LABELS.get(task.partition('-')[0], '')} `NOTICE` has the sources "
@@ -165,7 +167,7 @@ def _data(result: dict[str, Any]) -> list[str]:
     data, scheme = result["data"], result["config"]["data"]["split_scheme"]
     rows: list[tuple[object, ...]] = []
     for i, of_class in enumerate(result["test"]["classification"]["classes"]):
-        rows.append((of_class["name"], *(f"{s['class_counts'][i]:,}" for s in data["splits"].values())))
+        rows.append((class_title(of_class["name"]), *(f"{s['class_counts'][i]:,}" for s in data["splits"].values())))
     rows.append(("all", *(f"{s['proteins']:,}" for s in data["splits"].values())))
     shortest, _, longest = zip(*(s["residues"] for s in data["splits"].values()), strict=True)
     meaning = {
@@ -223,7 +225,20 @@ def _reliability(calibration: dict[str, Any], proteins: int) -> list[str]:
         )
         for what, found in (("as trained", before), ("calibrated, as `predict` gives them", after))
     ]
+    confidence = sum(b["count"] * b["confidence"] for b in after["bins"]) / proteins
+    right = sum(b["correct"] for b in after["bins"]) / proteins
+    low, high = wilson(round(right * proteins), proteins)
+    if confidence > high:
+        said = f"No: they are too high. On average they say {confidence:.3f}, and {right:.3f} are right"
+    elif confidence < low:
+        said = f"No: they are too low. On average they say {confidence:.3f}, and {right:.3f} are right"
+    else:
+        said = f"On average, yes: they say {confidence:.3f}, and {right:.3f} are right"
+    moved = after["ece_10"] - before["ece_10"]
     return [
+        f"{said} (95% interval {low:.3f} to {high:.3f}). Calibration on validation made the error on the test "
+        f"{'larger' if moved > 0 else 'smaller'}, {after['ece_10']:.3f} instead of {before['ece_10']:.3f}.",
+        "",
         f"Logits are divided by {calibration['temperature']:.3f}, fitted on validation (temperature "
         "scaling), before they become probabilities. The expected calibration error is the mean distance of "
         f"confidence and accuracy over bins of equal width; here on the {proteins} test proteins.",
@@ -257,16 +272,21 @@ def _clusters(result: dict[str, Any]) -> list[str]:
 
 
 def _limits(result: dict[str, Any]) -> list[str]:
-    test = result["test"]["classification"]
+    test, task = result["test"]["classification"], result["config"]["data"]["task"]
     weak = [c for c in test["classes"] if c["count"] and c["f1"] < 0.5]
     few = [c["name"] for c in test["classes"] if c["count"] < 10]
     lines = [
-        "- It answers with one of its classes whatever it is given; a protein of another kind gets one too.",
+        "- It answers with one of its classes whatever it is given; a protein of another kind gets one too"
+        + (
+            ", such as one that is no enzyme."
+            if task == "ec-class"
+            else ". It has seen chains of one CATH domain; one of several domains gets a single answer, too."
+        ),
         "- It reads the backbone alone"
         + (", and which residues there are." if result["config"]["model"]["residue_types"] else ".")
         + " A residue that lacks an atom is left out.",
-        "- It has seen chains of experimental structures; how it does on predicted ones, or on domains "
-        "cut from longer chains, was not measured.",
+        "- It has seen stretches of chains without gaps from experimental structures; how it does on "
+        "predicted ones, or on domains cut from longer chains, was not measured.",
         "- Its clusters are what helped to classify. That they are sites with a function has not been shown "
         "([sites](../SITES.md)).",
     ]
@@ -278,6 +298,26 @@ def _limits(result: dict[str, Any]) -> list[str]:
             f"- Classes with fewer than 10 test proteins, of which little is known: {', '.join(few)}."
         )
     return lines
+
+
+def _unseen_families(result: dict[str, Any]) -> list[str]:
+    """What is known of proteins whose CATH superfamily was not there in training (experiments/baselines.py)."""
+    task = result["config"]["data"]["task"]
+    rows = {
+        row["split_scheme"]: row
+        for row in json.loads(BASELINES.read_text())["rows"]
+        if (row["task"], row["features"]) == (task, "backbone")
+    }
+    if result["config"]["data"]["split_scheme"] != "identity" or "superfamily" not in rows:
+        return []
+    known, new = rows["identity"], rows["superfamily"]
+    low, high = new["accuracy_interval"]
+    return [
+        "- Its test proteins share at most 30% of their sequence with those for training, but most have "
+        "relatives of their CATH superfamily there. On superfamilies without any only a random forest was "
+        f"measured: accuracy {new['accuracy']:.3f} ({low:.3f} to {high:.3f}, n = {new['n']}), where it "
+        f"has {known['accuracy']:.3f} here. Expect less of this model, too."
+    ]
 
 
 def _measured_limits(name: str) -> list[str]:

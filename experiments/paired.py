@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 from partoken_jax.training.predictions import StoredPredictions
 
 SAMPLES = 1000
+DRAWN = 200
+"""Variances over which the power is averaged."""
 LEVEL, POWER = 0.95, 0.8
 ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION = 0.2, 0.01
 """For the power before there are runs: the share of proteins that two models judge differently, and the
@@ -40,18 +42,21 @@ class Difference(NamedTuple):
 def difference(per_seed: Sequence[float], protein_error: float | None = None) -> Difference:
     """The mean of paired differences with its 95% interval.
 
-    The variance of the mean is s²/S from the seeds plus `protein_error`² from the proteins. The first has
-    S - 1 degrees of freedom and the second as many as one likes, together those of Welch and Satterthwaite.
-    Without the second this is Student's interval over seeds. Of a single seed the first is not known, so that
-    the interval has no ends (infinite): another seed may say the opposite.
+    Half its width is the root of t² s²/S + z² `protein_error`²: Student's for the seeds, with S - 1 degrees
+    of freedom, and the normal one for the proteins, of which there are hundreds. With few seeds s² may come
+    out far too small; pooled degrees of freedom (Satterthwaite) then would be far too many, and an interval
+    of two or three seeds hold the truth 87 to 94 times in a hundred where seeds vary most.
+
+    Of a single seed s² is not known, and of equal differences without a protein error nothing is: then the
+    interval has no ends (infinite), for another seed may say the opposite.
     """
     values = np.asarray(per_seed, np.float64)
-    mean, known = float(values.mean()), protein_error or 0.0
-    of_seeds = float(values.var(ddof=1) / len(values)) if len(values) > 1 else 0.0
-    if len(values) == 1:
+    mean = float(values.mean())
+    variance = float(values.var(ddof=1)) if len(values) > 1 else math.nan
+    if len(values) == 1 or (protein_error is None and variance == 0):
         half = math.inf
     else:
-        half = quantile(of_seeds, known**2, len(values)) * math.sqrt(of_seeds + known**2)
+        half = half_width(variance, len(values), protein_error or 0.0)
     return Difference(mean, mean - half, mean + half, values.tolist(), protein_error)
 
 
@@ -67,36 +72,46 @@ def as_json(found: Difference) -> dict[str, Any]:
     }
 
 
-def quantile(of_seeds: float, of_proteins: float, seeds: int, level: float = LEVEL) -> float:
-    """Of Student's distribution, two-sided, for a sum of two variances (Satterthwaite, 1946)."""
-    if of_seeds == 0:
-        return float(stats.norm.ppf((1 + level) / 2))
-    freedom = (of_seeds + of_proteins) ** 2 / (of_seeds**2 / (seeds - 1))
-    return float(stats.t.ppf((1 + level) / 2, freedom))
+def half_width(variance: float, seeds: int, protein_error: float) -> float:
+    """Half an interval: `variance` is that of the difference between seeds."""
+    of_seeds = stats.t.ppf((1 + LEVEL) / 2, seeds - 1) ** 2 * variance / seeds
+    of_proteins = (stats.norm.ppf((1 + LEVEL) / 2) * protein_error) ** 2
+    return math.sqrt(of_seeds + of_proteins)
 
 
 def smallest_difference(proteins: int, seeds: int, disagreeing: float, seed_deviation: float) -> float:
-    """The smallest true difference in accuracy that is told in 80% of such experiments, at 95%.
+    """The smallest true difference in accuracy that is told in 80% of such experiments, at 95%; infinite for
+    a single seed, which tells nothing.
 
-    (t₉₇.₅ + t₈₀) · sqrt(σ²/S + d/P): `disagreeing` d is the share of proteins that one model gets right and
-    the other does not, `seed_deviation` σ the standard deviation of the difference between seeds. d/P holds
-    for seeds that err on the same proteins, and is too much for others: a cautious number. Of one seed σ
-    counts as 0, for it cannot be known.
+    It solves E[Φ((Δ - h) / sqrt(σ²/S + d/P))] = 0.8 for Δ, where h is the half width for the variance that S
+    seeds happen to have: `disagreeing` d is the share of proteins that one model gets right and the other
+    does not, `seed_deviation` σ the standard deviation of the difference between seeds. d/P holds for seeds
+    that err on the same proteins, and is too much for others: a cautious number.
     """
-    of_seeds = seed_deviation**2 / seeds if seeds > 1 else 0.0
-    of_proteins = disagreeing / proteins
-    error = math.sqrt(of_seeds + of_proteins)
-    return (
-        quantile(of_seeds, of_proteins, seeds) + quantile(of_seeds, of_proteins, seeds, 2 * POWER - 1)
-    ) * error
+    if seeds < 2:
+        return math.inf
+    protein_error = math.sqrt(disagreeing / proteins)
+    error = math.hypot(seed_deviation / math.sqrt(seeds), protein_error)
+    if error == 0:
+        return 0.0
+    shares = (np.arange(DRAWN) + 0.5) / DRAWN
+    variances = seed_deviation**2 * stats.chi2.ppf(shares, seeds - 1) / (seeds - 1)
+    halves = np.array([half_width(variance, seeds, protein_error) for variance in variances])
+
+    def missing(truth: float) -> float:
+        return float(np.mean(stats.norm.cdf((truth - halves) / error))) - POWER
+
+    return float(optimize.brentq(missing, 0, halves.max() + 10 * error))
 
 
-def power_before(proteins: int, seeds: int) -> dict[str, float]:
-    """The smallest difference in accuracy that runs still to come would tell, and what it assumes."""
+def power_before(proteins: int, seeds: int) -> dict[str, float | None]:
+    """The smallest difference in accuracy that runs still to come would tell, None for a single seed, and
+    what it assumes."""
+    smallest = smallest_difference(proteins, seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION)
     return {
         "disagreeing": ASSUMED_DISAGREEMENT,
         "seed_deviation": ASSUMED_DEVIATION,
-        "smallest_difference": smallest_difference(proteins, seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION),
+        "smallest_difference": smallest if math.isfinite(smallest) else None,
     }
 
 

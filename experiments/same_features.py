@@ -5,9 +5,9 @@
 
 An encoder that does not learn gives every residue its features once (`experiments.frozen_encoder`). On them
 are trained, with the same recipe, seeds and proteins: the pooling and classifier of GVP; ParToken's
-partition, codebook, attention and classifier; the same with random clusters of the same sizes; and with one
-cluster, the whole protein. What differs between their scores is what reading in clusters buys, with no noise
-from how well an encoder happened to be trained. What it cannot tell is whether an encoder that learns
+partition, codebook, attention and classifier; the same with random clusters of the expected size; and with
+one cluster, the whole protein. What differs between their scores is what reading in clusters buys, with no
+noise from how well an encoder happened to be trained. What it cannot tell is whether an encoder that learns
 together with its clusters becomes a better one; `experiments.does_it_pay` compares whole runs.
 
 The JSON is written after every run, and a run that is in it is not done again. Encoders: "backbone" was
@@ -20,6 +20,7 @@ other name is a run directory.
 import copy
 import dataclasses
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -34,9 +35,11 @@ from experiments.learn import PRETRAINING, TASKS, job
 from experiments.paired import as_json, difference, disagreement, protein_errors, smallest_difference
 from experiments.timing_tables import wrapped
 from partoken_jax.config import StageConfig, TrainConfig
+from partoken_jax.files import locked_by_other, write_whole
 from partoken_jax.parameters import parameter_table
 from partoken_jax.pretrained import load_model
 from partoken_jax.progress import say
+from partoken_jax.proteins import DataError
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import RunData, load_run_data
@@ -48,7 +51,7 @@ from partoken_jax.training.trained import TrainedModel, trained_run
 READERS = {
     "gvp-recommended": "mean over residues (GVP's)",
     "partoken-recommended": "clusters (ParToken's)",
-    "partoken-random": "random clusters of the same sizes",
+    "partoken-random": "random clusters of the expected size",
     "partoken-whole": "ParToken's head on the whole protein",
 }
 CONTRASTS = (
@@ -59,7 +62,7 @@ CONTRASTS = (
 """The first minus the second."""
 AGAINST = {
     "gvp-recommended": "the mean that GVP reads",
-    "partoken-random": "random clusters of the same sizes",
+    "partoken-random": "random clusters of the expected size",
     "partoken-whole": "the whole protein as one cluster",
 }
 MAIN = ("backbone", "types")
@@ -138,6 +141,9 @@ def analysed(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]
             name: {
                 "seeds": [row["seed"] for row in mine],
                 "parameters": data["parameters"][name],
+                "coverage": None
+                if mine[0]["coverage"] is None
+                else float(np.mean([row["coverage"] for row in mine])),
                 **{score: float(np.mean([row[score] for row in mine])) for score in ("accuracy", "macro_f1")},
                 "interval": wilson(round(float(np.mean([row["accuracy"] for row in mine])) * n), n),
             }
@@ -160,9 +166,8 @@ def _contrast(first: list[dict], second: list[dict], data: dict[str, Any]) -> di
         found[score] = as_json(difference([mine[seed][score] - theirs[seed][score] for seed in seeds], error))
     deviation = float(np.std(found["accuracy"]["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
     found["disagreeing"] = disagreement(*sides)
-    found["smallest_difference"] = smallest_difference(
-        len(data["labels"]), len(seeds), found["disagreeing"], deviation
-    )
+    smallest = smallest_difference(len(data["labels"]), len(seeds), found["disagreeing"], deviation)
+    found["smallest_difference"] = smallest if math.isfinite(smallest) else None
     return found
 
 
@@ -181,14 +186,17 @@ def table(results: dict[str, Any]) -> str:
             low, high = mine["interval"]
             accuracy = f"{mine['accuracy']:.3f} ({low:.3f} to {high:.3f})"
             what = (READERS[name], f"{mine['parameters']:,}", len(mine["seeds"]), found["n"])
-            rows.append((place, *what, accuracy, f"{mine['macro_f1']:.3f}"))
+            covered = "" if mine["coverage"] is None else f"{mine['coverage']:.0%}"
+            rows.append((place, *what, accuracy, f"{mine['macro_f1']:.3f}", covered))
         for mine in found["contrasts"]:
             told = "yes" if mine["accuracy"]["told"] else "no"
             of = f"{READERS[mine['first']]} − {READERS[mine['second']]}"
             scores = (signed(mine["accuracy"]), signed(mine["macro_f1"]))
-            smallest = f"{mine['smallest_difference']:.3f}"
+            smallest = mine["smallest_difference"]
+            smallest = "" if smallest is None else f"{smallest:.3f}"
             differences.append((place, of, len(mine["seeds"]), *scores, smallest, told))
     first = ("encoder, task", "reads", "parameters", "seeds", "test proteins", "accuracy", "macro-F1")
+    first += ("coverage",)
     second = ("encoder, task", "difference", "seeds", "accuracy", "macro-F1", "smallest that is told", "told")
     return markdown_table(first, rows) + "\n\n" + markdown_table(second, differences)
 
@@ -229,7 +237,7 @@ def answer(results: dict[str, Any]) -> str:
     if losses:
         said.append(f"is less accurate than GVP's on {_listed(losses)}")
     if untold:
-        said.append(f"is not told from GVP's on {_listed(untold)}")
+        said.append(f"cannot be told from GVP's on {_listed(untold)}")
     if not said:
         return "No head is compared yet."
     sentence = f"ParToken's head {', and '.join(said)}."
@@ -237,7 +245,7 @@ def answer(results: dict[str, Any]) -> str:
         return f"{sentence} Clusters pay on {_listed(pays)}: it is more accurate with them than without them."
     if gains:
         sentence += (
-            " Its clusters are not shown to be the reason: random ones, or none, are not told to be worse."
+            " Its clusters are not shown to be the reason: random ones, or none, are not measurably worse."
         )
     return sentence
 
@@ -274,6 +282,15 @@ def main() -> None:
         "--cache", type=Path, default=Path("runs/same_features"), help="Folder of the residue features."
     )
     args = flags.parse_args()
+    args.cache.mkdir(parents=True, exist_ok=True)
+    with (args.cache / f"{args.json.name}.lock").open("a") as lock:
+        if locked_by_other(lock):
+            raise DataError(f"{args.json}: another process adds to it; wait for it, or name another file")
+        go_on(args)
+
+
+def go_on(args: Any) -> None:
+    """Makes the runs that are not in the JSON yet."""
     use_compilation_cache()
     results: dict[str, Any] = {"schema": "partoken.same_features/1", "commands": [], "data": {}, "rows": []}
     if args.json.is_file():
@@ -285,7 +302,9 @@ def main() -> None:
     data = load_run_data(configured(args.task, "gvp-recommended", 0))
     model = encoder_of(args.encoder)
     features = encoded(model, data, args.cache)
-    results["data"][place] = described(args.task, data)
+    now = described(args.task, data)
+    if results["data"].setdefault(place, now) != now:
+        raise DataError(f"{args.json}: has rows of {place} with other data or models; name another file")
     done = {(row["encoder"], row["task"], row["reader"], row["seed"]) for row in results["rows"]}
     for seed in range(args.seeds):
         for reader in args.readers:
@@ -323,7 +342,7 @@ def write(results: dict[str, Any], path: Path) -> None:
         place: analysed([row for row in results["rows"] if f"{row['encoder']}, {row['task']}" == place], data)
         for place, data in results["data"].items()
     }
-    path.write_text(json.dumps(results) + "\n")  # most of it are predictions
+    write_whole(path, json.dumps(results) + "\n")  # most of it are predictions
     path.with_suffix(".md").write_text(table(results) + "\n")
 
 

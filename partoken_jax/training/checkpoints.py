@@ -141,6 +141,11 @@ class CheckpointWriter:
                 self._failed(name, error)
         self._trim()
 
+    def has_best(self, epoch: int) -> bool:
+        """Whether the checkpoint "best" of an epoch is on the disk; ask after `wait`. Processes that write
+        none take it to be."""
+        return not is_first_process() or epoch in numbered(self._directory / "best")
+
     def forget_after(self, restored: "Restored") -> None:
         """Removes the checkpoints of what a resumed run does again."""
         epoch = restored.meta["epoch"]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -144,7 +145,7 @@ def train(
             started = initial_weights(config.init_from, state, weights, config)
 
     if stop is not None and stop.is_set():
-        raise Interrupted(f"{run_dir}: stopped before the first step; the same command with --resume goes on")
+        raise Interrupted(before_the_first_step(run_dir))
     wait_for_all("before the run directory changes")
     with locked(run_dir) if is_first_process() else contextlib.nullcontext():
         if started is not None and not replaces and is_first_process() and has_checkpoint(run_dir):
@@ -190,6 +191,11 @@ def train(
             return _to_the_end(run, writer)
 
 
+def before_the_first_step(run_dir: Path) -> str:
+    """What is said of a run that is stopped where there is nothing to save yet."""
+    return f"{run_dir}: stopped before the first step; the same command with --resume goes on"
+
+
 def _to_the_end(run: Run, writer: CheckpointWriter) -> RunReport:
     """The epochs that are left, and the report. Raises Interrupted after a stop, with the state saved."""
     report = None
@@ -203,6 +209,8 @@ def _to_the_end(run: Run, writer: CheckpointWriter) -> RunReport:
         if run.unsaved:
             save(run, writer)
         writer.wait()
+        if not run.epoch and not run.so_far["steps"]:
+            raise Interrupted(before_the_first_step(run.run_dir)) from None
         raise Interrupted(
             f"{run.run_dir}: stopped {run.where()}, and saved; the same command with --resume goes on from "
             "there"
@@ -266,13 +274,16 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     run.validation = dict(record["validation"])
     found = record["validation"]["classification"]
     reached = Score(epoch=run.epoch, accuracy=found["accuracy"], macro_f1=found["macro_f1"])
-    improved = better(reached, run.best)
+    before, improved = run.best, better(reached, run.best)
     if improved:
         run.best = reached
     if is_first_process():
         append_record(run.run_dir / "metrics.jsonl", record)
     if improved:
         writer.save("best", run.state, meta_of(run))
+        writer.wait()  # as the next save does anyway
+        if not writer.has_best(run.epoch):
+            run.best = before  # so that a later epoch has to beat what is on the disk, not what was lost
     save(run, writer)
     summarised(run, "running")
     run.say(epoch_line(record, run.num_epochs, improved))

@@ -45,7 +45,10 @@ def make_run(
             "stage": 0,
             "step_losses": [1.0] * 10,
             "step_ms": step_ms,
-            "validation": {"classification": {"accuracy": accuracy, "macro_f1": accuracy / 2}},
+            "validation": {
+                "classification": {"accuracy": accuracy, "macro_f1": accuracy / 2},
+                "clustering": clusters,
+            },
         }
         for accuracy in validation
     ]
@@ -53,7 +56,7 @@ def make_run(
     report = {
         "config": {
             "seed": seed,
-            "model": {"codebook": {"size": 20}},
+            "model": {"kind": variant.partition("-")[0], "codebook": {"size": 20}},
             "data": {"task": task, "split_scheme": "identity"},
         },
         "parameters": {"total": parameters},

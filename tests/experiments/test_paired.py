@@ -69,6 +69,23 @@ def test_the_smallest_difference_is_told_in_four_of_five_experiments():
     assert told / 2000 == pytest.approx(0.8, abs=0.04)
     assert smallest_difference(4 * proteins, seeds, d, deviation) < truth
     assert smallest_difference(proteins, 9, d, deviation) < truth
-    assert smallest_difference(proteins, 1, d, deviation) == pytest.approx(
-        2.8016 * np.sqrt(d / proteins), rel=1e-3
-    )
+    # With seeds that do not vary, the normal distribution's: z of 97.5% and of 80%.
+    assert smallest_difference(proteins, 3, d, 0) == pytest.approx(2.8016 * np.sqrt(d / proteins), rel=1e-3)
+    assert np.isinf(smallest_difference(proteins, 1, d, deviation))  # which tells nothing
+
+
+@pytest.mark.parametrize("seeds", [2, 3])
+@pytest.mark.parametrize("ratio", [0, 0.5, 2, 8])
+def test_the_interval_holds_the_truth_whatever_varies_most(seeds, ratio):
+    """`ratio`: of the standard error from seeds to that from proteins."""
+    rng, held = np.random.default_rng(1), 0
+    for _ in range(4000):
+        per_seed = rng.normal(0, 1) + rng.normal(0, ratio * seeds**0.5, seeds)
+        found = difference(per_seed, 1.0)
+        held += found.low < 0 < found.high
+    assert held / 4000 > 0.94
+
+
+def test_equal_differences_alone_tell_nothing():
+    assert not difference([0.0047, 0.0047]).told
+    assert difference([0.0047, 0.0047], 0.001).told

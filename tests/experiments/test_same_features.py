@@ -11,7 +11,9 @@ from flax import nnx
 
 from experiments import same_features
 from experiments.frozen_encoder import encoded, headed, train_on_features, with_features
+from partoken_jax.files import locked_by_other
 from partoken_jax.models import build_model
+from partoken_jax.proteins import DataError
 from partoken_jax.training.data import load_run_data
 from partoken_jax.training.objective import forward
 from tests.training.conftest import tiny
@@ -86,7 +88,7 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
         if reader == "partoken-recommended":
             right |= rng.random(400) < 0.3
         predicted = np.where(right, labels, (labels + 1) % 4)
-        scores = {"accuracy": float(right.mean()), "macro_f1": float(right.mean())}
+        scores = {"accuracy": float(right.mean()), "macro_f1": float(right.mean()), "coverage": 0.25}
         return {"task": task, "reader": reader, "seed": seed, "predicted": predicted.tolist(), **scores,
                 "seconds": 1.0}  # fmt: skip
 
@@ -100,7 +102,7 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
     path = tmp_path / "found.json"
     for seeds in ("1", "3"):
         flags = ["same_features", "--task", "cath-class", "--seeds", seeds, "--json", str(path)]
-        monkeypatch.setattr("sys.argv", flags)
+        monkeypatch.setattr("sys.argv", [*flags, "--cache", str(tmp_path / "cache")])
         same_features.main()
     assert len(done) == len(set(done)) == 3 * len(same_features.READERS)
     found = json.loads(path.read_text())["analysis"]["backbone, cath-class"]
@@ -109,6 +111,14 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
     assert found["readers"]["gvp-recommended"]["seeds"] == [0, 1, 2]
     said = path.with_suffix(".md").read_text()
     assert "(ParToken's) − mean over residues" in said and said.count("yes |") == 3
+    assert said.count("|      25% |") == len(same_features.READERS)
+    described["labels"] = described["labels"][1:]
+    with pytest.raises(DataError, match="has rows of backbone, cath-class with other data or models"):
+        same_features.main()
+    with (tmp_path / "cache" / "found.json.lock").open("a") as lock:
+        assert not locked_by_other(lock)
+        with pytest.raises(DataError, match="another process adds to it"):
+            same_features.main()
 
 
 @pytest.mark.parametrize(
@@ -117,7 +127,7 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
         ((0.05, 0.04, 0.03), "Clusters pay on ec-class"),
         ((0.05, 0.04, 0.0), "Its clusters are not shown to be the reason"),
         ((0.05, 0.0, 0.0), "Its clusters are not shown to be the reason"),
-        ((0.0, 0.04, 0.03), "head is not told from GVP's on ec-class"),
+        ((0.0, 0.04, 0.03), "head cannot be told from GVP's on ec-class"),
         ((-0.05, -0.04, -0.03), "head is less accurate than GVP's on ec-class"),
     ],
 )
@@ -141,7 +151,7 @@ def test_the_words_name_where_nothing_was_gained_as_well(gain, reason):
     said = same_features.answer(results)
     assert said.startswith(
         "ParToken's head is more accurate than GVP's on ec-class (encoder types, 10 test proteins, 2 seeds), "
-        "and is less accurate than GVP's on cath-class (30 test proteins, 2 seeds), and is not told from "
+        "and is less accurate than GVP's on cath-class (30 test proteins, 2 seeds), and cannot be told from "
         "GVP's on ec-class (encoder mine, 20 test proteins, 2 seeds)."
     )
     assert reason in said

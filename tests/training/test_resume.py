@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from experiments.faults import differences
@@ -19,12 +20,13 @@ from partoken_jax.config import CheckpointConfig, ConfigError, StageConfig
 from partoken_jax.convert import export_weights
 from partoken_jax.proteins import DataError
 from partoken_jax.proteins.dataset import EMBEDDED
+from partoken_jax.training import loop
 from partoken_jax.training.checkpoints import read_meta, restore, save_imported
 from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.evaluate import evaluate
 from partoken_jax.training.interruption import Interrupted
 from partoken_jax.training.loop import train
-from partoken_jax.training.run_directory import CheckpointError, check_run_dir, locked
+from partoken_jax.training.run_directory import CheckpointError, check_run_dir, has_checkpoint, locked
 from tests.helpers import by_path
 
 from .conftest import tiny
@@ -241,6 +243,37 @@ def test_a_full_disk_stops_no_run_and_one_with_room_again_goes_on(gvp_run, small
     resize(small_disk, "size=20m")
     assert main(arguments) == 0
     assert differences(Path(straight.run_dir), small_disk / "run") == []
+
+
+def test_a_best_epoch_that_could_not_be_saved_is_not_the_best(gvp_run, tmp_path, monkeypatch):
+    """Later epochs are compared with the best one on the disk, and the reports name that."""
+    accuracies, scores, save = iter((0.5, 0.7, 0.6, 0.55, 0.4)), loop.scores_of, ocp.CheckpointManager.save
+
+    def scored(*args):
+        found = scores(*args)
+        return {**found, "classification": {**found["classification"], "accuracy": next(accuracies)}}
+
+    def saved(self, number, **rest):
+        if self.directory.name == "best" and number == 2:
+            raise OSError(28, "No space left on device")
+        return save(self, number, **rest)
+
+    monkeypatch.setattr(loop, "scores_of", scored)
+    monkeypatch.setattr(ocp.CheckpointManager, "save", saved)
+    with pytest.warns(UserWarning, match=r"best: a checkpoint could not be written \(.*no space left"):
+        report = train(dataclasses.replace(gvp_run[0], run_dir=str(tmp_path / "run")), quiet=True)
+    assert report["best_epoch"] == 3
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["best_epoch"] == 3
+    assert read_meta(tmp_path / "run", "last")["best"]["epoch"] == 3
+
+
+def test_a_run_stopped_while_clusters_start_has_nothing_to_save(tmp_path):
+    config = tiny(tmp_path / "run")
+    partitioner = dataclasses.replace(config.model.partitioner, start="data")
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, partitioner=partitioner))
+    with pytest.raises(Interrupted, match="stopped before the first step; the same command with --resume"):
+        train(config, quiet=True, stop=StopAfter(1))
+    assert not has_checkpoint(tmp_path / "run")
 
 
 def test_evaluation_prints_in_a_run_that_may_only_be_read(gvp_run, small_disk, capsys):
