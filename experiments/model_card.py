@@ -167,7 +167,8 @@ def _data(result: dict[str, Any]) -> list[str]:
     data, scheme = result["data"], result["config"]["data"]["split_scheme"]
     rows: list[tuple[object, ...]] = []
     for i, of_class in enumerate(result["test"]["classification"]["classes"]):
-        rows.append((class_title(of_class["name"]), *(f"{s['class_counts'][i]:,}" for s in data["splits"].values())))
+        counts = (f"{s['class_counts'][i]:,}" for s in data["splits"].values())
+        rows.append((class_title(of_class["name"]), *counts))
     rows.append(("all", *(f"{s['proteins']:,}" for s in data["splits"].values())))
     shortest, _, longest = zip(*(s["residues"] for s in data["splits"].values()), strict=True)
     meaning = {
@@ -236,8 +237,9 @@ def _reliability(calibration: dict[str, Any], proteins: int) -> list[str]:
         said = f"On average, yes: they say {confidence:.3f}, and {right:.3f} are right"
     moved = after["ece_10"] - before["ece_10"]
     return [
-        f"{said} (95% interval {low:.3f} to {high:.3f}). Calibration on validation made the error on the test "
-        f"{'larger' if moved > 0 else 'smaller'}, {after['ece_10']:.3f} instead of {before['ece_10']:.3f}.",
+        f"{said} (95% interval {low:.3f} to {high:.3f}). Calibration on validation made the error on the "
+        f"test {'larger' if moved > 0 else 'smaller'}, {after['ece_10']:.3f} instead of "
+        f"{before['ece_10']:.3f}.",
         "",
         f"Logits are divided by {calibration['temperature']:.3f}, fitted on validation (temperature "
         "scaling), before they become probabilities. The expected calibration error is the mean distance of "
@@ -301,7 +303,7 @@ def _limits(result: dict[str, Any]) -> list[str]:
 
 
 def _unseen_families(result: dict[str, Any]) -> list[str]:
-    """What is known of proteins whose CATH superfamily was not there in training (experiments/baselines.py)."""
+    """What is known of proteins whose CATH superfamily is not in training (experiments/baselines.py)."""
     task = result["config"]["data"]["task"]
     rows = {
         row["split_scheme"]: row

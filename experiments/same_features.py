@@ -192,11 +192,11 @@ def table(results: dict[str, Any]) -> str:
             told = "yes" if mine["accuracy"]["told"] else "no"
             of = f"{READERS[mine['first']]} − {READERS[mine['second']]}"
             scores = (signed(mine["accuracy"]), signed(mine["macro_f1"]))
-            smallest = mine["smallest_difference"]
-            smallest = "" if smallest is None else f"{smallest:.3f}"
+            least = mine["smallest_difference"]
+            smallest = "" if least is None else f"{least:.3f}"
             differences.append((place, of, len(mine["seeds"]), *scores, smallest, told))
-    first = ("encoder, task", "reads", "parameters", "seeds", "test proteins", "accuracy", "macro-F1")
-    first += ("coverage",)
+    named = ("accuracy", "macro-F1", "coverage")
+    first = ("encoder, task", "reads", "parameters", "seeds", "test proteins", *named)
     second = ("encoder, task", "difference", "seeds", "accuracy", "macro-F1", "smallest that is told", "told")
     return markdown_table(first, rows) + "\n\n" + markdown_table(second, differences)
 

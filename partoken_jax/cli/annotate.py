@@ -1,10 +1,14 @@
 """`partoken annotate`: from structure files to classes, clusters and tokens."""
 
 import functools
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
@@ -126,7 +130,8 @@ def _annotate(sources: tuple[str, ...], model: str | None, out: Path, settings: 
     from partoken_jax.training.compilation_cache import use_compilation_cache
 
     use_compilation_cache()
-    result = annotate_files(files, out, model, **settings)
+    with _sigterm_as_ctrl_c():
+        result = annotate_files(files, out, model, **settings)
     _tell(result.skipped)
     done, left = len(result.done), len(files) - len(result.done)
     if done:
@@ -141,6 +146,25 @@ def _annotate(sources: tuple[str, ...], model: str | None, out: Path, settings: 
     if left:
         say(f"{left:,} of {len(files):,} files gave no protein; {out}/manifest.json says why")
     return 0 if not left else SOME if done else NONE
+
+
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """Makes SIGTERM, as a job queue sends it, raise KeyboardInterrupt, so that all files are closed; only the
+    main thread hears signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one would come while files are closed
+        raise KeyboardInterrupt
+
+    earlier = signal.signal(signal.SIGTERM, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
 
 
 def _files(sources: tuple[str, ...], out: Path) -> list[Path]:

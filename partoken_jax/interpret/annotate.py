@@ -1,6 +1,5 @@
 """Annotates proteins with a trained model: from structure files, or from proteins that are at hand."""
 
-import dataclasses
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -13,6 +12,7 @@ from partoken_jax.config import DataConfig
 from partoken_jax.interpret.annotation import Annotation, Cluster
 from partoken_jax.pretrained import load_model
 from partoken_jax.proteins import DataError, Protein, ProteinDataset
+from partoken_jax.proteins.geometry import coordinate_fault
 from partoken_jax.proteins.structure_paths import file_names, structure_files
 from partoken_jax.proteins.structures import Models, Origin, Skipped, path_of, read_structure
 
@@ -142,18 +142,29 @@ def read_parts(
         for one in _of_part(part, names, chains, models, skipped):
             protein, origin, _ = one
             path = path_of(origin)
-            if len(protein) <= max_length:
+            if (reason := _fault(protein, max_length, too_long)) is not None:
+                _skip(Skipped(protein.name, "chain", reason, path), skipped)
+            elif len(protein) <= max_length:
                 yield one
-            elif too_long == "crop":
+            else:
                 lost = (
                     f"{CROPPED} {len(protein) - max_length} of {len(protein)} residues, beyond {max_length}"
                 )
                 _skip(Skipped(protein.name, "residues", lost, path), skipped)
                 cropped = None if origin is None else origin.cropped(max_length)
                 yield one._replace(protein=protein.cropped(max_length), origin=cropped)
-            else:
-                reason = f"it has {len(protein)} residues, and {max_length} is the limit; crop it or raise it"
-                _skip(Skipped(protein.name, "chain", reason, path), skipped)
+
+
+def _fault(protein: Protein, max_length: int, too_long: TooLong) -> str | None:
+    """Why a protein cannot be annotated, or None."""
+    if len(protein) > max_length and too_long == "refuse":
+        return f"it has {len(protein)} residues, and {max_length} is the limit; crop it or raise it"
+    if not protein.complete[:max_length].any():
+        return (
+            f"none of its first {max_length} residues, which alone would be left, has all four atoms; raise "
+            "the limit"
+        )
+    return coordinate_fault(protein)
 
 
 def _of_part(
@@ -173,9 +184,7 @@ def _of_part(
         for entry in contents.skipped:
             _skip(entry, skipped)
         for protein, origin in zip(contents.proteins, contents.origins, strict=True):
-            # The name of a file may be no text.
-            name = protein.name.encode(errors="backslashreplace").decode()
-            yield Found(dataclasses.replace(protein, name=name), origin)
+            yield Found(protein, origin)
 
 
 def _skip(entry: Skipped, skipped: list[Skipped] | None) -> None:

@@ -55,8 +55,8 @@ def _write_codebook(folder: Path, annotations: Sequence[Annotation], told: Detai
 
 
 def evaluated_sites(model: TrainedModel, dataset: ProteinDataset) -> dict[str, Any]:
-    """`site_report` of the proteins that M-CSA lists, with `asked`, `matched` and `unmatched` of
-    `mcsa.Matched`; all proteins count as unrelated.
+    """`site_report` of the proteins that M-CSA lists, with `numbering`, `asked`, `matched` and
+    `unmatched` of `mcsa.Matched`; all proteins count as unrelated.
 
     Raises DataError where M-CSA is not installed, or lists none of them.
     """
@@ -68,6 +68,7 @@ def evaluated_sites(model: TrainedModel, dataset: ProteinDataset) -> dict[str, A
             "out, or evaluate on chains of the PDB that are called as in 1abc_A"
         )
     return {
+        "numbering": matched.numbering,
         "asked": matched.asked,
         "matched": matched.matched,
         "unmatched": matched.unmatched,

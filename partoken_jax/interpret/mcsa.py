@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gemmi
 import numpy as np
@@ -26,8 +26,16 @@ Residue = tuple[int, str]
 """Number and three-letter name of a residue."""
 
 
+Numbering = Literal["sequence", "author"]
+NUMBERS: dict[Numbering, str] = {"sequence": "resid", "author": "auth_resid"}
+"""What M-CSA calls the numbers of each kind."""
+
+
 class Matched(NamedTuple):
     """Which residues of some proteins are catalytic."""
+
+    numbering: Numbering
+    """By which of M-CSA's numbers they were found."""
 
     sites: dict[str, np.ndarray]
     """Protein → indices of its catalytic residues, int64, ascending; only of proteins with at least one."""
@@ -53,25 +61,29 @@ def mcsa_file() -> Path:
     return Path(spec.submodule_search_locations[0]) / "data" / FILE
 
 
-def read_mcsa(path: Path) -> dict[str, set[Residue]]:
-    """Catalytic residues of every chain that M-CSA lists, under the chain's name as in "1abc_A".
+def read_mcsa(path: Path) -> dict[Numbering, dict[str, set[Residue]]]:
+    """Catalytic residues of every chain that M-CSA lists, in either numbering, under the chain's name as in
+    "1abc_A".
 
-    Numbers are those of the sequence (`resid`), which the packaged chains are numbered by, too; records
-    without one, of homologues that lack the residue, are left out. A chain can be in several entries.
+    The packaged chains are numbered by the sequence, those that are read from structure files by its author.
+    Records without a number, of homologues that lack the residue, are left out. A chain can be in several
+    entries.
 
     Raises DataError for a file that cannot be read or is not M-CSA's.
     """
     if (why := unreadable(path)) is not None:
         raise DataError(f"{path}: {why}; install enzymm again")
-    found: dict[str, set[Residue]] = {}
+    found: dict[Numbering, dict[str, set[Residue]]] = {numbering: {} for numbering in NUMBERS}
     try:
         entries: dict[str, dict[str, Any]] = json.loads(path.read_bytes())
         for chains in entries.values():
             for chain in chains.values():
-                residues = found.setdefault(_key(f"{chain['pdb_id']}_{chain['chain_name']}"), set())
-                for residue in chain["residues"].values():
-                    if residue["resid"] is not None:
-                        residues.add((int(residue["resid"]), str(residue["code"]).upper()))
+                name = _key(f"{chain['pdb_id']}_{chain['chain_name']}")
+                for numbering, number in NUMBERS.items():
+                    residues = found[numbering].setdefault(name, set())
+                    for residue in chain["residues"].values():
+                        if residue[number] is not None:
+                            residues.add((int(residue[number]), str(residue["code"]).upper()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path}: is not the list of catalytic residues that enzymm 0.5 carries "
@@ -80,15 +92,28 @@ def read_mcsa(path: Path) -> dict[str, set[Residue]]:
     return found
 
 
-def match_sites(listed: Mapping[str, set[Residue]], proteins: Iterable[Protein]) -> Matched:
-    """Finds the listed residues in proteins called as in "1abc_A" by number and type.
+def match_sites(
+    listed: Mapping[Numbering, Mapping[str, set[Residue]]], proteins: Iterable[Protein]
+) -> Matched:
+    """Finds the listed residues in proteins called as in "1abc_A" by number and type, in the numbering in
+    which more are found; if as many are, in that of the sequence.
 
-    A residue that has the number and another type is not the one that is meant, and is not matched.
+    A residue that has the number and another type is not the one that is meant, and is not matched; nor is
+    one with an insertion code, which M-CSA has none of.
     """
+    chains = [protein for protein in proteins if any(_key(protein.name) in of for of in listed.values())]
+    found = [_matched(numbering, listed[numbering], chains) for numbering in NUMBERS]
+    return max(found, key=lambda matched: matched.matched)  # the first of equal ones
+
+
+def _matched(
+    numbering: Numbering, listed: Mapping[str, set[Residue]], proteins: Iterable[Protein]
+) -> Matched:
     sites, asked, unmatched = {}, 0, []
     for protein in proteins:
         residues = sorted(listed.get(_key(protein.name), ()))
-        place = {number: i for i, number in enumerate(protein.residue_numbers.tolist())}
+        numbers = zip(protein.residue_numbers.tolist(), protein.insertion_codes, strict=True)
+        place = {number: i for i, (number, code) in enumerate(numbers) if code == " "}
         asked += len(residues)
         found = set()
         for number, name in residues:
@@ -105,7 +130,7 @@ def match_sites(listed: Mapping[str, set[Residue]], proteins: Iterable[Protein])
             unmatched.append(f"{protein.name} {name} {number}: {why}")
         if found:
             sites[protein.name] = np.array(sorted(found), np.int64)
-    return Matched(sites, asked, unmatched)
+    return Matched(numbering, sites, asked, unmatched)
 
 
 def _key(name: str) -> str:

@@ -30,7 +30,7 @@ NAME_BYTES = 200
 OURS = (".json", ".html", ".cif", ".pdb", ".pml", ".cxc", ".mvsj", ".mvsx")
 """Suffixes of the files in proteins/."""
 ROWS = 10_000
-"""Rows that a table keeps before it writes them."""
+"""Rows that a Parquet file keeps before it writes them."""
 
 
 class AnnotationFolder:
@@ -123,7 +123,8 @@ class AnnotationFolder:
 
 
 class _Table:
-    """A table that is written some rows at a time."""
+    """A table that is written protein by protein as CSV, so that a run that is killed leaves what it has
+    done, and many rows at a time as Parquet."""
 
     def __init__(self, path: Path, columns: tables.Columns, pyarrow: ModuleType | None):
         self.columns = columns
@@ -142,18 +143,20 @@ class _Table:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._write()
+        if self.rows:
+            self._write()
         self.file.close()
 
     def add(self, rows: Sequence[tables.Row]) -> None:
         self.rows += rows
-        if len(self.rows) >= ROWS:
+        if self.pyarrow is None or len(self.rows) >= ROWS:
             self._write()
 
     def _write(self) -> None:
         if self.pyarrow is None:
             self.writer.writerows(self.rows)
-        elif self.rows:
+            self.file.flush()
+        else:
             self.writer.write_table(self.pyarrow.Table.from_pylist(self.rows, schema=self.schema))
         self.rows = []
 

@@ -35,6 +35,10 @@ VERSION = 1
 _PLAN = "plan.json"
 
 
+class WorkerDiedError(DataError):
+    """A process that read chunks and died, as when memory runs out; those that are finished can be kept."""
+
+
 class Meta(NamedTuple):
     """What a chunk holds, but for the arrays."""
 
@@ -101,7 +105,7 @@ def read_chunks(
       update: called after every chunk with how many files or proteins of the source were in it, how many
         proteins it gave, and how much was skipped.
 
-    Raises DataError for a source that is damaged, or a process that died.
+    Raises DataError for a source that is damaged, and WorkerDiedError for a process that died.
     """
     missing = [i for i in range(len(plan.chunks)) if not _file(folder, i).exists()]
     jobs = [(plan.chunks[i], _file(folder, i), neighbours) for i in missing]
@@ -120,7 +124,7 @@ def read_chunks(
                     update(*future.result())
                 running |= {pool.submit(_read, *job) for _, job in zip(finished, waiting, strict=False)}
         except BrokenProcessPool:
-            raise DataError(
+            raise WorkerDiedError(
                 f"a process that read {plan.paths[0]} died; run the command again with --workers 1, and with "
                 "fewer source files where that dies too"
             ) from None
@@ -222,7 +226,8 @@ def _fingerprint(plan: Plan, neighbours: int) -> str:
                 status = os.stat(path)
             except OSError:
                 continue  # whoever reads it says what is wrong
-            digest.update(f"{path} {status.st_size} {status.st_mtime_ns}".encode())
+            # A path may be no text.
+            digest.update(os.fsencode(f"{path} {status.st_size} {status.st_mtime_ns}"))
     return digest.hexdigest()
 
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from partoken_jax.proteins import Protein
-from partoken_jax.proteins.geometry import implausible
+from partoken_jax.proteins.geometry import coordinate_fault
 from partoken_jax.proteins.prepared import MAX_LENGTH, MAX_NAME
+from partoken_jax.proteins.structure_formats import text_of
 from partoken_jax.proteins.structures import Skipped
 
 
@@ -40,7 +39,7 @@ class Contents:
 
     def skip(self, name: str, reason: str) -> None:
         """Notes a protein that is left out."""
-        self.skipped.append(Skipped(name or "(no id)", "protein", reason))
+        self.skipped.append(Skipped(text_of(name) or "(no id)", "protein", reason))
 
 
 class Column(NamedTuple):
@@ -100,17 +99,7 @@ def fault(protein: Protein) -> str | None:
         return f"it has {len(protein)} residues, but at most {MAX_LENGTH} are possible"
     if not protein.complete.any():
         return "none of its residues has all four backbone atoms"
-    ca = protein.backbone[protein.complete, 1].astype(np.float64)
-    if len(ca) > 1 and (ca == ca[0]).all():
-        return "all its CA atoms are in one place"
-    ca = np.where(protein.complete[:, None], protein.backbone[:, 1].astype(np.float64), np.nan)
-    steps = np.linalg.norm(np.diff(ca, axis=0, prepend=np.nan), axis=1)
-    if wrong := implausible(steps, np.array([len(protein)])):
-        return (
-            f"consecutive CA atoms are {wrong.distance:.3g} Å apart (median), but 3.8 in a protein; "
-            "its coordinates are in another unit or order"
-        )
-    return None
+    return coordinate_fault(protein)
 
 
 def pieces(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

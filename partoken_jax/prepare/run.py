@@ -13,13 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from partoken_jax.config import ConfigError
-from partoken_jax.prepare.chunks import chunk_folder, is_chunk_folder, read_chunks, read_proteins
+from partoken_jax.prepare.chunks import (
+    WorkerDiedError,
+    chunk_folder,
+    is_chunk_folder,
+    read_chunks,
+    read_proteins,
+)
 from partoken_jax.prepare.gather import Gathered, gather, label_columns, split_schemes
 from partoken_jax.prepare.records import Plan
 from partoken_jax.prepare.sources import plan_sources
 from partoken_jax.progress import Update, progress
 from partoken_jax.proteins import DataError
 from partoken_jax.proteins.prepared import FORMAT, checksum, write_prepared
+from partoken_jax.proteins.structure_formats import text_of
 from partoken_jax.proteins.structures import Skipped
 
 SKIPPED = "skipped.csv"
@@ -42,7 +49,7 @@ def prepare(
 ) -> None:
     """Writes the folder `out` in the format that docs/guide/data.md describes, and prints a summary.
 
-    A run that was stopped leaves `<out>.partial`, and the same call goes on from there.
+    A run that was stopped, or lost a process, leaves `<out>.partial`, and the same call goes on from there.
 
     Args:
       sources: structure files and folders of them; or one .npz file, one of ProteinShake's releases
@@ -57,6 +64,7 @@ def prepare(
       overwrite: whether to replace `out` if it is a prepared set.
 
     Raises ConfigError for a setting and DataError for data that cannot be used; nothing is left behind then.
+    Raises WorkerDiedError, a DataError, for a process that died; what is finished is left then.
     """
     out = Path(out)
     _check(out, split, seed, neighbours, workers, overwrite)
@@ -82,14 +90,14 @@ def prepare(
             if out.exists():
                 os.rename(out, folder / "replaced")
             os.rename(folder / "dataset", out)
+        except (KeyboardInterrupt, OSError, WorkerDiedError):  # a full disk or memory, for instance
+            print(f"{folder}: unfinished; the same command goes on from there", flush=True)
+            raise
         except DataError:
             shutil.rmtree(folder)
             with contextlib.suppress(OSError):  # others may have come to use them
                 for path in made:
                     path.rmdir()
-            raise
-        except (KeyboardInterrupt, OSError):  # a full disk, for instance
-            print(f"{folder}: unfinished; the same command goes on from there", flush=True)
             raise
         shutil.rmtree(folder)
     print("\n".join([*said, f"wrote {out}"]), flush=True)
@@ -202,12 +210,12 @@ def _unzip(pairs: Iterator[tuple[Any, Any]]) -> tuple[Iterator[Any], Iterator[An
 def _source(path: str, kind: str) -> dict[str, Any]:
     """What dataset.json says of a source."""
     place = Path(path).absolute()
-    said: dict[str, Any] = {"kind": kind, "path": str(place)}
+    said: dict[str, Any] = {"kind": kind, "path": text_of(str(place))}
     return said | ({"bytes": place.stat().st_size, "sha256": checksum(place)} if place.is_file() else {})
 
 
 def _write_skipped(path: Path, found: Gathered) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
         writer = csv.writer(file)
         writer.writerow(field.name for field in fields(Skipped))
         writer.writerows(astuple(entry) for entry in found.skipped)

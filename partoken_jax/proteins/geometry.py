@@ -4,11 +4,29 @@ from typing import NamedTuple
 
 import numpy as np
 
+from partoken_jax.proteins.protein import Protein
+
 CLOSEST, FARTHEST = 1.0, 10.0
 """Å, for the median distance of consecutive CA atoms in a chain. It is 3.8, whatever the fold; a median
 leaves room for gaps."""
 _MIN_STEPS = 3
 """Fewer distances say nothing."""
+
+
+def coordinate_fault(protein: Protein) -> str | None:
+    """Why the coordinates of a protein cannot be right, or None."""
+    ca = protein.backbone[:, 1].astype(np.float64)
+    known = ca[protein.complete]
+    if len(known) > 1 and (known == known[0]).all():
+        return "all its CA atoms are in one place"
+    ca[~protein.complete] = np.nan
+    steps = np.linalg.norm(np.diff(ca, axis=0, prepend=np.nan), axis=1)
+    if wrong := implausible(steps, np.array([len(protein)])):
+        return (
+            f"consecutive CA atoms are {wrong.distance:.3g} Å apart (median), but 3.8 in a protein; "
+            "its coordinates are in another unit or order"
+        )
+    return None
 
 
 class Implausible(NamedTuple):

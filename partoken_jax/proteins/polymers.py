@@ -19,18 +19,24 @@ def set_entity_types(structure: gemmi.Structure) -> None:
     """Sets the types of entities that are unknown, and of waters.
 
     gemmi alone ends a chain without a TER record at its first gap, and takes the waters of a simulation for
-    residues of the protein that they share a chain with; naming each of them takes it seconds.
+    residues of the protein that they share a chain with; naming each of them takes it seconds. Of a PDB file
+    it takes all that comes after a TER record for ligands, even where the chain goes on.
     """
+    has_ters = structure.input_format == gemmi.CoorFormat.Pdb
     for model in structure:
         for chain in model:
-            _set_chain_types(chain)
+            _set_chain_types(chain, has_ters)
     structure.add_entity_types(overwrite=False)  # what is still unknown, such as nucleic acids
 
 
-def _set_chain_types(chain: gemmi.Chain) -> None:
+def _set_chain_types(chain: gemmi.Chain, has_ters: bool) -> None:
     for residue in chain:  # a TER record may stand after them, which makes them a part of the polymer
         if is_water(residue):
             residue.entity_type = _WATER
+    ligands = [residue for residue in chain if residue.entity_type == gemmi.EntityType.NonPolymer]
+    if has_ters and any(residue.het_flag == "A" and _is_amino_acid(residue) for residue in ligands):
+        for residue in ligands:  # the record did not end the chain
+            residue.entity_type = gemmi.EntityType.Unknown
     unknown = [residue for residue in chain if residue.entity_type == gemmi.EntityType.Unknown]
     acids = [_is_amino_acid(residue) for residue in unknown]
     ends = [i for i, residue in enumerate(unknown) if acids[i] and residue.het_flag == "A"]

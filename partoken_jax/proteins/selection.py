@@ -43,7 +43,8 @@ def limit_lengths(
     Returns:
       The dataset and the names of the cropped proteins.
 
-    Raises DataError that names the proteins too long, where they are refused.
+    Raises DataError that names the proteins too long, where they are refused, or one of which no residue that
+    is left is whole.
     """
     if too_long not in ("refuse", "crop"):
         raise DataError(f"unknown too_long {too_long!r}; choose one of refuse, crop")
@@ -62,4 +63,10 @@ def limit_lengths(
             f"{dataset.source}: {what} longer than max_length = {max_length} residues: {shown}{more}; "
             f"set too_long: crop, or max_length to at least {lengths.max()}"
         )
+    for i in long:
+        if not (complete := dataset[i].complete)[:max_length].any():
+            raise DataError(
+                f"{dataset.source}: none of the first {max_length} residues of {names[i]} has all four "
+                f"atoms; set max_length to at least {complete.argmax() + 1}, or leave that protein out"
+            )
     return dataset.cropped(max_length), [names[i] for i in long]

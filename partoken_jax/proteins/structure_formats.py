@@ -40,6 +40,10 @@ _CIF_READERS: dict[str, Callable[[bytes], gemmi.cif.Document]] = {
 _PREDICTION = re.compile(r"\s*(ALPHAFOLD|ESMFOLD|COLABFOLD)\b.*\bPREDICTION\b", re.IGNORECASE | re.DOTALL)
 _ODD_CHAIN = re.compile(rb"^(ATOM..|HETATM).{14,15}[\x80-\xff]", re.IGNORECASE | re.MULTILINE)
 _ASCII = bytes([*range(128), *b"?" * 128])
+_END = re.compile(rb"\n[Ee][Nn][Dd](?![Mm])[^\r\n]*")
+_ALTLOC = "_atom_site.label_alt_id"
+_NEEDED = ("id", "type_symbol", "label_asym_id", "Cartn_x", "Cartn_y", "Cartn_z")
+"""Columns of _atom_site without any of which, or that of alternate locations, gemmi finds no atoms."""
 
 
 class StructureError(ValueError):
@@ -60,8 +64,15 @@ def is_structure_file(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The name of a structure file without .gz and without what tells its format."""
-    return re.sub(r"\.(pdb|ent|cif|mmcif|bcif|mmjson|json)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    """The name of a structure file, as `text_of` has it, without .gz and without what tells its format."""
+    name = re.sub(r"\.(pdb|ent|cif|mmcif|bcif|mmjson|json)(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    return text_of(name)
+
+
+def text_of(name: str) -> str:
+    """A name as text: what is none, as bytes in the name of a file that are no UTF-8, becomes "\\udce9" and
+    the like."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def open_structure(path: Path) -> Opened:
@@ -135,12 +146,16 @@ def _content(path: Path) -> bytes:
 
 
 def _text(suffix: str, content: bytes) -> bytes:
-    """The content, with text in an older encoding, which would be no text to gemmi, rewritten.
+    """The content without a byte order mark, and with text in an older encoding, which would be no text to
+    gemmi, rewritten.
 
     In a PDB file, whose columns must not move, letters beyond ASCII become "?". Other files are taken to be
     Latin-1 if they are no UTF-8. Raises StructureError where "?" would give several chains one name.
     """
-    if suffix == ".bcif" or content.isascii():
+    if suffix == ".bcif":
+        return content
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if content.isascii():
         return content
     if suffix in (".pdb", ".ent"):
         if _ODD_CHAIN.search(content):
@@ -157,6 +172,7 @@ def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
     """The structure, and whether a pLDDT is among the metrics of an mmCIF file."""
     content = _text(suffix, content)
     if suffix in (".pdb", ".ent"):
+        content = _with_models(content)
         try:
             structure = gemmi.read_pdb_string(content)
         except RuntimeError as error:
@@ -176,10 +192,35 @@ def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
         )
     if len(blocks) > 1:
         raise StructureError("two of its blocks have coordinates; write each to a file of its own")
+    _complete_columns(blocks[0])
     structure = gemmi.make_structure_from_block(blocks[0])
     structure.merge_chain_parts()
     metrics = [*blocks[0].find_values("_ma_qa_metric.type"), *blocks[0].find_values("_ma_qa_metric.name")]
     return structure, any("plddt" in metric.lower() for metric in metrics)
+
+
+def _with_models(content: bytes) -> bytes:
+    """A PDB file in which END, at which gemmi stops, ends a model where there are atoms after it, as where
+    files were put one after another."""
+    last = max(content.rfind(b"\n" + record) for record in (b"ATOM", b"HETATM", b"atom", b"hetatm"))
+    if last < 0 or _END.search(content, 0, last) is None:
+        return content
+    return _END.sub(b"\nENDMDL", content[:last]) + content[last:]
+
+
+def _complete_columns(block: gemmi.cif.Block) -> None:
+    """Adds the column of alternate locations, that there are none, where the atoms lack it. Raises
+    StructureError for others that they lack."""
+    there = {tag.lower() for tag in block.find_mmcif_category("_atom_site.").tags}
+    needed = [f"_atom_site.{name}" for name in _NEEDED]
+    if missing := [tag for tag in needed if tag.lower() not in there]:
+        raise StructureError(f"its atoms lack {', '.join(missing)}")
+    if _ALTLOC in there:
+        return
+    if (loop := block.find_loop("_atom_site.id").get_loop()) is not None:
+        loop.add_columns([_ALTLOC], ".")
+    else:  # the pairs of a single atom
+        block.set_pair(_ALTLOC, ".")
 
 
 def _title(structure: gemmi.Structure) -> str:

@@ -1,16 +1,23 @@
 """Which structure files a path names."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from partoken_jax.proteins.protein import DataError
-from partoken_jax.proteins.structure_formats import SUFFIXES, is_structure_file, reason_not_read, stem
+from partoken_jax.proteins.structure_formats import (
+    SUFFIXES,
+    is_structure_file,
+    reason_not_read,
+    stem,
+    text_of,
+)
 
 
 def structure_files(path: Path) -> list[Path]:
     """The file itself, whatever it is, or all structure files of a folder and the folders in it, in the order
     of their names, with what cannot be read, files of other kinds and folders, which is answered when it is.
+    Links to folders are followed, but no folder is read twice.
 
     Raises DataError for a path that does not exist, and for a folder that cannot be read or holds no
     structure files.
@@ -19,7 +26,7 @@ def structure_files(path: Path) -> list[Path]:
         closed: list[OSError] = []
         files = [
             Path(folder, name)
-            for folder, _, names in os.walk(path, onerror=closed.append)
+            for folder, names in _folders(path, closed.append)
             for name in names
             if is_structure_file(Path(name)) or _is_of_kind_not_read(Path(name))
         ]
@@ -32,6 +39,23 @@ def structure_files(path: Path) -> list[Path]:
     if not path.exists() and not path.is_symlink():
         raise DataError(f"{path}: no such file or folder; correct the path")
     return [path]
+
+
+def _folders(path: Path, onerror: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
+    """Every folder in a folder once, with the names of its files. Links are followed after all else, so that
+    a folder has the path without a link where there is one."""
+    tops, seen = [str(path)], set()
+    while tops:
+        links: list[str] = []
+        for top in tops:
+            for folder, inner, names in os.walk(top, onerror=onerror):
+                if (place := os.path.realpath(folder)) in seen:
+                    inner.clear()
+                    continue
+                seen.add(place)
+                links += filter(os.path.islink, (os.path.join(folder, name) for name in inner))
+                yield folder, names
+        tops = sorted(links)
 
 
 def each_once(files: Iterable[Path]) -> list[Path]:
@@ -62,7 +86,9 @@ def file_names(files: Iterable[Path]) -> dict[Path, str]:
 
 def _parts(folder: Path, depth: int) -> tuple[str, ...]:
     """The names of the innermost folders of a path, so many of them."""
-    named = [part for part in Path(os.path.normpath(folder)).parts if part not in (folder.anchor, "..")]
+    named = [
+        text_of(part) for part in Path(os.path.normpath(folder)).parts if part not in (folder.anchor, "..")
+    ]
     return tuple(named[len(named) - min(depth, len(named)) :])
 
 

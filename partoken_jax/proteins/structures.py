@@ -20,7 +20,7 @@ from partoken_jax.proteins.polymers import (
     set_entity_types,
 )
 from partoken_jax.proteins.protein import RESIDUE_TYPES, UNKNOWN_RESIDUE, DataError, Protein
-from partoken_jax.proteins.structure_formats import Opened, StructureError, open_structure, stem
+from partoken_jax.proteins.structure_formats import Opened, StructureError, open_structure, stem, text_of
 
 Models = Literal["first", "all"]
 SHOWN = 12
@@ -47,12 +47,12 @@ class Skipped:
     chain's residues are missing, masked or of unknown type."""
     reason: str
     path: str = ""
-    """The structure file that it is of, if it is of one."""
+    """The structure file that it is of, if it is of one, as text (`structure_formats.text_of`)."""
 
 
 def path_of(origin: "Origin | None") -> str:
     """The file that a protein is from, or "", for `Skipped`."""
-    return "" if origin is None else str(origin.path)
+    return "" if origin is None else text_of(str(origin.path))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ def read_structure(
       holds.
     """
     found = _contents(path, chains, models, stem(path) if name is None else name)
-    return replace(found, skipped=[replace(entry, path=str(path)) for entry in found.skipped])
+    return replace(found, skipped=[replace(entry, path=text_of(str(path))) for entry in found.skipped])
 
 
 def _contents(path: Path, chains: Collection[str] | None, models: Models, name: str) -> StructureContents:

@@ -52,13 +52,8 @@ def load_run_data(config: TrainConfig, num_shards: int = 1) -> RunData:
 
 
 def load_data(config: DataConfig, splits: Sequence[Split] = SPLITS) -> dict[Split, ProteinDataset]:
-    """Whole splits of the file of the settings.
-
-    Raises DataError for data that cannot be read, or training proteins that are all of one class.
-    """
+    """Whole splits of the file of the settings. Raises DataError for data that cannot be read."""
     found = load_splits(config.path, task=config.task, split_scheme=config.split_scheme, splits=splits)
-    if "train" in found:
-        require_classes(found["train"])
     return {split: found[split] for split in splits}
 
 
@@ -66,11 +61,12 @@ def prepare(config: TrainConfig, datasets: Mapping[Split, ProteinDataset], num_s
     """Applies the limits of the settings to the three splits, computes neighbour tables (once; a prepared set
     holds them) and plans all batches of the run.
 
-    Raises DataError as `limited` does, and for a split without any label: training needs them, and so do the
-    choice of the best epoch and the final scores.
+    Raises DataError as `limited` does, for training proteins that are all of one class, and for a split
+    without any label: training needs them, and so do the choice of the best epoch and the final scores.
     """
     from partoken_jax.graphs import BatchLoader, neighbour_tables, plan_batches
 
+    require_classes(datasets["train"])
     chosen: dict[Split, ProteinDataset] = {}
     cropped: dict[Split, list[str]] = {}
     for split, dataset in datasets.items():
@@ -97,6 +93,7 @@ def prepare(config: TrainConfig, datasets: Mapping[Split, ProteinDataset], num_s
 def checked_data(config: TrainConfig) -> dict[Split, ProteinDataset]:
     """All three splits, whole. Raises DataError where they or the settings' limits on them cannot be used."""
     datasets = load_data(config.data)
+    require_classes(datasets["train"])
     for dataset in datasets.values():
         require_labels(limited(dataset, config.data, config.seed)[0])
     return datasets

@@ -2,10 +2,14 @@
 
 import csv
 import json
+import os
+import signal
 
+import numpy as np
 import pytest
 
 from partoken_jax.cli import main
+from partoken_jax.interpret.write import AnnotationFolder
 from tests.cli.test_main import complaint
 from tests.interpret.conftest import write_pdb
 from tests.pretrained.conftest import make_run
@@ -98,6 +102,33 @@ def test_two_files_of_one_name(folder, tmp_path, capsys, chains, run_dir):
     assert sorted(ids(out)) == ["more_two_A", "one_A", "one_B", "structures_two_A"]
     said = capsys.readouterr().out
     assert f"more_two_A of {folder}/more/two.pdb: another protein has the same name" in said
+
+
+@pytest.mark.parametrize("table", ["csv", "parquet"])
+def test_sigterm_leaves_what_was_done(table, folder, tmp_path, capsys, run_dir, monkeypatch):
+    if table == "parquet":
+        pytest.importorskip("pyarrow")
+    handler, add, out = signal.getsignal(signal.SIGTERM), AnnotationFolder.add, tmp_path / "out"
+
+    def stopping(self, annotation):
+        stem = add(self, annotation)
+        if len(self.names) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return stem
+
+    monkeypatch.setattr(AnnotationFolder, "add", stopping)
+    args = ["annotate", str(folder), "--model", run_dir, "--out", str(out), "--format", table]
+    assert main(args) == 130 and "interrupted" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == handler
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["state"], manifest["proteins"]) == ("stopped", 2)
+    if table == "csv":
+        assert ids(out) == ["one_A", "one_B"]
+    else:
+        pq = pytest.importorskip("pyarrow.parquet")
+        assert pq.read_table(out / "predictions.parquet")["id"].to_pylist() == ["one_A", "one_B"]
+    with np.load(out / "embeddings.npz") as arrays:
+        assert {name for name in arrays if name.startswith("protein/")} == {"protein/one_A", "protein/one_B"}
 
 
 def test_mistakes_change_nothing(folder, tmp_path, capsys, run_dir):

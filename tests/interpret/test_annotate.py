@@ -101,6 +101,35 @@ def test_what_is_left_out_is_said(model, proteins, tmp_path):
         list(annotate(tmp_path, model))
 
 
+def test_a_chain_of_which_cropping_leaves_nothing_does_not_stop_the_others(model, proteins, tmp_path):
+    long = next(protein for protein in proteins if len(protein) > 25)
+    bare = without_atoms(long, list(range(21)))
+    write_pdb(tmp_path / "a.pdb", [bare, proteins[0]])
+    write_pdb(tmp_path / "b.pdb", proteins[:1])
+    for source, path in (([tmp_path], str(tmp_path / "a.pdb")), ([bare, proteins[0], proteins[0]], "")):
+        skipped = []
+        found = list(annotate(source, model, max_length=20, too_long="crop", skipped=skipped))
+        assert [len(annotation.protein) for annotation in found] == [20, 20]
+        left_out = [(entry.reason, entry.path) for entry in skipped if entry.what == "chain"]
+        ((reason, place),) = left_out
+        assert reason.startswith("none of its first 20 residues, which alone would be left, has all four")
+        assert place == path
+
+
+def test_impossible_coordinates_are_left_out_as_prepare_leaves_them_out(model, proteins, tmp_path):
+    nm = dataclasses.replace(proteins[1], backbone=proteins[1].backbone * 0.1)
+    flat = dataclasses.replace(proteins[2], backbone=np.ones_like(proteins[2].backbone))
+    write_pdb(tmp_path / "x.pdb", [nm, flat, proteins[3]])
+    dataset = ProteinDataset([nm, flat, proteins[3]], model.class_names, "cath-class", "test", "made up")
+    for source in (tmp_path / "x.pdb", [nm, flat, proteins[3]], dataset):
+        skipped = []
+        assert len(list(annotate(source, model, skipped=skipped))) == 1
+        first, second = [entry for entry in skipped if entry.what == "chain"]
+        assert "Å apart (median), but 3.8 in a protein" in first.reason
+        assert second.reason == "all its CA atoms are in one place"
+        assert {first.path, second.path} == {str(source) if source == tmp_path / "x.pdb" else ""}
+
+
 def test_a_protein_without_finite_numbers_does_not_stop_the_others(model, proteins):
     class Refusing:
         """Of protein 1 it makes no finite numbers."""

@@ -29,7 +29,11 @@ def listed(tmp_path, monkeypatch) -> Path:
             "pdb_id": protein.name.split("_")[0],
             "chain_name": protein.name.split("_")[1],
             "residues": {
-                "0": {"resid": int(protein.residue_numbers[4]), "code": THREE[protein.sequence[4]]},
+                "0": {
+                    "resid": int(protein.residue_numbers[4]),
+                    "auth_resid": None,
+                    "code": THREE[protein.sequence[4]],
+                },
             },
         }
         for protein in chains
@@ -62,6 +66,7 @@ def test_details_and_sites_of_a_run(run_dir, listed, capsys):
     assert links == {f"proteins/{path.name}" for path in written} and 0 < len(links) <= 4 * len(tokens)
     found = json.loads((run_dir / "sites_val.json").read_text())
     assert found["proteins"] == found["sites"] == found["matched"] == DATA.max_eval
+    assert found["numbering"] == "sequence"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Whether clusters find sites: the measures against slow or other versions, and on made-up models."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -194,13 +195,47 @@ def test_residues_are_matched_by_number_and_type(tmp_path):
         {"resid": None, "auth_resid": 9, "code": "ASP"},
     ]))  # fmt: skip
     found = match_sites(listed, [folded("1ABC_A"), folded("1ABC_a"), folded("other")])
-    assert (found.asked, found.matched) == (4, 1)
+    assert (found.numbering, found.asked, found.matched) == ("sequence", 4, 1)
     np.testing.assert_array_equal(found.sites["1ABC_A"], [2])
     assert found.unmatched == [
         "1ABC_A ASP 4: E in the chain",
         "1ABC_A SEC 5: not a standard residue",
         "1ABC_A ASP 90: outside the chain",
     ]
+
+
+def numbered(protein: Protein, numbers, codes: str) -> Protein:
+    return dataclasses.replace(protein, residue_numbers=np.array(numbers), insertion_codes=codes)
+
+
+def test_chains_with_the_numbers_of_their_author_are_matched_by_these(tmp_path):
+    """Residues 3 to 5 of the sequence are 3A, 103 and 104; in the sequence's numbers 3 would be another D."""
+    listed = read_mcsa(written(tmp_path / "sites.json", [
+        {"resid": 4, "auth_resid": 103, "code": "GLU"},
+        {"resid": 5, "auth_resid": 104, "code": "PHE"},
+        {"resid": 13, "auth_resid": 112, "code": "ASP"},
+        {"resid": 14, "auth_resid": None, "code": "GLU"},
+    ]))  # fmt: skip
+    sequence = folded("1abc_A")
+    author = numbered(sequence, [1, 2, 3, *range(103, 160)], "  A" + " " * 57)
+    found = match_sites(listed, [author])
+    assert (found.numbering, found.asked, found.unmatched) == ("author", 3, [])
+    np.testing.assert_array_equal(found.sites["1abc_A"], [3, 4, 12])
+    # Of a whole set one numbering is taken.
+    found = match_sites(listed, [author, *[dataclasses.replace(sequence, name="1ABC_A")] * 2])
+    assert (found.numbering, found.asked) == ("sequence", 12) and found.sites.keys() == {"1ABC_A"}
+
+
+def test_a_residue_with_an_insertion_code_is_never_meant(tmp_path):
+    listed = read_mcsa(
+        written(
+            tmp_path / "sites.json", [{"resid": 3, "auth_resid": 3, "code": code} for code in ("ASP", "GLU")]
+        )
+    )
+    inserted = numbered(folded("1abc_A"), [1, 2, 3, 3, *range(4, 60)], "   A" + " " * 56)
+    found = match_sites(listed, [inserted])
+    np.testing.assert_array_equal(found.sites["1abc_A"], [2])
+    assert found.unmatched == ["1abc_A GLU 3: D in the chain"]
 
 
 @pytest.mark.parametrize("text", ["no JSON", "[]", '{"1": {"1abcA": {}}}', '{"1": 3}'])

@@ -115,6 +115,16 @@ def test_annotations_are_replaced_on_request_alone(tmp_path, annotations):
     assert (out / "notes.txt").read_text() == "mine"
 
 
+def test_csv_holds_every_protein_as_soon_as_it_is_added(tmp_path, annotations):
+    with AnnotationFolder(tmp_path / "out", annotations[0].class_names) as folder:
+        for number, annotation in enumerate(annotations, 1):
+            folder.add(annotation)
+            for name in ("predictions", "clusters", "residues"):
+                with (tmp_path / "out" / f"{name}.csv").open() as file:
+                    ids = list(dict.fromkeys(row["id"] for row in csv.DictReader(file)))
+                assert ids == [a.protein.name for a in annotations[:number]]
+
+
 def test_an_interrupted_folder_can_be_written_again(tmp_path, annotations):
     with (
         pytest.raises(KeyboardInterrupt),

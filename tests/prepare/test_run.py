@@ -1,5 +1,6 @@
 """From a source to a prepared set: nothing is changed, nothing is lost silently, and a killed run goes on."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from partoken_jax import progress
 from partoken_jax.config import ConfigError
 from partoken_jax.graphs import neighbour_tables
-from partoken_jax.prepare import chunks, npz_files, prepare, sources
+from partoken_jax.prepare import chunks, npz_files, prepare, run, sources
 from partoken_jax.prepare.sources import READERS
 from partoken_jax.proteins import DataError, load_splits, open_prepared, verify_prepared
 from partoken_jax.proteins.dataset import EMBEDDED
@@ -100,6 +101,30 @@ def test_a_killed_run_goes_on_and_reads_nothing_twice(whole, tmp_path, load, mon
     assert f"going on after {100 * len(done):,} of 2,297 proteins" in capsys.readouterr().out
     assert load(out)["json"]["fingerprint"] == load(whole)["json"]["fingerprint"]
     assert list(tmp_path.glob("out*")) == [out]
+
+
+def test_what_is_finished_is_kept_when_a_process_dies(whole, tmp_path, load, monkeypatch, capsys):
+    out, folder = tmp_path / "out", tmp_path / "out.partial"
+    monkeypatch.setattr(npz_files, "CHUNK", 100)
+
+    def killing(update):
+        def count(*told):
+            for process in multiprocessing.active_children()[:1]:
+                os.kill(process.pid, signal.SIGKILL)
+
+        return count
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_counting", killing)
+        with pytest.raises(chunks.WorkerDiedError, match="died; run the command again"):
+            prepare([str(EMBEDDED)], out, workers=2, neighbours=5)
+    assert f"{folder}: unfinished; the same command goes on from there" in capsys.readouterr().out
+    done = len(list(folder.glob("*.npz")))
+    assert 1 <= done < 23
+    prepare([str(EMBEDDED)], out, workers=1, neighbours=5)
+    assert f"going on after {100 * done:,} of 2,297 proteins" in capsys.readouterr().out
+    assert load(out)["json"]["fingerprint"] == load(whole)["json"]["fingerprint"]
+    assert list(tmp_path.iterdir()) == [out]
 
 
 def test_a_source_that_has_changed_is_read_anew(some_npz, tmp_path, load):
@@ -235,6 +260,23 @@ def test_chains_that_cannot_be_used_are_listed(tmp_path, chains, load):
     assert set(reasons) == {"x_A", "x_B", "x_C"}
     assert "another unit" in reasons["x_A"] and "in one place" in reasons["x_B"]
     assert "none of its residues has all four" in reasons["x_C"]
+
+
+def test_a_file_whose_name_is_no_text_is_read(tmp_path, chains, load, capsys):
+    folder = tmp_path / "pdbs"
+    folder.mkdir()
+    try:
+        path = write_structure(folder / "prot\udce9ine.pdb", structure_of([chain_of(chains[0], "A")]))
+    except OSError:
+        pytest.skip("this file system takes text alone")
+    (folder / "br\udce9k.pdb").write_text("nothing")
+    write_structure(folder / "x.pdb", structure_of([chain_of(chains[1], "A")]))
+    prepare([str(folder), str(path)], tmp_path / "out", workers=1, neighbours=4)
+    found = load(tmp_path / "out")
+    assert found["id"].tolist() == [b"prot\\udce9ine_A", b"x_A"]
+    assert "br\\udce9k,file,it holds no atoms" in (tmp_path / "out" / "skipped.csv").read_text()
+    assert [entry["name"] for entry in found["json"]["skipped"]] == ["br\\udce9k"]
+    verify_prepared(tmp_path / "out")
 
 
 def test_files_of_one_name_in_several_folders(structures, tmp_path, chains, load):

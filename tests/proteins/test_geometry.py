@@ -1,9 +1,11 @@
 """Coordinates that cannot be those of a protein in Å are told by the median of a chain's CA distances."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from partoken_jax.proteins.geometry import CLOSEST, FARTHEST, implausible
+from partoken_jax.proteins.geometry import CLOSEST, FARTHEST, coordinate_fault, implausible
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -28,3 +30,16 @@ def test_gaps_do_not_make_a_chain_implausible():
     assert implausible(distances, np.array([20])) is None
     assert implausible(np.full(20, 38.0), np.array([12, 8])) == (0, 38.0)
     assert implausible(np.full(3, 38.0), np.array([3])) is None  # two distances say nothing
+
+
+def test_coordinates_that_cannot_be_right_are_told(chains):
+    def scaled(factor):
+        return coordinate_fault(dataclasses.replace(chains[0], backbone=chains[0].backbone * factor))
+
+    assert scaled(1) is None
+    assert "0.379 Å apart (median), but 3.8 in a protein" in scaled(0.1)
+    assert "37.9 Å apart" in scaled(10)
+    assert scaled(0) == "all its CA atoms are in one place"
+    backbone = chains[0].backbone.copy()
+    backbone[:, 3][1:] = np.nan  # one residue that is whole says nothing
+    assert coordinate_fault(dataclasses.replace(chains[0], backbone=0.1 * backbone)) is None

@@ -1,7 +1,18 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from partoken_jax.proteins import DataError, Protein, ProteinDataset, limit_lengths, subset
+from partoken_jax.proteins import (
+    DataError,
+    LabelColumn,
+    Protein,
+    ProteinDataset,
+    limit_lengths,
+    load_dataset,
+    subset,
+    write_prepared,
+)
 
 
 def dataset_of(lengths):
@@ -80,3 +91,34 @@ def test_unknown_choices_are_refused():
         limit_lengths(dataset_of([3]), 5, "drop")
     with pytest.raises(DataError, match="max_length is 0"):
         limit_lengths(dataset_of([3]), 0, "crop")
+
+
+def masked_beginning(count):
+    """A dataset whose second protein has 14 residues, the first `count` of which lack an atom."""
+    proteins = list(dataset_of([10, 14, 9]).proteins)
+    backbone = proteins[1].backbone.copy()
+    backbone[:count, 3] = np.nan
+    proteins[1] = dataclasses.replace(proteins[1], backbone=backbone)
+    return dataclasses.replace(dataset_of([1]), proteins=tuple(proteins))
+
+
+def on_disk(dataset, folder):
+    column = LabelColumn(dataset.class_names, dataset.labels)
+    splits = {"mine": np.zeros(len(dataset), np.int8)}
+    write_prepared(folder, dataset.proteins, labels={"kind": column}, splits=splits, neighbours=4)
+    return load_dataset(folder, task="kind", split_scheme="mine")
+
+
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_protein_of_which_cropping_leaves_nothing_is_named_at_once(prepared, tmp_path):
+    none, one = masked_beginning(11), masked_beginning(9)
+    if prepared:
+        none, one = on_disk(none, tmp_path / "none"), on_disk(one, tmp_path / "one")
+    with pytest.raises(DataError) as caught:
+        limit_lengths(none, 10, "crop")
+    assert str(caught.value) == (
+        f"{none.source}: none of the first 10 residues of p1 has all four atoms; "
+        "set max_length to at least 12, or leave that protein out"
+    )
+    assert limit_lengths(none, 12, "crop")[0].num_incomplete == 11
+    assert limit_lengths(one, 10, "crop")[0].num_incomplete == 9

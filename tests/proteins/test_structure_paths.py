@@ -52,3 +52,32 @@ def test_a_file_that_is_named_by_several_paths_is_one(tmp_path):
     paths[0].touch()
     paths[2].symlink_to(paths[0])  # which is another protein by its name
     assert each_once(paths) == [paths[0], paths[2]]
+
+
+def test_links_to_folders_are_followed_and_no_folder_is_read_twice(tmp_path):
+    for place in ("pdbs/b/x.pdb", "pdbs/c/deep/y.pdb", "elsewhere/z.pdb"):
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).touch()
+    for link, target in (
+        ("pdbs/a", "pdbs/b"),  # whose name comes first
+        ("pdbs/c/loop", "pdbs"),
+        ("pdbs/c/more", "elsewhere"),
+        ("pdbs/d", "elsewhere"),
+        ("elsewhere/again", "elsewhere"),
+        ("whole", "pdbs"),
+    ):
+        (tmp_path / link).symlink_to(tmp_path / target, target_is_directory=True)
+    (tmp_path / "pdbs" / "itself").symlink_to(tmp_path / "pdbs" / "itself")
+    for top in ("pdbs", "whole"):
+        files = structure_files(tmp_path / top)
+        assert [str(file.relative_to(tmp_path / top)) for file in files] == [
+            "b/x.pdb", "c/deep/y.pdb", "c/more/z.pdb",
+        ]  # fmt: skip
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "all").symlink_to(tmp_path / "pdbs")
+    assert len(structure_files(tmp_path / "links")) == 3
+
+
+def test_names_that_are_no_text_become_text():
+    files = [Path("job\udce9/r\udce9.pdb"), Path("job/r\udce9.pdb")]
+    assert list(file_names(files).values()) == ["job\\udce9_r\\udce9", "job_r\\udce9"]

@@ -7,6 +7,7 @@ import gemmi
 import numpy as np
 import pytest
 
+from partoken_jax.proteins import structure_formats
 from partoken_jax.proteins.structure_formats import stem
 from partoken_jax.proteins.structures import read_structure
 from tests.structure_files import add_atom, chain_of, residue, structure_of, write_structure
@@ -86,6 +87,127 @@ def test_what_real_files_have(name, tmp_path, rich):
     assert found.counts["residues without all four backbone atoms"] == 1
     assert found.counts["waters and ligands"] == 4
     assert found.counts["models after the first"] == 1
+
+
+def atoms_of(tmp_path, protein, chain: str = "A") -> list[str]:
+    """The ATOM records of a protein, one residue's after another's."""
+    path = write_structure(tmp_path / "atoms.pdb", structure_of([chain_of(protein, chain)]))
+    return [line for line in path.read_text().splitlines() if line.startswith("ATOM")]
+
+
+def read_lines(tmp_path, lines: list[str], models="first", end: str = "\n"):
+    (tmp_path / "x.pdb").write_text(end.join([*lines, ""]), newline="")
+    return read_structure(tmp_path / "x.pdb", models=models)
+
+
+@pytest.mark.parametrize("record", ["END", "END   ", "end", "END" + " " * 77])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_what_follows_an_end_record_is_another_model(record, line_end, tmp_path, chains):
+    first, second = atoms_of(tmp_path, chains[0], "A"), atoms_of(tmp_path, chains[2], "B")
+    lines = ["TITLE     TWO FILES", *first, record, "REMARK   1", *second, record]
+    found = read_lines(tmp_path, lines, end=line_end)
+    assert [protein.name for protein in found.proteins] == ["x_A"]
+    assert found.counts["models after the first"] == 1
+    both = read_lines(tmp_path, lines, "all", end=line_end)
+    assert [protein.name for protein in both.proteins] == ["x_A", "x_model2_B"]
+    assert [protein.sequence for protein in both.proteins] == [chains[0].sequence, chains[2].sequence]
+    np.testing.assert_allclose(both.proteins[1].backbone, chains[2].backbone, atol=6e-4)
+
+
+@pytest.mark.parametrize("model", [[], ["MODEL        {}"]])
+@pytest.mark.parametrize("end", [["END"], ["ENDMDL", "END"], ["TER", "END", "END"]])
+def test_frames_between_which_end_stands(model, end, tmp_path, chains):
+    atoms, lines = atoms_of(tmp_path, chains[0]), []
+    for number in (1, 2, 3):
+        lines += [*(line.format(number) for line in model), *atoms, *end]
+    for models, count in (("first", 1), ("all", 3)):
+        found = read_lines(tmp_path, lines, models)
+        assert [origin.model for origin in found.origins] == [1, 2, 3][:count]
+        assert {protein.sequence for protein in found.proteins} == {chains[0].sequence}
+        assert all(protein.complete.all() for protein in found.proteins)
+        assert found.counts["models after the first"] == (2 if models == "first" else 0)
+
+
+def test_files_with_models_that_were_put_together_are_refused_and_not_read_by_half(tmp_path, chains):
+    ensemble = ["MODEL        1", *atoms_of(tmp_path, chains[0]), "ENDMDL", "END"]
+    (skipped,) = read_lines(tmp_path, ensemble * 2, "all").skipped
+    assert skipped.what == "file" and "duplicate MODEL number: 1" in skipped.reason
+
+
+def test_an_end_record_at_the_end_changes_nothing(tmp_path, chains):
+    content = "\n".join([*atoms_of(tmp_path, chains[0]), "END", "anything", ""]).encode()
+    assert structure_formats._with_models(content) is content
+    found = read_lines(tmp_path, content.decode().splitlines())
+    assert [protein.sequence for protein in found.proteins] == [chains[0].sequence]
+    assert found.counts["models after the first"] == 0
+
+
+def test_a_chain_goes_on_after_a_ter_record_in_its_midst(tmp_path, chains):
+    lines = atoms_of(tmp_path, chains[0])
+    half = 4 * (len(chains[0]) // 2)
+    modified = [line.replace("ATOM  ", "HETATM")[:17] + "MSE" + line[20:] for line in lines[-8:-4]]
+    ligand = [
+        f"HETATM{line[6:22]} 900{line[26:30]}{float(line[30:38]) + 40:8.3f}{line[38:]}" for line in lines[:4]
+    ]
+    glycerol = "HETATM 1000  C1  GOL A 950      40.000   0.000   0.000  1.00  0.00           C"
+    water = "HETATM 1001  O   HOH A 951      50.000   0.000   0.000  1.00  0.00           O"
+    rest = [*lines[half:-8], *modified, *lines[-4:], *ligand, glycerol, water]
+    letters = chains[0].sequence[:-2] + "M" + chains[0].sequence[-1]
+    for ters in (1, 2):
+        both = [*lines[:half], "TER", *rest, *["TER"] * (ters - 1), "END"]
+        found = read_lines(tmp_path, both)
+        assert [protein.sequence for protein in found.proteins] == [letters]
+        assert [s.reason for s in found.skipped] == [f"1 {lines[0][17:20]}, 1 GOL, 1 water"]
+
+
+def test_ligands_after_a_ter_record_stay_ligands(tmp_path, chains):
+    """Even one that is a peptide, close enough to be bound."""
+    lines = atoms_of(tmp_path, chains[0])
+    ligand = [line.replace("ATOM  ", "HETATM") for line in lines[-8:]]
+    found = read_lines(tmp_path, [*lines[:-8], "TER", *ligand, "END"])
+    assert [protein.sequence for protein in found.proteins] == [chains[0].sequence[:-2]]
+    assert found.counts["waters and ligands"] == 2
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_byte_order_mark_is_no_part_of_the_text(name, tmp_path, chains):
+    path = write_structure(tmp_path / name.removesuffix(".gz"), structure_of([chain_of(chains[0], "A")]))
+    lines = path.read_bytes().split(b"\n")
+    if path.suffix != ".cif":
+        lines = [line for line in lines if line.startswith(b"ATOM")]  # so that the mark stands before an atom
+    path.write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines))
+    (protein,) = read_structure(path).proteins
+    assert protein.sequence == chains[0].sequence and protein.complete.all()
+
+
+def without_columns(tmp_path, chains, *names) -> Path:
+    """An mmCIF file whose atoms lack some columns."""
+    path = write_structure(tmp_path / "x.cif", structure_of([chain_of(chains[0], "A")]))
+    document = gemmi.cif.read(str(path))
+    for name in names:
+        document[0].find_loop("_atom_site.id").get_loop().remove_column(f"_atom_site.{name}")
+    path.write_text(document.as_string())
+    return path
+
+
+@pytest.mark.parametrize("name", ["label_alt_id", "occupancy", "B_iso_or_equiv"])
+def test_columns_that_an_mmcif_file_need_not_have(name, tmp_path, chains):
+    (protein,) = read_structure(without_columns(tmp_path, chains, name)).proteins
+    assert protein.sequence == chains[0].sequence
+    np.testing.assert_allclose(protein.backbone, chains[0].backbone, atol=6e-4)
+
+
+def test_columns_that_an_mmcif_file_lacks_are_named(tmp_path, chains):
+    (skipped,) = read_structure(without_columns(tmp_path, chains, "type_symbol", "Cartn_y")).skipped
+    assert skipped.reason == "its atoms lack _atom_site.type_symbol, _atom_site.Cartn_y"
+    assert skipped.what == "file"
+
+
+def test_a_single_atom_in_pairs_is_no_damage(tmp_path):
+    said = {"id": 1, "type_symbol": "C", "label_atom_id": "CA", "label_comp_id": "ALA", "label_asym_id": "A"}
+    said |= {"label_seq_id": 1, "Cartn_x": 0, "Cartn_y": 0, "Cartn_z": 0}
+    (tmp_path / "x.cif").write_text("data_x\n" + "".join(f"_atom_site.{k} {v}\n" for k, v in said.items()))
+    assert [skipped.name for skipped in read_structure(tmp_path / "x.cif").skipped] == ["x_A"]
 
 
 def test_chains_can_be_chosen(tmp_path, chains):

@@ -11,7 +11,14 @@ import pytest
 from partoken_jax.proteins import DataError, LabelColumn, write_prepared
 from partoken_jax.proteins.dataset import EMBEDDED
 from partoken_jax.training import evaluate as evaluation
-from partoken_jax.training.data import describe, limited, load_data, load_run_data, prepare
+from partoken_jax.training.data import (
+    checked_data,
+    describe,
+    limited,
+    load_data,
+    load_run_data,
+    prepare,
+)
 from partoken_jax.training.epochs import predict, score, train_epoch
 from partoken_jax.training.schedules import epoch_settings
 from partoken_jax.training.state import initial_state
@@ -62,6 +69,33 @@ def test_a_split_without_any_label_is_refused(split):
         DataError, match=rf"none of the \d+ proteins of split '{split}' has a label, .*; give"
     ):
         prepare(tiny(), datasets)
+
+
+def of_one_class(dataset):
+    return dataset.take(np.flatnonzero(dataset.labels == dataset.labels[0]))
+
+
+def test_proteins_of_one_class_can_be_scored_and_not_trained_on(gvp_run, tmp_path, monkeypatch):
+    config = gvp_run[0]
+    datasets = load_data(config.data)
+    datasets["train"] = one = of_one_class(datasets["train"])
+    with pytest.raises(DataError, match=r"split 'train' are of class .* nothing to tell apart"):
+        prepare(config, datasets)
+
+    column = LabelColumn(one.class_names, one.labels[:8])
+    neighbours = config.data.neighbours
+    splits = {"mine": np.array([0] * 6 + [1, 2], np.int8)}
+    write_prepared(
+        tmp_path / "set", one.proteins[:8], labels={"fold": column}, splits=splits, neighbours=neighbours
+    )
+    settings = dataclasses.replace(config.data, path=str(tmp_path / "set"), task="fold", split_scheme="mine")
+    for refusing in (load_run_data, checked_data):
+        with pytest.raises(DataError, match="set: all proteins of split 'train' are of class"):
+            refusing(dataclasses.replace(config, data=settings))
+    report = evaluation.evaluate(
+        config.run_dir, split="train", data=settings.path, task="fold", split_scheme="mine"
+    )
+    assert report["scores"]["classification"]["proteins"] == 6
 
 
 def test_proteins_without_a_label_are_said_trained_on_predicted_and_not_scored():
