@@ -86,9 +86,9 @@ def times(found: dict[str, Any], measured: dict[str, str] | None) -> str:
     devices = sorted({device for mine in found["variants"].values() for device in mine["devices"]})
     if measured is not None:
         return (
-            f"Training times are projected, whatever a run itself ran on: steps times what one takes on "
-            f"{measured['device']} where nothing else runs, which is GVP's, times the median of the ratios "
-            f"to it, of steps that took turns (`{measured['command']}`)."
+            "Training times are projected, whatever machine a run was on: the number of its steps, times "
+            f"GVP's step time alone on a {measured['device'].split()[0].upper()}, times the median ratio to "
+            f"GVP's of steps that took turns (`{measured['command']}`)."
         )
     said = f"Times are of {' and '.join(devices)}."
     if len(devices) > 1:

@@ -6,6 +6,7 @@ and `card` makes the text of docs/models/NAME.md from them.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from scipy.special import softmax
 from partoken_jax.config import TrainConfig, to_dict
 from partoken_jax.parameters import parameter_table
 from partoken_jax.proteins import ProteinDataset, load_dataset
+from partoken_jax.proteins.dataset import EMBEDDED
 from partoken_jax.proteins.tasks import class_title
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.calibration import (
@@ -23,7 +25,7 @@ from partoken_jax.training.calibration import (
     negative_log_likelihood,
     reliability,
 )
-from partoken_jax.training.data import limited, load_data
+from partoken_jax.training.data import Split, limited, load_data
 from partoken_jax.training.evaluate import EvaluationReport
 from partoken_jax.training.metrics import hits, wilson
 from partoken_jax.training.report import (
@@ -84,6 +86,7 @@ def measure(
             "source": Path(datasets["train"].source).name,
             "fingerprint": model.fingerprint,
             "splits": {split: _split(dataset) for split, dataset in datasets.items()},
+            "relatives": relatives(datasets, config.path),
         },
         "validation": validation["scores"],
         "test": test["scores"],
@@ -94,6 +97,20 @@ def measure(
         },
         "examples": {p.name: p.logits.tolist() for p in model.predict(examples)},
     }
+
+
+def relatives(datasets: Mapping[Split, ProteinDataset], path: str | Path | None) -> dict[str, int] | None:
+    """How many test proteins have a CATH superfamily (`known`), and of how many of them it occurs among those
+    for training (`in_training`); None for data without CATH codes."""
+    path = Path(EMBEDDED if path is None else path)
+    if path.suffix != ".npz":
+        return None
+    with np.load(path) as file:
+        ids, codes = (np.char.decode(file[name], "ascii") for name in ("id", "cath"))
+    of_chain = dict(zip(ids.tolist(), codes.tolist(), strict=True))
+    there = {of_chain[name] for name in datasets["train"].names}
+    known = [code for name in datasets["test"].names if (code := of_chain[name])]
+    return {"known": len(known), "in_training": sum(code in there for code in known)}
 
 
 def _split(dataset: ProteinDataset) -> dict[str, Any]:
@@ -312,13 +329,14 @@ def _unseen_families(result: dict[str, Any]) -> list[str]:
     }
     if result["config"]["data"]["split_scheme"] != "identity" or "superfamily" not in rows:
         return []
-    known, new = rows["identity"], rows["superfamily"]
+    here, new, of = rows["identity"], rows["superfamily"], result["data"]["relatives"]
     low, high = new["accuracy_interval"]
     return [
-        "- Its test proteins share at most 30% of their sequence with those for training, but most have "
-        "relatives of their CATH superfamily there. On superfamilies without any only a random forest was "
-        f"measured: accuracy {new['accuracy']:.3f} ({low:.3f} to {high:.3f}, n = {new['n']}), where it "
-        f"has {known['accuracy']:.3f} here. Expect less of this model, too."
+        "- Its test proteins share at most 30% of their sequence with those for training, but of the "
+        f"{of['known']} whose CATH superfamily is known, {of['in_training']} have relatives of it there. On "
+        f"superfamilies without any only a random forest was measured: accuracy {new['accuracy']:.3f} "
+        f"({low:.3f} to {high:.3f}, n = {new['n']}), where it has {here['accuracy']:.3f} here. Expect less "
+        "of this model, too."
     ]
 
 

@@ -53,7 +53,8 @@ def difference(per_seed: Sequence[float], protein_error: float | None = None) ->
     values = np.asarray(per_seed, np.float64)
     mean = float(values.mean())
     variance = float(values.var(ddof=1)) if len(values) > 1 else math.nan
-    if len(values) == 1 or (protein_error is None and variance == 0):
+    alike = bool(np.ptp(values) < 1e-9)  # also where floats differ in their last bits
+    if len(values) == 1 or (protein_error is None and alike):
         half = math.inf
     else:
         half = half_width(variance, len(values), protein_error or 0.0)

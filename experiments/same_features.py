@@ -282,11 +282,14 @@ def main() -> None:
         "--cache", type=Path, default=Path("runs/same_features"), help="Folder of the residue features."
     )
     args = flags.parse_args()
-    args.cache.mkdir(parents=True, exist_ok=True)
-    with (args.cache / f"{args.json.name}.lock").open("a") as lock:
+    beside = args.json.with_name(f".{args.json.name}.lock")
+    with beside.open("a") as lock:
         if locked_by_other(lock):
             raise DataError(f"{args.json}: another process adds to it; wait for it, or name another file")
-        go_on(args)
+        try:
+            go_on(args)
+        finally:
+            beside.unlink()
 
 
 def go_on(args: Any) -> None:

@@ -6,9 +6,11 @@ What the files hold is in docs/guide/annotate.md.
 import csv
 import json
 import re
+import signal
+import threading
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -83,6 +85,10 @@ class AnnotationFolder:
         name = annotation.protein.name
         if name in self.names:
             return None
+        with uninterrupted():  # so that all files hold it, or none
+            return self._add(name, annotation)
+
+    def _add(self, name: str, annotation: Annotation) -> str:
         self.names.add(name)
         stem = self._stem(name)
         text = json.dumps(tables.as_json(annotation), indent=1, allow_nan=False)
@@ -120,6 +126,24 @@ class AnnotationFolder:
             stem = f"{plain}~{number}"
         self._stems.add(stem.lower())
         return stem
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Ctrl-C and SIGTERM within the block are answered after it. Only the main thread hears them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    asked = (signal.SIGINT, signal.SIGTERM)
+    earlier = {number: signal.signal(number, lambda number, frame: came.append(number)) for number in asked}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    if came:
+        signal.raise_signal(came[0])
 
 
 class _Table:

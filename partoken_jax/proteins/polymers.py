@@ -8,6 +8,8 @@ import gemmi
 BACKBONE = ("N", "CA", "C", "O")
 LONGEST_BOND = 2.5
 """Å between C and the N of the next residue, which are 1.33 Å apart; what is further apart is a gap."""
+FARTHEST_CA = 4.0
+"""Å between the CA atoms of bonded residues, at most; they are 3.8 Å apart, or 2.9 where the bond is cis."""
 _SOLVENTS = ("SOL", "TIP", "TIP3", "TIP4", "TP3", "T3P", "T4P", "SPC")
 """Names of water in molecular dynamics, which gemmi does not know."""
 
@@ -34,7 +36,8 @@ def _set_chain_types(chain: gemmi.Chain, has_ters: bool) -> None:
         if is_water(residue):
             residue.entity_type = _WATER
     ligands = [residue for residue in chain if residue.entity_type == gemmi.EntityType.NonPolymer]
-    if has_ters and any(residue.het_flag == "A" and _is_amino_acid(residue) for residue in ligands):
+    more = [residue for residue in ligands if residue.het_flag == "A" and _is_amino_acid(residue)]
+    if has_ters and more and _goes_on(chain, more[0]):
         for residue in ligands:  # the record did not end the chain
             residue.entity_type = gemmi.EntityType.Unknown
     unknown = [residue for residue in chain if residue.entity_type == gemmi.EntityType.Unknown]
@@ -49,6 +52,19 @@ def _set_chain_types(chain: gemmi.Chain, has_ters: bool) -> None:
             residue.entity_type, last = _POLYMER, residue
         else:
             residue.entity_type = gemmi.EntityType.NonPolymer
+
+
+def _goes_on(chain: gemmi.Chain, residue: gemmi.Residue) -> bool:
+    """Whether a residue can be of the polymer that a chain has: its number is higher than that of the last
+    one, and it is near enough for what may be missing between them."""
+    last = [other for other in chain if other.entity_type == _POLYMER][-1:]
+    if not last or last[0].seqid.num is None or residue.seqid.num is None:
+        return False
+    bonds = residue.seqid.num - last[0].seqid.num
+    end, start = last[0].find_atom("CA", "*"), residue.find_atom("CA", "*")
+    if end is None or start is None:
+        return False
+    return bonds > 0 and end.pos.dist(start.pos) <= FARTHEST_CA * bonds
 
 
 def is_water(residue: gemmi.Residue) -> bool:

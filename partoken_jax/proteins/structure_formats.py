@@ -41,6 +41,7 @@ _PREDICTION = re.compile(r"\s*(ALPHAFOLD|ESMFOLD|COLABFOLD)\b.*\bPREDICTION\b", 
 _ODD_CHAIN = re.compile(rb"^(ATOM..|HETATM).{14,15}[\x80-\xff]", re.IGNORECASE | re.MULTILINE)
 _ASCII = bytes([*range(128), *b"?" * 128])
 _END = re.compile(rb"\n[Ee][Nn][Dd](?![Mm])[^\r\n]*")
+_MODEL = re.compile(rb"^MODEL [^\r\n]*", re.IGNORECASE | re.MULTILINE)
 _ALTLOC = "_atom_site.label_alt_id"
 _NEEDED = ("id", "type_symbol", "label_asym_id", "Cartn_x", "Cartn_y", "Cartn_z")
 """Columns of _atom_site without any of which, or that of alternate locations, gemmi finds no atoms."""
@@ -201,11 +202,11 @@ def _parse(suffix: str, content: bytes) -> tuple[gemmi.Structure, bool]:
 
 def _with_models(content: bytes) -> bytes:
     """A PDB file in which END, at which gemmi stops, ends a model where there are atoms after it, as where
-    files were put one after another."""
+    files were put one after another. Models are counted anew then, as each file had a first one."""
     last = max(content.rfind(b"\n" + record) for record in (b"ATOM", b"HETATM", b"atom", b"hetatm"))
     if last < 0 or _END.search(content, 0, last) is None:
         return content
-    return _END.sub(b"\nENDMDL", content[:last]) + content[last:]
+    return _MODEL.sub(b"REMARK", _END.sub(b"\nENDMDL", content[:last])) + content[last:]
 
 
 def _complete_columns(block: gemmi.cif.Block) -> None:

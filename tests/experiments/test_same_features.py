@@ -102,7 +102,7 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
     path = tmp_path / "found.json"
     for seeds in ("1", "3"):
         flags = ["same_features", "--task", "cath-class", "--seeds", seeds, "--json", str(path)]
-        monkeypatch.setattr("sys.argv", [*flags, "--cache", str(tmp_path / "cache")])
+        monkeypatch.setattr("sys.argv", flags)
         same_features.main()
     assert len(done) == len(set(done)) == 3 * len(same_features.READERS)
     found = json.loads(path.read_text())["analysis"]["backbone, cath-class"]
@@ -115,7 +115,8 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
     described["labels"] = described["labels"][1:]
     with pytest.raises(DataError, match="has rows of backbone, cath-class with other data or models"):
         same_features.main()
-    with (tmp_path / "cache" / "found.json.lock").open("a") as lock:
+    assert [file.name for file in tmp_path.iterdir() if file.suffix == ".lock"] == []
+    with (tmp_path / ".found.json.lock").open("a") as lock:
         assert not locked_by_other(lock)
         with pytest.raises(DataError, match="another process adds to it"):
             same_features.main()

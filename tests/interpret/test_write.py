@@ -3,12 +3,15 @@
 import csv
 import dataclasses
 import json
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from partoken_jax.config import ConfigError
+from partoken_jax.interpret import tables
 from partoken_jax.interpret.annotate import annotate
 from partoken_jax.interpret.tables import as_json
 from partoken_jax.interpret.write import AnnotationFolder
@@ -123,6 +126,35 @@ def test_csv_holds_every_protein_as_soon_as_it_is_added(tmp_path, annotations):
                 with (tmp_path / "out" / f"{name}.csv").open() as file:
                     ids = list(dict.fromkeys(row["id"] for row in csv.DictReader(file)))
                 assert ids == [a.protein.name for a in annotations[:number]]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_all_files_hold_a_protein_during_which_the_run_is_stopped(number, tmp_path, annotations, monkeypatch):
+    rows = tables.residue_rows
+
+    def stopped(annotation):
+        if annotation is annotations[1]:
+            os.kill(os.getpid(), number)
+        return rows(annotation)
+
+    def heard(number, frame):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "residue_rows", stopped)
+    earlier = signal.signal(number, heard)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, annotations)
+        assert signal.getsignal(number) == heard
+    finally:
+        signal.signal(number, earlier)
+    names = [annotation.protein.name for annotation in annotations[:2]]
+    for table in ("predictions", "clusters", "residues"):
+        ids = [row["id"] for row in csv.DictReader((tmp_path / f"{table}.csv").open())]
+        assert list(dict.fromkeys(ids)) == names
+    with np.load(tmp_path / "embeddings.npz") as arrays:
+        assert [f"protein/{name}" in arrays for name in names] == [True, True]
+    assert json.loads((tmp_path / "manifest.json").read_text())["proteins"] == 2
 
 
 def test_an_interrupted_folder_can_be_written_again(tmp_path, annotations):

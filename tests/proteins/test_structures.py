@@ -128,10 +128,11 @@ def test_frames_between_which_end_stands(model, end, tmp_path, chains):
         assert found.counts["models after the first"] == (2 if models == "first" else 0)
 
 
-def test_files_with_models_that_were_put_together_are_refused_and_not_read_by_half(tmp_path, chains):
+def test_models_of_files_that_were_put_together_are_counted_anew(tmp_path, chains):
     ensemble = ["MODEL        1", *atoms_of(tmp_path, chains[0]), "ENDMDL", "END"]
-    (skipped,) = read_lines(tmp_path, ensemble * 2, "all").skipped
-    assert skipped.what == "file" and "duplicate MODEL number: 1" in skipped.reason
+    found = read_lines(tmp_path, ensemble * 2, "all")
+    assert [protein.name for protein in found.proteins] == ["x_A", "x_model2_A"]
+    assert {protein.sequence for protein in found.proteins} == {chains[0].sequence}
 
 
 def test_an_end_record_at_the_end_changes_nothing(tmp_path, chains):
@@ -158,6 +159,20 @@ def test_a_chain_goes_on_after_a_ter_record_in_its_midst(tmp_path, chains):
         found = read_lines(tmp_path, both)
         assert [protein.sequence for protein in found.proteins] == [letters]
         assert [s.reason for s in found.skipped] == [f"1 {lines[0][17:20]}, 1 GOL, 1 water"]
+
+
+@pytest.mark.parametrize(("moved", "numbered"), [(300, 0), (0, -1)])
+def test_a_chain_does_not_go_on_with_what_cannot_be_of_it(moved, numbered, tmp_path, chains):
+    """Residues too far away for their numbers, or with lower ones."""
+    lines = atoms_of(tmp_path, chains[0])
+    first, rest = lines[40:80], lines[80:]
+    far = [
+        f"{line[:30]}{float(line[30:38]) + moved:8.3f}{line[38:]}"
+        for line in (lines[:40] if numbered else rest)
+    ]
+    found = read_lines(tmp_path, [*first, "TER", *far, "END"])
+    assert [protein.sequence for protein in found.proteins] == [chains[0].sequence[10:20]]
+    assert found.counts["waters and ligands"] == len(far) // 4
 
 
 def test_ligands_after_a_ter_record_stay_ligands(tmp_path, chains):
