@@ -31,9 +31,6 @@ def contrast(
     accuracy = of_test("accuracy", errors[0])
     deviation = float(np.std(accuracy["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
     disagreeing = disagreement(ours, others) if paired else None
-    smallest = math.inf
-    if disagreeing is not None:
-        smallest = smallest_difference(first[0].test["proteins"], len(seeds), disagreeing, deviation)
     return {
         "first": first[0].variant,
         "second": second[0].variant,
@@ -43,7 +40,9 @@ def contrast(
         "validation_accuracy_within_budget": as_json(difference(within)),
         "disagreeing": disagreeing,
         "seed_deviation": deviation,
-        "smallest_difference": smallest if math.isfinite(smallest) else None,
+        "smallest_difference": None
+        if disagreeing is None
+        else smallest_difference(first[0].test["proteins"], len(seeds), disagreeing, deviation),
         "seconds_ratio": float(np.mean([a.seconds / b.seconds for a, b in pairs])),
         "parameters_ratio": pairs[0][0].parameters / pairs[0][1].parameters,
     }

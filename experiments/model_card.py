@@ -17,6 +17,7 @@ from partoken_jax.config import TrainConfig, to_dict
 from partoken_jax.parameters import parameter_table
 from partoken_jax.proteins import ProteinDataset, load_dataset
 from partoken_jax.proteins.dataset import EMBEDDED
+from partoken_jax.proteins.npz import read_arrays
 from partoken_jax.proteins.tasks import class_title
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.calibration import (
@@ -105,11 +106,10 @@ def relatives(datasets: Mapping[Split, ProteinDataset], path: str | Path | None)
     path = Path(EMBEDDED if path is None else path)
     if path.suffix != ".npz":
         return None
-    with np.load(path) as file:
-        ids, codes = (np.char.decode(file[name], "ascii") for name in ("id", "cath"))
-    of_chain = dict(zip(ids.tolist(), codes.tolist(), strict=True))
-    there = {of_chain[name] for name in datasets["train"].names}
-    known = [code for name in datasets["test"].names if (code := of_chain[name])]
+    arrays = read_arrays(path, ("cath",))
+    of_chain = dict(zip(arrays["id"].tolist(), arrays["cath"].tolist(), strict=True))
+    there = {of_chain[name.encode()] for name in datasets["train"].names}
+    known = [code for name in datasets["test"].names if (code := of_chain[name.encode()])]
     return {"known": len(known), "in_training": sum(code in there for code in known)}
 
 
@@ -246,15 +246,13 @@ def _reliability(calibration: dict[str, Any], proteins: int) -> list[str]:
     confidence = sum(b["count"] * b["confidence"] for b in after["bins"]) / proteins
     right = sum(b["correct"] for b in after["bins"]) / proteins
     low, high = wilson(round(right * proteins), proteins)
-    if confidence > high:
-        said = f"No: they are too high. On average they say {confidence:.3f}, and {right:.3f} are right"
-    elif confidence < low:
-        said = f"No: they are too low. On average they say {confidence:.3f}, and {right:.3f} are right"
-    else:
-        said = f"On average, yes: they say {confidence:.3f}, and {right:.3f} are right"
+    said = "On average, yes"
+    if not low <= confidence <= high:
+        said = f"No, they are too {'high' if confidence > high else 'low'}"
     moved = after["ece_10"] - before["ece_10"]
     return [
-        f"{said} (95% interval {low:.3f} to {high:.3f}). Calibration on validation made the error on the "
+        f"{said}: the mean is {confidence:.3f}, and {right:.3f} are right (95% interval {low:.3f} to "
+        f"{high:.3f}). Calibration on validation made the error on the "
         f"test {'larger' if moved > 0 else 'smaller'}, {after['ece_10']:.3f} instead of "
         f"{before['ece_10']:.3f}.",
         "",
@@ -327,9 +325,10 @@ def _unseen_families(result: dict[str, Any]) -> list[str]:
         for row in json.loads(BASELINES.read_text())["rows"]
         if (row["task"], row["features"]) == (task, "backbone")
     }
-    if result["config"]["data"]["split_scheme"] != "identity" or "superfamily" not in rows:
+    of = result["data"]["relatives"]
+    if of is None or result["config"]["data"]["split_scheme"] != "identity" or "superfamily" not in rows:
         return []
-    here, new, of = rows["identity"], rows["superfamily"], result["data"]["relatives"]
+    here, new = rows["identity"], rows["superfamily"]
     low, high = new["accuracy_interval"]
     return [
         "- Its test proteins share at most 30% of their sequence with those for training, but of the "

@@ -45,7 +45,7 @@ def difference(per_seed: Sequence[float], protein_error: float | None = None) ->
     Half its width is the root of t² s²/S + z² `protein_error`²: Student's for the seeds, with S - 1 degrees
     of freedom, and the normal one for the proteins, of which there are hundreds. With few seeds s² may come
     out far too small; pooled degrees of freedom (Satterthwaite) then would be far too many, and an interval
-    of two or three seeds hold the truth 87 to 94 times in a hundred where seeds vary most.
+    of two or three seeds held the truth 87 to 94 times in a hundred where seeds vary most.
 
     Of a single seed s² is not known, and of equal differences without a protein error nothing is: then the
     interval has no ends (infinite), for another seed may say the opposite.
@@ -80,9 +80,9 @@ def half_width(variance: float, seeds: int, protein_error: float) -> float:
     return math.sqrt(of_seeds + of_proteins)
 
 
-def smallest_difference(proteins: int, seeds: int, disagreeing: float, seed_deviation: float) -> float:
-    """The smallest true difference in accuracy that is told in 80% of such experiments, at 95%; infinite for
-    a single seed, which tells nothing.
+def smallest_difference(proteins: int, seeds: int, disagreeing: float, seed_deviation: float) -> float | None:
+    """The smallest true difference in accuracy that is told in 80% of such experiments, at 95%; None for a
+    single seed, which tells nothing.
 
     It solves E[Φ((Δ - h) / sqrt(σ²/S + d/P))] = 0.8 for Δ, where h is the half width for the variance that S
     seeds happen to have: `disagreeing` d is the share of proteins that one model gets right and the other
@@ -90,7 +90,7 @@ def smallest_difference(proteins: int, seeds: int, disagreeing: float, seed_devi
     that err on the same proteins, and is too much for others: a cautious number.
     """
     if seeds < 2:
-        return math.inf
+        return None
     protein_error = math.sqrt(disagreeing / proteins)
     error = math.hypot(seed_deviation / math.sqrt(seeds), protein_error)
     if error == 0:
@@ -106,13 +106,11 @@ def smallest_difference(proteins: int, seeds: int, disagreeing: float, seed_devi
 
 
 def power_before(proteins: int, seeds: int) -> dict[str, float | None]:
-    """The smallest difference in accuracy that runs still to come would tell, None for a single seed, and
-    what it assumes."""
-    smallest = smallest_difference(proteins, seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION)
+    """The smallest difference in accuracy that runs still to come would tell, and what it assumes."""
     return {
         "disagreeing": ASSUMED_DISAGREEMENT,
         "seed_deviation": ASSUMED_DEVIATION,
-        "smallest_difference": smallest if math.isfinite(smallest) else None,
+        "smallest_difference": smallest_difference(proteins, seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION),
     }
 
 

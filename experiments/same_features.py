@@ -20,7 +20,6 @@ other name is a run directory.
 import copy
 import dataclasses
 import json
-import math
 import sys
 import time
 from pathlib import Path
@@ -29,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from experiments.does_it_pay_report import in_words, signed
+from experiments.finished_runs import mean_or_none
 from experiments.flags import Flags, count, output, run_script
 from experiments.frozen_encoder import encoded, headed, train_on_features
 from experiments.learn import PRETRAINING, TASKS, job
@@ -141,9 +141,7 @@ def analysed(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]
             name: {
                 "seeds": [row["seed"] for row in mine],
                 "parameters": data["parameters"][name],
-                "coverage": None
-                if mine[0]["coverage"] is None
-                else float(np.mean([row["coverage"] for row in mine])),
+                "coverage": mean_or_none(row["coverage"] for row in mine),
                 **{score: float(np.mean([row[score] for row in mine])) for score in ("accuracy", "macro_f1")},
                 "interval": wilson(round(float(np.mean([row["accuracy"] for row in mine])) * n), n),
             }
@@ -166,8 +164,9 @@ def _contrast(first: list[dict], second: list[dict], data: dict[str, Any]) -> di
         found[score] = as_json(difference([mine[seed][score] - theirs[seed][score] for seed in seeds], error))
     deviation = float(np.std(found["accuracy"]["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
     found["disagreeing"] = disagreement(*sides)
-    smallest = smallest_difference(len(data["labels"]), len(seeds), found["disagreeing"], deviation)
-    found["smallest_difference"] = smallest if math.isfinite(smallest) else None
+    found["smallest_difference"] = smallest_difference(
+        len(data["labels"]), len(seeds), found["disagreeing"], deviation
+    )
     return found
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from partoken_jax.interpret.annotation import Annotation
+from partoken_jax.proteins.structures import path_of
 
 SCHEMA = "partoken.annotation/1"
 Row = dict[str, Any]
@@ -208,10 +209,7 @@ def features(annotation: Annotation) -> dict[str, np.ndarray]:
 
 
 def _file(annotation: Annotation) -> str | None:
-    """The path of its file; bytes that are no text as backslashes and numbers."""
-    if annotation.origin is None:
-        return None
-    return str(annotation.origin.path).encode(errors="backslashreplace").decode()
+    return path_of(annotation.origin) or None
 
 
 def _label_numbers(annotation: Annotation) -> list[int | None]:

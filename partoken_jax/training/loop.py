@@ -283,10 +283,8 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
         writer.save("best", run.state, meta_of(run))
         writer.wait()  # as the next save does anyway
         if not writer.has_best(run.epoch):
-            improved, run.best = (
-                False,
-                before,
-            )  # so that a later epoch has to beat what is on the disk, not what was lost
+            improved = False
+            run.best = before  # a later epoch has to beat what is on the disk, not what was lost
     save(run, writer)
     summarised(run, "running")
     run.say(epoch_line(record, run.num_epochs, improved))
