@@ -22,18 +22,14 @@ import numpy as np
 
 from experiments.backbone_features import backbone_features, composition
 from experiments.flags import Flags, count, output, run_script
+from experiments.paired import intervals, number_of_groups
 from partoken_jax.config import ConfigError
 from partoken_jax.files import write_whole
 from partoken_jax.progress import progress, say
 from partoken_jax.proteins import ProteinDataset, load_splits
 from partoken_jax.tables import markdown_table
-from partoken_jax.training.metrics import (
-    Classification,
-    classification,
-    f1_interval,
-    macro_f1_interval,
-    wilson,
-)
+from partoken_jax.training.metrics import classification, f1_interval
+from partoken_jax.training.predictions import StoredPredictions
 
 TASKS = ("ec-class", "cath-class", "cath-architecture")
 SCHEMES = ("identity", "superfamily")
@@ -76,29 +72,32 @@ def forest(seed: int, trees: int = TREES) -> Any:
     return RandomForestClassifier(trees, class_weight="balanced_subsample", random_state=seed, n_jobs=-1)
 
 
-def scores(
-    datasets: dict[str, ProteinDataset], x: dict[str, np.ndarray], seed: int, trees: int
-) -> Classification:
-    """Test scores of a forest that learnt the training split; both have features [P, F] in `x`."""
-    model = forest(seed, trees).fit(x["train"], datasets["train"].labels)
-    return classification(datasets["test"].labels, model.predict(x["test"]), datasets["test"].class_names)
+def predictions(
+    datasets: dict[str, ProteinDataset], x: dict[str, np.ndarray], seed: int, trees: int = TREES
+) -> StoredPredictions:
+    """What a forest that learnt the training split says of the test split. `x`: features [P, F] of both."""
+    model, test = forest(seed, trees).fit(x["train"], datasets["train"].labels), datasets["test"]
+    names, none = np.array(test.names), np.zeros((0, 0), np.float32)
+    return StoredPredictions(names, test.labels, model.predict(x["test"]), none, np.array(test.class_names))
 
 
-def row(task: str, scheme: str, with_composition: bool, found: list[Classification]) -> dict[str, Any]:
-    """One line of the results: means over seeds, with intervals over the test proteins (of macro-F1 the mean
-    of the seeds' intervals), every seed's numbers, and the first seed's scores per class."""
+def row(task: str, scheme: str, with_composition: bool, of_seeds: list[StoredPredictions]) -> dict[str, Any]:
+    """One line of the results: means over seeds, with intervals over groups of relatives among the test
+    proteins, every seed's numbers, and the first seed's scores per class."""
+    found = [classification(p.labels, p.predicted, tuple(p.class_names.tolist())) for p in of_seeds]
     first = found[0]
     accuracies, macros = ([scores[name] for scores in found] for name in ("accuracy", "macro_f1"))  # type: ignore[literal-required]
-    correct = round(float(np.mean(accuracies)) * first["proteins"])
+    accuracy_interval, macro_f1_interval = intervals(of_seeds, scheme)
     return {
         "task": task,
         "split_scheme": scheme,
         "features": "backbone and composition" if with_composition else "backbone",
         "n": first["proteins"],
+        "groups": number_of_groups(of_seeds[0], scheme),
         "accuracy": float(np.mean(accuracies)),
-        "accuracy_interval": wilson(correct, first["proteins"]),
+        "accuracy_interval": accuracy_interval,
         "macro_f1": float(np.mean(macros)),
-        "macro_f1_interval": np.mean([macro_f1_interval(scores) for scores in found], axis=0).tolist(),
+        "macro_f1_interval": macro_f1_interval,
         "majority_share": first["majority_share"],
         "seeds": len(found),
         "per_seed": [{"accuracy": a, "macro_f1": m} for a, m in zip(accuracies, macros, strict=True)],
@@ -122,8 +121,8 @@ def measure(path: Path | None, seeds: int, trees: int, *, quiet: bool = False) -
             split: features.of(dataset, with_composition=with_composition, quiet=quiet)
             for split, dataset in datasets.items()
         }
-        found = [scores(datasets, x, seed, trees) for seed in range(seeds)]
-        yield row(task, scheme, with_composition, found)
+        of_seeds = [predictions(datasets, x, seed, trees) for seed in range(seeds)]
+        yield row(task, scheme, with_composition, of_seeds)
 
 
 def report(results: dict[str, Any]) -> str:
@@ -133,18 +132,30 @@ def report(results: dict[str, Any]) -> str:
         "",
         f"`{results['command']}`: {results['trees']} trees, classes weighted alike, scikit-learn "
         f"{results['environment']['scikit-learn']}; means over {results['rows'][0]['seeds']} seeds of the "
-        "forest. In brackets the 95% intervals over the n test proteins: Wilson's for the accuracy, the mean "
-        "of the seeds' bootstrap intervals for macro-F1. Most frequent: the accuracy of always answering the "
-        "most frequent class of the test split.",
+        "forest. In brackets the 95% intervals over the groups of relatives among the n test proteins "
+        "(bootstrap); those of a class take every protein for itself. Most frequent: the accuracy of always "
+        "answering the most frequent class of the test split.",
         "",
         markdown_table(
-            ("task", "split", "features", "n", "accuracy", "macro-F1", "seeds from", "to", "most frequent"),
+            (
+                "task",
+                "split",
+                "features",
+                "n",
+                "groups",
+                "accuracy",
+                "macro-F1",
+                "seeds from",
+                "to",
+                "most frequent",
+            ),
             [
                 (
                     r["task"],
                     r["split_scheme"],
                     r["features"],
                     r["n"],
+                    r["groups"],
                     _with_interval(r["accuracy"], r["accuracy_interval"]),
                     _with_interval(r["macro_f1"], r["macro_f1_interval"]),
                     *(f"{edge(s['accuracy'] for s in r['per_seed']):.3f}" for edge in (min, max)),

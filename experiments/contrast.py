@@ -19,18 +19,15 @@ def contrast(
     if not seeds:
         return None
     pairs = [(mine[seed], theirs[seed]) for seed in seeds]
-    stored = [(a.predictions, b.predictions) for a, b in pairs]
-    ours, others = [a for a, _ in stored if a is not None], [b for _, b in stored if b is not None]
-    paired = len(ours) == len(others) == len(seeds)
-    errors: tuple[float, float] | tuple[None, None] = protein_errors(ours, others) if paired else (None, None)
+    ours, others = [a.predictions for a, _ in pairs], [b.predictions for _, b in pairs]
+    errors = protein_errors(ours, others, pairs[0][0].scheme)
 
-    def of_test(name: str, error: float | None) -> dict[str, Any]:
+    def of_test(name: str, error: float) -> dict[str, Any]:
         return as_json(difference([a.test[name] - b.test[name] for a, b in pairs], error))
 
     within = [best_within(a.records, budget) - best_within(b.records, budget) for a, b in pairs]
     accuracy = of_test("accuracy", errors[0])
     deviation = float(np.std(accuracy["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
-    disagreeing = disagreement(ours, others) if paired else None
     return {
         "first": first[0].variant,
         "second": second[0].variant,
@@ -38,11 +35,9 @@ def contrast(
         "accuracy": accuracy,
         "macro_f1": of_test("macro_f1", errors[1]),
         "validation_accuracy_within_budget": as_json(difference(within)),
-        "disagreeing": disagreeing,
+        "disagreeing": disagreement(ours, others),
         "seed_deviation": deviation,
-        "smallest_difference": None
-        if disagreeing is None
-        else smallest_difference(first[0].test["proteins"], len(seeds), disagreeing, deviation),
+        "smallest_difference": smallest_difference(errors[0], len(seeds), deviation),
         "seconds_ratio": float(np.mean([a.seconds / b.seconds for a, b in pairs])),
         "parameters_ratio": pairs[0][0].parameters / pairs[0][1].parameters,
     }

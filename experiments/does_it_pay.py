@@ -28,10 +28,9 @@ from experiments.finished_runs import (
 )
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
-from experiments.paired import power_before
+from experiments.paired import intervals, number_of_groups, power_before
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError
-from partoken_jax.training.metrics import wilson
 
 CONTRASTS = (
     ("partoken-recommended", "gvp-recommended"),
@@ -80,11 +79,13 @@ def _task(runs: list[FinishedRun]) -> dict[str, Any]:
     # Those that two variants share; where nothing is compared, those that there are.
     shared = [len(found["seeds"]) for found in contrasts]
     seeds = max(shared or [len(mine) for mine in by_variant.values()])
+    number = number_of_groups(runs[0].predictions, runs[0].scheme)
     return {
         "n": sizes[0],
+        "groups": number,
         "seeds": seeds,
         "majority_share": runs[0].test["majority_share"],
-        "power": power_before(sizes[0], seeds),
+        "power": power_before(number, seeds),
         "budget_seconds": budget,
         "variants": {name: _variant(mine, budget) for name, mine in by_variant.items()},
         "contrasts": contrasts,
@@ -111,12 +112,11 @@ def _variant(runs: list[FinishedRun], budget: float) -> dict[str, Any]:
         for name in per_seed[0]
         if name not in ("seed", "best_epoch")
     }
-    n = runs[0].test["proteins"]
     uses = [use_of_clusters(run) for run in runs]
     return {
         **means,
         **{name: mean_or_none(use[name] for use in uses) for name in USE},
-        "accuracy_interval": wilson(round(means["accuracy"] * n), n),
+        "accuracy_interval": intervals([run.predictions for run in runs], runs[0].scheme)[0],
         "codebook_size": runs[0].codebook_size,
         "parameters": runs[0].parameters,
         "epochs": sorted({len(run.records) for run in runs}),

@@ -55,15 +55,14 @@ def report(results: dict[str, Any], figure: str) -> str:
     lines += [
         "",
         "Accuracy and macro-F1: of the test proteins, by the epoch with the best validation score, mean over "
-        "seeds; in brackets the 95% interval over proteins (Wilson), or of the difference. An interval of a "
-        "difference is over seeds and test proteins together where every run has its predictions, and over "
-        "seeds alone otherwise; at equal compute it is over seeds alone. Runs that start from a pretrained "
-        "encoder start from the same one: how much another one would change is in no interval. Equal "
-        "compute: the best validation accuracy that a run had reached in the training time of the cheapest "
-        "variant (that of its slowest seed), and so with a schedule that was not over yet, except the "
-        "cheapest one's own. Codes used and perplexity are shares of the codebook's size, coverage is the "
-        "share of residues in a cluster, all on validation. Time: steps times their median, without "
-        "compilation, validation and start.",
+        "seeds; in brackets the 95% interval over groups of related proteins (bootstrap), or of the "
+        "difference, over seeds and groups together; at equal compute it is over seeds alone. Runs that "
+        "start from a pretrained encoder start from the same one: how much another one would change is "
+        "in no interval. Equal compute: the best validation accuracy that a run had reached in the training "
+        "time of the cheapest variant (that of its slowest seed), and so with a schedule that was not over "
+        "yet, except the cheapest one's own. Codes used and perplexity are shares of the codebook's size, "
+        "coverage is the share of residues in a cluster, all on validation. Time: steps times their median, "
+        "without compilation, validation and start.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -107,10 +106,10 @@ def could_tell(found: dict[str, Any]) -> str:
     if assumed["smallest_difference"] is None:
         return f"with {found['n']} test proteins and a single seed no difference can be told."
     return (
-        f"with {found['n']} test proteins and {seeds} seeds a difference in accuracy of "
-        f"{assumed['smallest_difference']:.3f} or more is told in 4 of 5 such experiments, if two models "
-        f"disagree on {assumed['disagreeing']:.0%} of the proteins and their difference varies by "
-        f"{assumed['seed_deviation']:.3f} (standard deviation) from seed to seed."
+        f"with {found['n']} test proteins in {found['groups']} groups of relatives and {seeds} seeds a "
+        f"difference in accuracy of {assumed['smallest_difference']:.3f} or more is told in 4 of 5 such "
+        f"experiments, if two models disagree on {assumed['disagreeing']:.0%} of the groups and their "
+        f"difference varies by {assumed['seed_deviation']:.3f} (standard deviation) from seed to seed."
     )
 
 

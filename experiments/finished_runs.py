@@ -14,7 +14,7 @@ import numpy as np
 from experiments.learn import job
 from experiments.step_times import BASE
 from partoken_jax.proteins import DataError
-from partoken_jax.training.predictions import FILE, StoredPredictions, read_predictions
+from partoken_jax.training.predictions import StoredPredictions, read_predictions
 from partoken_jax.training.records import EpochRecord, read_records
 from partoken_jax.training.report import RunReport
 
@@ -32,8 +32,8 @@ class FinishedRun(NamedTuple):
     seed: int
     report: RunReport
     records: list[EpochRecord]
-    predictions: StoredPredictions | None
-    """None for a run of before they were stored."""
+    predictions: StoredPredictions
+    """Of the test split, by the best checkpoint."""
 
     @property
     def parameters(self) -> int:
@@ -44,6 +44,11 @@ class FinishedRun(NamedTuple):
         """Number of codes; None for GVP."""
         model = self.report["config"]["model"]
         return model["codebook"]["size"] if model["kind"] == "partoken" else None
+
+    @property
+    def scheme(self) -> str:
+        """What its splits keep together (experiments/relatives.py)."""
+        return self.report["config"]["data"]["split_scheme"]
 
     @property
     def test(self) -> Any:
@@ -104,7 +109,8 @@ def best_within(records: Iterable[EpochRecord], seconds: float, name: str = "acc
 def read_runs(root: Path, tasks: Iterable[str] = TASKS) -> tuple[list[FinishedRun], list[str]]:
     """The finished runs of some tasks under a folder, by task, variant and seed, and the paths of the others.
 
-    Raises DataError where there is none, or for a run of another task or seed than its place says.
+    Raises DataError where there is none, for a run of another task or seed than its place says, and for one
+    whose predictions are missing.
     """
     found, unfinished = [], []
     times = {task: measured_steps(root / task) for task in tasks}
@@ -159,5 +165,4 @@ def _read(path: Path, times: dict[tuple[str, int], float]) -> FinishedRun:
                 "together with `python -m experiments.step_times`"
             )
         records = [{**record, "step_ms": times[variant, record["stage"]]} for record in records]
-    predictions = read_predictions(path) if (path / FILE).is_file() else None
-    return FinishedRun(task, variant, report["config"]["seed"], report, records, predictions)
+    return FinishedRun(task, variant, report["config"]["seed"], report, records, read_predictions(path))

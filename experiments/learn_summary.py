@@ -4,14 +4,15 @@
         --baselines experiments/results/learn/baselines.json --json experiments/results/learn/summary.json
 
 `tasks`: task → model ("gvp", "partoken", "forest") → means over seeds of the best checkpoint by validation,
-with every seed's numbers. Accuracy and macro-F1 are of the test proteins, with 95% intervals over these
-proteins (Wilson's; the mean of the seeds' bootstrap intervals). How clusters and codes are used is measured
+with every seed's numbers. Accuracy and macro-F1 are of the `n` test proteins, with 95% intervals over their
+`groups` of relatives. How clusters and codes are used is measured
 on validation (`*_share`, `coverage`). Where no run of a model was trained on CATH class, its classes are
 read off its runs on CATH architectures, whose test proteins are those of the frequent architectures.
 """
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ import numpy as np
 from experiments.finished_runs import TASKS, USE, FinishedRun, mean_or_none, read_runs, use_of_clusters
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
+from experiments.paired import intervals, number_of_groups
 from partoken_jax.progress import say
-from partoken_jax.proteins import DataError
 from partoken_jax.tables import markdown_table
-from partoken_jax.training.metrics import classification, macro_f1_interval, wilson
-from partoken_jax.training.predictions import FILE
+from partoken_jax.training.metrics import classification
+from partoken_jax.training.predictions import StoredPredictions
 
 VARIANTS = {
     "gvp": ("gvp-recommended", "gvp-architectures"),
@@ -41,18 +42,17 @@ NAMES = {**COMPARED, **dict(READ_OFF.values())}
 
 def read_off(run: FinishedRun) -> FinishedRun:
     """A run on architectures as one on classes: a class is as probable as its architectures together."""
-    if run.predictions is None:
-        raise DataError(
-            f"{run.task}/{run.variant}/seed{run.seed}: has no {FILE}, from which CATH classes are read off; "
-            "finish the run again with --resume"
-        )
     of_architecture = np.array([name.partition(".")[0] for name in run.predictions.class_names])
     names, place = np.unique(of_architecture, return_inverse=True)
     probabilities = run.predictions.probabilities @ np.eye(len(names))[place]
     labels = np.where(run.predictions.labels < 0, -1, place[run.predictions.labels])
-    scores = classification(labels, probabilities.argmax(axis=1), tuple(map(str, names)))
+    predicted = probabilities.argmax(axis=1)
+    scores = classification(labels, predicted, tuple(map(str, names)))
     report: Any = {**run.report, "test": {**run.report["test"], "classification": scores}}
-    return run._replace(task="cath-class", variant=READ_OFF[run.variant][0], report=report)
+    stored = StoredPredictions(run.predictions.names, labels, predicted, probabilities, names)
+    return run._replace(
+        task="cath-class", variant=READ_OFF[run.variant][0], report=report, predictions=stored
+    )
 
 
 def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
@@ -63,7 +63,6 @@ def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
             "seed": run.seed,
             "accuracy": run.test["accuracy"],
             "macro_f1": run.test["macro_f1"],
-            "macro_f1_interval": macro_f1_interval(run.test),
             "best_epoch": run.report["best_epoch"],
             "epochs": len(run.records),
             "seconds": run.seconds,
@@ -71,15 +70,15 @@ def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
         }
         for run in runs
     ]
-    accuracy = float(np.mean([row["accuracy"] for row in per_seed]))
-    intervals = np.array([row["macro_f1_interval"] for row in per_seed])
+    accuracy_interval, macro_f1_interval = intervals([run.predictions for run in runs], runs[0].scheme)
     return {
         "variant": runs[0].variant,
-        "accuracy": accuracy,
-        "accuracy_interval": wilson(round(accuracy * n), n),
+        "accuracy": float(np.mean([row["accuracy"] for row in per_seed])),
+        "accuracy_interval": accuracy_interval,
         "macro_f1": float(np.mean([row["macro_f1"] for row in per_seed])),
-        "macro_f1_interval": intervals.mean(axis=0).tolist(),
+        "macro_f1_interval": macro_f1_interval,
         "n": n,
+        "groups": number_of_groups(runs[0].predictions, runs[0].scheme),
         "seeds": len(runs),
         **{name: mean_or_none([row[name] for row in per_seed]) for name in USE},
         "parameters": runs[0].parameters,
@@ -90,7 +89,8 @@ def of_runs(runs: list[FinishedRun]) -> dict[str, Any]:
 
 def of_forest(row: dict[str, Any]) -> dict[str, Any]:
     """The forest's row of `experiments.baselines`, in the same fields."""
-    same = ("accuracy", "accuracy_interval", "macro_f1", "macro_f1_interval", "n", "seeds", "per_seed")
+    scores = ("accuracy", "accuracy_interval", "macro_f1", "macro_f1_interval")
+    same = (*scores, "n", "groups", "seeds", "per_seed")
     return {
         "variant": f"forest, {row['features']}",
         **{name: row[name] for name in same},
@@ -98,20 +98,25 @@ def of_forest(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def first_finished(runs: Sequence[FinishedRun], task: str, variants: Sequence[str]) -> list[FinishedRun]:
+    """The runs on a task of the first variant that has any; none where no variant has."""
+    of_variants = ([run for run in runs if (run.task, run.variant) == (task, name)] for name in variants)
+    return next(filter(None, of_variants), [])
+
+
 def summary(runs: list[FinishedRun], baselines: list[dict[str, Any]]) -> dict[str, Any]:
-    """Task → model → its numbers; what was not run is not there. The forest is the one on the backbone alone,
-    with the identity split."""
+    """Task → model → its numbers; what was not run is not there. The forest sees the backbone alone."""
     on_architectures = [run for run in runs if run.task == "cath-architecture" and run.variant in READ_OFF]
     runs = runs + [read_off(run) for run in on_architectures]
     tasks: dict[str, Any] = {}
     for task in TASKS:
         models = {}
         for model, variants in VARIANTS.items():
-            of_variants = [[run for run in runs if (run.task, run.variant) == (task, v)] for v in variants]
-            if finished := [mine for mine in of_variants if mine]:
-                models[model] = of_runs(finished[0])
+            if finished := first_finished(runs, task, variants):
+                models[model] = of_runs(finished)
         for row in baselines:
-            if (row["task"], row["split_scheme"], row["features"]) == (task, "identity", "backbone"):
+            split = "" if row["split_scheme"] == "identity" else f"-{row['split_scheme']}"
+            if (row["task"] + split, row["features"]) == (task, "backbone"):
                 models["forest"] = of_forest(row)
         if models:
             tasks[task] = models

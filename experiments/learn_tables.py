@@ -104,11 +104,14 @@ def starts(result: dict[str, Any]) -> str:
 
 def power(summary: dict[str, Any], seeds: int = 3) -> str:
     """What differences so many seeds can tell on each task."""
-    sizes = {task: next(iter(models.values()))["n"] for task, models in summary["tasks"].items()}
-    least = {task: power_before(n, seeds)["smallest_difference"] for task, n in sizes.items()}
-    told = (f"{least[task]:.3f} on {task} ({n} proteins)" for task, n in sizes.items())
+    of = {task: next(iter(models.values())) for task, models in summary["tasks"].items()}
+    least = {task: power_before(one["groups"], seeds)["smallest_difference"] for task, one in of.items()}
+    told = (
+        f"{least[task]:.3f} on {task} ({one['n']} proteins in {one['groups']} groups of relatives)"
+        for task, one in of.items()
+    )
     return (
         f"With {seeds} seeds, the smallest difference in accuracy that is told in 4 of 5 such experiments is "
-        f"{', '.join(told)}, if two models disagree on {ASSUMED_DISAGREEMENT:.0%} of the test proteins and "
+        f"{', '.join(told)}, if two models disagree on {ASSUMED_DISAGREEMENT:.0%} of the groups and "
         f"their difference varies by {ASSUMED_DEVIATION} from seed to seed."
     )

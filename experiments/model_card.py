@@ -6,18 +6,19 @@ and `card` makes the text of docs/models/NAME.md from them.
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
+from experiments.paired import intervals, number_of_groups
+from experiments.unseen_families import where_seen
 from partoken_jax.config import TrainConfig, to_dict
 from partoken_jax.parameters import parameter_table
 from partoken_jax.proteins import ProteinDataset, load_dataset
 from partoken_jax.proteins.dataset import EMBEDDED
-from partoken_jax.proteins.npz import read_arrays
 from partoken_jax.proteins.tasks import class_title
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.calibration import (
@@ -29,19 +30,15 @@ from partoken_jax.training.calibration import (
 from partoken_jax.training.data import Split, limited, load_data
 from partoken_jax.training.evaluate import EvaluationReport
 from partoken_jax.training.metrics import hits, wilson
-from partoken_jax.training.report import (
-    accuracy_with_interval,
-    classification_table,
-    clustering_summary,
-    macro_f1_interval,
-)
+from partoken_jax.training.predictions import StoredPredictions
+from partoken_jax.training.report import accuracy_with_interval, classification_table, clustering_summary
 from partoken_jax.training.trained import TrainedModel
 
 ROOT = Path(__file__).parents[1]
 MODELS = ROOT / "experiments" / "results" / "models"
 """What was measured of the models in the package: NAME.json."""
 STABILITY = ROOT / "experiments" / "results" / "stability.json"
-BASELINES = ROOT / "experiments" / "results" / "learn" / "baselines.json"
+UNSEEN = ROOT / "experiments" / "results" / "learn" / "unseen_families.json"
 EXAMPLES = 4
 """Proteins of the package whose logits are kept, so that a test can tell whether they are still the same."""
 ELSEWHERE = (
@@ -91,6 +88,7 @@ def measure(
         },
         "validation": validation["scores"],
         "test": test["scores"],
+        "test_intervals": test_intervals(test),
         "calibration": {
             "temperature": model.calibration,
             "validation": _calibration(validation, model.calibration),
@@ -100,17 +98,26 @@ def measure(
     }
 
 
+def test_intervals(test: EvaluationReport) -> dict[str, Any]:
+    """How many groups of relatives the test proteins make, and the intervals over them."""
+    logits, labels = logits_and_labels(test)
+    rows: Any = test["predictions"]
+    names = np.array([row["name"] for row in rows])
+    classes = np.array([c["name"] for c in test["scores"]["classification"]["classes"]])
+    stored = StoredPredictions(names, labels, logits.argmax(axis=1), softmax(logits, axis=1), classes)
+    accuracy, macro_f1 = intervals([stored], test["split_scheme"])
+    number = number_of_groups(stored, test["split_scheme"])
+    return {"groups": number, "accuracy": accuracy, "macro_f1": macro_f1}
+
+
 def relatives(datasets: Mapping[Split, ProteinDataset], path: str | Path | None) -> dict[str, int] | None:
     """How many test proteins have a CATH superfamily (`known`), and of how many of them it occurs among those
     for training (`in_training`); None for data without CATH codes."""
     path = Path(EMBEDDED if path is None else path)
     if path.suffix != ".npz":
         return None
-    arrays = read_arrays(path, ("cath",))
-    of_chain = dict(zip(arrays["id"].tolist(), arrays["cath"].tolist(), strict=True))
-    there = {of_chain[name.encode()] for name in datasets["train"].names}
-    known = [code for name in datasets["test"].names if (code := of_chain[name.encode()])]
-    return {"known": len(known), "in_training": sum(code in there for code in known)}
+    where = where_seen(datasets["test"].names, datasets["train"].names, path).tolist()
+    return {"known": len(where) - where.count("unknown"), "in_training": where.count("seen")}
 
 
 def _split(dataset: ProteinDataset) -> dict[str, Any]:
@@ -144,8 +151,8 @@ def card(name: str, result: dict[str, Any]) -> str:
     sections = {
         "Data": _data(result),
         "Training": _training(result),
-        "Test scores": [classification_table(test)],
-        "Are its probabilities right?": _reliability(result["calibration"], test["proteins"]),
+        "Test scores": _test_scores(result),
+        "Are its probabilities right?": _reliability(result),
         "Clusters and tokens": _clusters(result),
         "What it cannot do": [*_limits(result), *_unseen_families(result), *_measured_limits(name)],
         "Terms": [
@@ -159,8 +166,9 @@ def card(name: str, result: dict[str, Any]) -> str:
         "",
         f"{NAMES[result['kind']]} for the task {task}: {len(test['classes'])} classes, "
         f"{result['parameters']:,} parameters, {result['bytes'] / 1e6:.1f} MB in the package. Accuracy on "
-        f"its test proteins: {accuracy_with_interval(test)}, with a 95% interval; always answering the most "
-        f"frequent class, {test['majority_share']:.3f}.",
+        f"its test proteins: {test['accuracy']:.3f} ({hits(test)} of {test['proteins']}; 95% interval "
+        f"{_range(result['test_intervals']['accuracy'])}); always answering the most frequent class, "
+        f"{test['majority_share']:.3f}.",
         "",
         "```python",
         "import partoken_jax as pt",
@@ -232,7 +240,24 @@ def _training(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _reliability(calibration: dict[str, Any], proteins: int) -> list[str]:
+def _test_scores(result: dict[str, Any]) -> list[str]:
+    test, ends = result["test"]["classification"], result["test_intervals"]
+    return [
+        f"Accuracy {test['accuracy']:.3f} ({_range(ends['accuracy'])}), macro-F1 {test['macro_f1']:.3f} "
+        f"({_range(ends['macro_f1'])}): 95% intervals over the {ends['groups']} groups of relatives that the "
+        f"{test['proteins']} test proteins make (more than 30% sequence identity). Those of the table take "
+        "every protein for itself.",
+        "",
+        classification_table(test),
+    ]
+
+
+def _range(ends: Sequence[float]) -> str:
+    return f"{ends[0]:.3f} to {ends[1]:.3f}"
+
+
+def _reliability(result: dict[str, Any]) -> list[str]:
+    calibration, proteins = result["calibration"], result["test"]["classification"]["proteins"]
     before, after = calibration["test"]["before"], calibration["test"]["after"]
     rows = [
         (
@@ -245,7 +270,7 @@ def _reliability(calibration: dict[str, Any], proteins: int) -> list[str]:
     ]
     confidence = sum(b["count"] * b["confidence"] for b in after["bins"]) / proteins
     right = sum(b["correct"] for b in after["bins"]) / proteins
-    low, high = wilson(round(right * proteins), proteins)
+    low, high = result["test_intervals"]["accuracy"]
     said = "On average, yes"
     if not low <= confidence <= high:
         said = f"No, they are too {'high' if confidence > high else 'low'}"
@@ -318,24 +343,23 @@ def _limits(result: dict[str, Any]) -> list[str]:
 
 
 def _unseen_families(result: dict[str, Any]) -> list[str]:
-    """What is known of proteins whose CATH superfamily is not in training (experiments/baselines.py)."""
-    task = result["config"]["data"]["task"]
-    rows = {
-        row["split_scheme"]: row
-        for row in json.loads(BASELINES.read_text())["rows"]
-        if (row["task"], row["features"]) == (task, "backbone")
-    }
+    """How well models like it do where the CATH superfamily is not in training (unseen_families.py)."""
+    found = json.loads(UNSEEN.read_text())["tasks"].get(result["config"]["data"]["task"])
     of = result["data"]["relatives"]
-    if of is None or result["config"]["data"]["split_scheme"] != "identity" or "superfamily" not in rows:
+    if of is None or found is None or result["kind"] not in found["variants"]:
         return []
-    here, new = rows["identity"], rows["superfamily"]
+    seen, unseen = found["groups"]["seen"], found["groups"]["unseen"]
+    if (seen["n"] + unseen["n"], seen["n"]) != (of["known"], of["in_training"]):
+        return []  # another test split
+    there, new = (group["models"][result["kind"]] for group in (seen, unseen))
     low, high = new["accuracy_interval"]
     return [
         "- Its test proteins share at most 30% of their sequence with those for training, but of the "
-        f"{of['known']} whose CATH superfamily is known, {of['in_training']} have relatives of it there. On "
-        f"superfamilies without any only a random forest was measured: accuracy {new['accuracy']:.3f} "
-        f"({low:.3f} to {high:.3f}, n = {new['n']}), where it has {here['accuracy']:.3f} here. Expect less "
-        "of this model, too."
+        f"{of['known']} whose CATH superfamily is known, {of['in_training']} have relatives of it there. The "
+        f"{found['seeds'][result['kind']]} runs with its recipe are right for {there['accuracy']:.3f} of "
+        f"these, and for {new['accuracy']:.3f} ({low:.3f} to {high:.3f}, superfamilies drawn as a whole) of "
+        f"the {unseen['n']} whose superfamily they had not seen, where the most frequent class has "
+        f"{unseen['most_frequent']:.3f} and a random forest {unseen['models']['forest']['accuracy']:.3f}."
     ]
 
 
@@ -371,16 +395,15 @@ def overview(cards: str) -> str:
     rows: list[tuple[object, ...]] = []
     for name, result in results.items():
         test = result["test"]["classification"]
-        low, high = macro_f1_interval(test)
-        low_accuracy, high_accuracy = wilson(hits(test), test["proteins"])
+        ends = result["test_intervals"]
         rows.append(
             (
                 f"[{name}]({cards}/{name}.md)",
                 NAMES[result["kind"]],
                 len(test["classes"]),
                 f"{hits(test)} of {test['proteins']}",
-                f"{test['accuracy']:.3f} ({low_accuracy:.3f} to {high_accuracy:.3f})",
-                f"{test['macro_f1']:.3f} ({low:.3f} to {high:.3f})",
+                f"{test['accuracy']:.3f} ({_range(ends['accuracy'])})",
+                f"{test['macro_f1']:.3f} ({_range(ends['macro_f1'])})",
                 f"{result['calibration']['test']['after']['ece_10']:.3f}",
                 f"{result['bytes'] / 1e6:.1f} MB",
             )

@@ -1,7 +1,8 @@
 """How sure one can be of a difference between two models: intervals and power.
 
 Two things vary: the seed of a run, and which proteins the test split holds. Both models have the same seeds
-and the same proteins, so that differences are taken pair by pair. Legend: P proteins, C classes, S seeds.
+and the same proteins, so that differences are taken pair by pair. Proteins are drawn with their relatives
+(experiments/relatives.py). Legend: P proteins, C classes, S seeds.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
+from experiments.relatives import groups
 from partoken_jax.training.predictions import StoredPredictions
 
 SAMPLES = 1000
@@ -19,7 +21,7 @@ DRAWN = 200
 LEVEL, POWER = 0.95, 0.8
 ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION = 0.2, 0.01
 """For the power before there are runs: the share of proteins that two models judge differently, and the
-standard deviation of the difference in accuracy between seeds."""
+standard deviation of the difference in accuracy between seeds. Relatives count as one protein."""
 
 
 class Difference(NamedTuple):
@@ -31,7 +33,8 @@ class Difference(NamedTuple):
     """The 95% interval."""
     per_seed: list[float]
     protein_error: float | None
-    """Standard error from the choice of test proteins (paired bootstrap); None where it is not known."""
+    """Standard error from the choice of test proteins (paired bootstrap of groups of relatives); None where
+    it is not known."""
 
     @property
     def told(self) -> bool:
@@ -80,18 +83,16 @@ def half_width(variance: float, seeds: int, protein_error: float) -> float:
     return math.sqrt(of_seeds + of_proteins)
 
 
-def smallest_difference(proteins: int, seeds: int, disagreeing: float, seed_deviation: float) -> float | None:
+def smallest_difference(protein_error: float, seeds: int, seed_deviation: float) -> float | None:
     """The smallest true difference in accuracy that is told in 80% of such experiments, at 95%; None for a
     single seed, which tells nothing.
 
-    It solves E[Φ((Δ - h) / sqrt(σ²/S + d/P))] = 0.8 for Δ, where h is the half width for the variance that S
-    seeds happen to have: `disagreeing` d is the share of proteins that one model gets right and the other
-    does not, `seed_deviation` σ the standard deviation of the difference between seeds. d/P holds for seeds
-    that err on the same proteins, and is too much for others: a cautious number.
+    It solves E[Φ((Δ - h) / sqrt(σ²/S + e²))] = 0.8 for Δ, where h is the half width for the variance that S
+    seeds happen to have: `protein_error` e is the standard error from the choice of proteins,
+    `seed_deviation` σ the standard deviation of the difference between seeds.
     """
     if seeds < 2:
         return None
-    protein_error = math.sqrt(disagreeing / proteins)
     error = math.hypot(seed_deviation / math.sqrt(seeds), protein_error)
     if error == 0:
         return 0.0
@@ -105,34 +106,66 @@ def smallest_difference(proteins: int, seeds: int, disagreeing: float, seed_devi
     return float(optimize.brentq(missing, 0, halves.max() + 10 * error))
 
 
-def power_before(proteins: int, seeds: int) -> dict[str, float | None]:
-    """The smallest difference in accuracy that runs still to come would tell, and what it assumes."""
+def power_before(number: int, seeds: int) -> dict[str, float | None]:
+    """The smallest difference in accuracy that runs still to come would tell on so many groups of relatives,
+    and what it assumes. The error from proteins is then the root of disagreement / groups, which holds for
+    seeds that err on the same proteins, and is too much for others: a cautious number."""
+    error = math.sqrt(ASSUMED_DISAGREEMENT / number)
     return {
         "disagreeing": ASSUMED_DISAGREEMENT,
         "seed_deviation": ASSUMED_DEVIATION,
-        "smallest_difference": smallest_difference(proteins, seeds, ASSUMED_DISAGREEMENT, ASSUMED_DEVIATION),
+        "smallest_difference": smallest_difference(error, seeds, ASSUMED_DEVIATION),
     }
 
 
-def protein_errors(
-    first: Sequence[StoredPredictions], second: Sequence[StoredPredictions]
-) -> tuple[float, float]:
-    """Standard errors of (first - second) in accuracy and macro-F1, mean over seeds, from the choice of
-    proteins: both models and all seeds have the same 1,000 bootstrap samples (Efron, 1979).
+def number_of_groups(stored: StoredPredictions, scheme: str = "identity") -> int:
+    """How many groups of relatives the labelled proteins make."""
+    return len(np.unique(_groups(stored, scheme)))
+
+
+def _groups(stored: StoredPredictions, scheme: str) -> np.ndarray:
+    """int [P], of the labelled proteins."""
+    return groups(stored.names[stored.labels >= 0].tolist(), scheme)
+
+
+def intervals(side: Sequence[StoredPredictions], scheme: str = "identity") -> tuple[list[float], list[float]]:
+    """The 95% intervals of accuracy and macro-F1, means over seeds: what lies between 2.5% and 97.5% of 1,000
+    bootstrap samples of groups of relatives (Efron, 1979), which are the same in every call.
 
     Raises ValueError for predictions of different proteins.
     """
-    names = first[0].names
-    for stored in (*first, *second):
-        if not np.array_equal(stored.names, names):
-            raise ValueError("the predictions are of different proteins, and cannot be paired")
-    labelled = first[0].labels >= 0
-    number = int(labelled.sum())
-    rng = np.random.default_rng(0)
-    drawn = rng.multinomial(number, np.full(number, 1 / number), size=SAMPLES).astype(np.float32)
-    mine, theirs = (np.mean([_scores(stored, drawn) for stored in side], axis=0) for side in (first, second))
-    accuracy, macro = (mine - theirs).std(axis=1, ddof=1)
+    ends = np.quantile(_mean_scores(side, _drawn(side, scheme)), (0.025, 0.975), axis=1)
+    accuracy, macro = ends.T.tolist()
+    return accuracy, macro
+
+
+def protein_errors(
+    first: Sequence[StoredPredictions], second: Sequence[StoredPredictions], scheme: str = "identity"
+) -> tuple[float, float]:
+    """Standard errors of (first - second) in accuracy and macro-F1, mean over seeds, from the choice of
+    proteins: both models and all seeds have the same 1,000 bootstrap samples of groups of relatives (Efron,
+    1979).
+
+    Raises ValueError for predictions of different proteins.
+    """
+    drawn = _drawn([*first, *second], scheme)
+    accuracy, macro = (_mean_scores(first, drawn) - _mean_scores(second, drawn)).std(axis=1, ddof=1)
     return float(accuracy), float(macro)
+
+
+def _drawn(side: Sequence[StoredPredictions], scheme: str) -> np.ndarray:
+    """float32 [SAMPLES, P]: how often a bootstrap sample holds each labelled protein."""
+    if any(not np.array_equal(stored.names, side[0].names) for stored in side):
+        raise ValueError("the predictions are of different proteins, and cannot be paired")
+    _, place = np.unique(_groups(side[0], scheme), return_inverse=True)
+    number = int(place.max()) + 1
+    samples = np.random.default_rng(0).multinomial(number, np.full(number, 1 / number), size=SAMPLES)
+    return samples[:, place].astype(np.float32)
+
+
+def _mean_scores(side: Sequence[StoredPredictions], drawn: np.ndarray) -> np.ndarray:
+    """[2, SAMPLES]: accuracy and macro-F1, means over seeds."""
+    return np.mean([_scores(stored, drawn) for stored in side], axis=0)
 
 
 def _scores(stored: StoredPredictions, drawn: np.ndarray) -> np.ndarray:

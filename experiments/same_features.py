@@ -32,7 +32,15 @@ from experiments.finished_runs import mean_or_none
 from experiments.flags import Flags, count, output, run_script
 from experiments.frozen_encoder import encoded, headed, train_on_features
 from experiments.learn import PRETRAINING, TASKS, job
-from experiments.paired import as_json, difference, disagreement, protein_errors, smallest_difference
+from experiments.paired import (
+    as_json,
+    difference,
+    disagreement,
+    intervals,
+    protein_errors,
+    smallest_difference,
+)
+from experiments.relatives import groups
 from experiments.timing_tables import wrapped
 from partoken_jax.config import StageConfig, TrainConfig
 from partoken_jax.files import locked_by_other, write_whole
@@ -43,7 +51,6 @@ from partoken_jax.proteins import DataError
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.compilation_cache import use_compilation_cache
 from partoken_jax.training.data import RunData, load_run_data
-from partoken_jax.training.metrics import wilson
 from partoken_jax.training.predictions import StoredPredictions
 from partoken_jax.training.report import environment
 from partoken_jax.training.trained import TrainedModel, trained_run
@@ -133,9 +140,9 @@ def one_run(task: str, reader: str, seed: int, data: RunData, features: Any) -> 
 def analysed(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]:
     """Scores of every reader, and the contrasts, of the rows of one encoder and task."""
     readers = {name: [row for row in rows if row["reader"] == name] for name in READERS}
-    n = len(data["labels"])
     return {
-        "n": n,
+        "n": len(data["labels"]),
+        "groups": len(np.unique(groups(data["names"]))),
         "training_proteins": data["training_proteins"],
         "readers": {
             name: {
@@ -143,7 +150,7 @@ def analysed(rows: list[dict[str, Any]], data: dict[str, Any]) -> dict[str, Any]
                 "parameters": data["parameters"][name],
                 "coverage": mean_or_none(row["coverage"] for row in mine),
                 **{score: float(np.mean([row[score] for row in mine])) for score in ("accuracy", "macro_f1")},
-                "interval": wilson(round(float(np.mean([row["accuracy"] for row in mine])) * n), n),
+                "interval": intervals([_stored(row, data) for row in mine])[0],
             }
             for name, mine in readers.items()
             if mine
@@ -158,20 +165,18 @@ def _contrast(first: list[dict], second: list[dict], data: dict[str, Any]) -> di
     mine, theirs = ({row["seed"]: row for row in rows} for rows in (first, second))
     seeds = sorted(mine.keys() & theirs.keys())
     sides = [[_stored(side[seed], data) for seed in seeds] for side in (mine, theirs)]
-    errors = protein_errors(*sides)
+    errors = protein_errors(sides[0], sides[1])
     found: dict[str, Any] = {"first": first[0]["reader"], "second": second[0]["reader"], "seeds": seeds}
     for score, error in zip(("accuracy", "macro_f1"), errors, strict=True):
         found[score] = as_json(difference([mine[seed][score] - theirs[seed][score] for seed in seeds], error))
     deviation = float(np.std(found["accuracy"]["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
     found["disagreeing"] = disagreement(*sides)
-    found["smallest_difference"] = smallest_difference(
-        len(data["labels"]), len(seeds), found["disagreeing"], deviation
-    )
+    found["smallest_difference"] = smallest_difference(errors[0], len(seeds), deviation)
     return found
 
 
 def _stored(row: dict[str, Any], data: dict[str, Any]) -> StoredPredictions:
-    names, empty = np.arange(len(data["labels"])).astype(str), np.zeros((0, 0), np.float32)
+    names, empty = np.array(data["names"]), np.zeros((0, 0), np.float32)
     labels, classes = np.asarray(data["labels"]), np.asarray(data["class_names"])
     return StoredPredictions(names, labels, np.asarray(row["predicted"]), empty, classes)
 
@@ -331,6 +336,7 @@ def described(task: str, data: RunData) -> dict[str, Any]:
         parameters[reader] = dict(parameter_table(headed(model, rngs=nnx.Rngs(0))))["total"]
     labels = [int(label) for label in data.datasets["test"].labels]
     return {
+        "names": list(data.datasets["test"].names),
         "labels": labels,
         "class_names": list(data.class_names),
         "training_proteins": len(data.datasets["train"]),

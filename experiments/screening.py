@@ -19,7 +19,7 @@ from experiments.does_it_pay_report import could_tell, signed
 from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn import SCREENED
-from experiments.paired import power_before
+from experiments.paired import number_of_groups, power_before
 from experiments.timing_tables import wrapped
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError
@@ -40,13 +40,14 @@ def analyse(runs: list[FinishedRun]) -> dict[str, Any]:
     if PLAIN not in by_name:
         raise DataError(f"no run of {PLAIN!r} is finished, with which the others are compared")
     plain = by_name[PLAIN]
-    n = plain[0].test["proteins"]
+    number = number_of_groups(plain[0].predictions, plain[0].scheme)
     return {
-        "n": n,
+        "n": plain[0].test["proteins"],
+        "groups": number,
         "seeds": len(plain),
         "epochs": len(plain[0].records),
         "majority_share": plain[0].test["majority_share"],
-        "power": power_before(n, len(plain)),
+        "power": power_before(number, len(plain)),
         "rows": [_row(name, by_name[name], plain) for name in SCREENED if name in by_name],
     }
 

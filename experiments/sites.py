@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from experiments.flags import Flags, count, output, run_script
+from experiments.relatives import DATA, groups
 from experiments.timing_tables import wrapped
 from partoken_jax.interpret.mcsa import match_sites, mcsa_file, read_mcsa
 from partoken_jax.interpret.site_table import NAMES, sites_table, verdict
@@ -43,29 +44,17 @@ def all_chains(path: Path | None) -> tuple[dict[str, Protein], set[str]]:
     return found, held_out
 
 
-def relatives(path: Path | None) -> dict[str, int]:
-    """Name → number of its group of chains that share more than 30% of their sequence; none known of a file
-    without groups."""
-    if path is None:
-        return {}
-    with np.load(path, allow_pickle=False) as arrays:
-        if "cluster30" not in arrays:
-            return {}
-        names = [name.decode() for name in arrays["id"].tolist()]
-        return dict(zip(names, arrays["cluster30"].tolist(), strict=True))
-
-
 def measure(source: str | None, path: Path | None, draws: int) -> dict[str, Any]:
     """The numbers of the result."""
     proteins, held_out = all_chains(path)
     matched = match_sites(read_mcsa(mcsa_file()), proteins.values())
     say(f"{matched.matched} of {matched.asked} catalytic residues found in {len(matched.sites)} chains")
-    model, group = load_model(source), relatives(path)
+    model = load_model(source)
     counts = count_all(model, list(proteins.values()), matched.sites, draws)
     reports = {}
     for name, chosen in (("all", list(counts)), ("held_out", [n for n in counts if n in held_out])):
-        groups = np.array([group.get(n, -1 - i) for i, n in enumerate(chosen)])
-        reports[name] = site_report([counts[n] for n in chosen], groups)
+        relatives = groups(chosen, path=DATA if path is None else path)
+        reports[name] = site_report([counts[n] for n in chosen], relatives)
     return {
         "model": Path(model.source).stem if source is None else source,
         "task": model.task,

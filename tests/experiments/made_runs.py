@@ -26,7 +26,7 @@ def answers(count: int, right: int, seed: int = 0) -> np.ndarray:
 
 def make_run(
     root: Path, task: str, variant: str, seed: int, predicted: np.ndarray, *,
-    validation=(0.2, 0.5, 0.4), step_ms=100.0, parameters=1000, codes=None, stored=True,
+    validation=(0.2, 0.5, 0.4), step_ms=100.0, parameters=1000, codes=None,
 ) -> Path:  # fmt: skip
     """A finished run of three epochs of 10 steps; `codes` are (used, perplexity) of a codebook of 20."""
     path, count = root / task / variant / f"seed{seed}", len(predicted)
@@ -68,10 +68,8 @@ def make_run(
     (path / "config.yaml").write_text("seed: 0\n")
     (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (path / "report.json").write_text(json.dumps(report))
-    if stored:
-        made = Predictions(
-            labels(count), 5.0 * np.eye(len(CLASSES))[predicted], 0.0, np.zeros(0), np.zeros(0), 0
-        )
-        dataset: Any = SimpleNamespace(names=[f"p{i}" for i in range(count)])
-        write_predictions(path, made, dataset, CLASSES)
+    logits = 5.0 * np.eye(len(CLASSES))[predicted]
+    made = Predictions(labels(count), logits, 0.0, np.zeros(0), np.zeros(0), 0)
+    dataset: Any = SimpleNamespace(names=[f"p{i}" for i in range(count)])
+    write_predictions(path, made, dataset, CLASSES)
     return path

@@ -18,7 +18,7 @@ from experiments.backbone_features import (
 )
 from partoken_jax.config import ConfigError
 from partoken_jax.proteins import load_dataset
-from partoken_jax.training.metrics import classification, macro_f1_interval
+from partoken_jax.training.predictions import StoredPredictions
 from tests.helpers import crop, moved, random_rotation, without_atoms
 
 
@@ -96,12 +96,22 @@ def test_the_forest_learns_from_the_training_split(tmp_path, monkeypatch):
 
 
 def test_the_interval_of_a_mean_is_of_all_seeds():
-    truth = np.arange(60) % 3
-    good, bad = (np.where(np.arange(60) % step, truth, (truth + 1) % 3) for step in (10, 2))
-    found = [classification(truth, predicted, ("a", "b", "c")) for predicted in (good, bad)]
-    ends = np.array([macro_f1_interval(scores) for scores in found])
-    assert baselines.row("t", "identity", False, found)["macro_f1_interval"] == ends.mean(axis=0).tolist()
-    assert ends[0, 0] > ends[1, 1]  # an interval of one seed would not hold the mean
+    truth, names = np.arange(60) % 3, np.arange(60).astype(str)
+    good, bad = (
+        StoredPredictions(
+            names,
+            truth,
+            np.where(np.arange(60) % step, truth, (truth + 1) % 3),
+            np.zeros((0, 0)),
+            np.array(["a", "b", "c"]),
+        )
+        for step in (10, 2)
+    )
+    found = baselines.row("t", "identity", False, [good, bad])
+    assert (found["accuracy"], found["n"], found["groups"]) == (pytest.approx(0.7), 60, 60)
+    assert [seed["accuracy"] for seed in found["per_seed"]] == pytest.approx([0.9, 0.5])
+    low, high = found["accuracy_interval"]
+    assert 0.5 < low < 0.7 < high < 0.9
 
 
 def test_without_scikit_learn_one_sentence_says_so(monkeypatch):

@@ -112,16 +112,6 @@ def test_steps_that_were_timed_together_count_instead_of_the_runs_own(tmp_path):
     )
 
 
-def test_without_predictions_there_are_seeds_alone(tmp_path):
-    for seed, right in enumerate((310, 330, 320)):
-        make_run(tmp_path, "ec-class", "gvp-recommended", seed, answers(COUNT, 300), stored=seed != 1)
-        make_run(tmp_path, "ec-class", "partoken-recommended", seed, answers(COUNT, right))
-    (found,) = analyse(read_runs(tmp_path)[0])["ec-class"]["contrasts"]
-    half = 4.3027 * np.std([10, 30, 20], ddof=1) / COUNT / 3**0.5
-    assert found["accuracy"]["interval"] == pytest.approx([20 / COUNT - half, 20 / COUNT + half], rel=1e-4)
-    assert found["disagreeing"] is None and found["accuracy"]["protein_error"] is None
-
-
 def test_the_words_follow_from_the_numbers(tasks):
     words = verdict(tasks)
     low, high = tasks["cath-class"]["contrasts"][0]["accuracy"]["interval"]
@@ -203,7 +193,7 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
     row = {
         "task": "ec-class", "split_scheme": "identity", "features": "backbone", "n": COUNT, "accuracy": 0.45,
         "accuracy_interval": [0.4, 0.5], "macro_f1": 0.27, "macro_f1_interval": [0.2, 0.3], "seeds": 1,
-        "per_seed": [{"accuracy": 0.45, "macro_f1": 0.27}],
+        "groups": COUNT, "per_seed": [{"accuracy": 0.45, "macro_f1": 0.27}],
     }  # fmt: skip
     others = ({**row, "split_scheme": "superfamily"}, {**row, "features": "backbone and composition"})
     baselines.write_text(json.dumps({"rows": [*others, row]}))

@@ -3,8 +3,17 @@
 import numpy as np
 import pytest
 
-from experiments.paired import difference, disagreement, protein_errors, smallest_difference
-from partoken_jax.training.metrics import classification
+from experiments import paired
+from experiments.paired import (
+    difference,
+    disagreement,
+    intervals,
+    number_of_groups,
+    power_before,
+    protein_errors,
+    smallest_difference,
+)
+from partoken_jax.training.metrics import classification, macro_f1_interval, wilson
 from partoken_jax.training.predictions import StoredPredictions
 from tests.experiments.made_runs import CLASSES, answers, labels
 
@@ -47,6 +56,40 @@ def test_the_error_from_proteins_is_that_of_a_paired_share():
         protein_errors([a], [stored(second, np.array(["x"] * count))])
 
 
+def test_relatives_are_no_independent_evidence(monkeypatch):
+    """Four copies of every protein say no more than one, though alone they would halve the error."""
+    count = 150
+    first, second = answers(count, 100, 1), answers(count, 80, 2)
+    alone = [[stored(predicted)] for predicted in (first, second)]
+    names = np.repeat(alone[0][0].names, 4)
+    copied = [
+        [StoredPredictions(names, *(np.repeat(array, 4, axis=0) for array in one[1:4]), one.class_names)]
+        for (one,) in alone
+    ]
+    once, ends = protein_errors(*alone), intervals(alone[0])
+    apart = protein_errors(*copied)
+    assert np.array(apart) == pytest.approx(np.array(once) / 2, rel=0.15)
+
+    def related(names, scheme):
+        assert scheme == "superfamily"
+        return np.array([-1 - int(name[1:]) for name in names])  # numbered as those without a file
+
+    monkeypatch.setattr(paired, "groups", related)
+    assert protein_errors(*copied, "superfamily") == pytest.approx(once, rel=1e-4)
+    assert np.array(intervals(copied[0], "superfamily")) == pytest.approx(np.array(ends), abs=1e-5)
+    assert number_of_groups(copied[0][0], "superfamily") == count
+
+
+def test_the_interval_of_an_accuracy_is_about_wilsons_where_nobody_is_related():
+    side = [stored(answers(900, 600, seed)) for seed in (1, 2)]
+    (low, high), (macro_low, macro_high) = intervals(side[:1])
+    assert (low, high) == pytest.approx(wilson(600, 900), abs=0.004)
+    scores = classification(labels(900), side[0].predicted, CLASSES)
+    assert (macro_low, macro_high) == pytest.approx(macro_f1_interval(scores), abs=0.006)
+    both = intervals(side)[0]
+    assert both[1] - both[0] < high - low  # that of a mean over seeds that err on other proteins
+
+
 def test_samples_are_scored_as_a_report_scores():
     """The scores of many equal samples have no spread about those of the report: checked by drawing all."""
     from experiments.paired import _scores
@@ -59,19 +102,19 @@ def test_samples_are_scored_as_a_report_scores():
 
 
 def test_the_smallest_difference_is_told_in_four_of_five_experiments():
-    proteins, seeds, d, deviation = 1600, 3, 0.2, 0.01
-    truth = smallest_difference(proteins, seeds, d, deviation)
+    error, seeds, deviation = 0.011, 3, 0.01
+    truth = smallest_difference(error, seeds, deviation)
     rng, told = np.random.default_rng(0), 0
     for _ in range(2000):
-        from_proteins = rng.normal(0, np.sqrt(d / proteins))
-        per_seed = truth + from_proteins + rng.normal(0, deviation, seeds)
-        told += difference(per_seed, np.sqrt(d / proteins)).told
+        per_seed = truth + rng.normal(0, error) + rng.normal(0, deviation, seeds)
+        told += difference(per_seed, error).told
     assert told / 2000 == pytest.approx(0.8, abs=0.04)
-    assert smallest_difference(4 * proteins, seeds, d, deviation) < truth
-    assert smallest_difference(proteins, 9, d, deviation) < truth
+    assert smallest_difference(error / 2, seeds, deviation) < truth
+    assert smallest_difference(error, 9, deviation) < truth
     # With seeds that do not vary, the normal distribution's: z of 97.5% and of 80%.
-    assert smallest_difference(proteins, 3, d, 0) == pytest.approx(2.8016 * np.sqrt(d / proteins), rel=1e-3)
-    assert smallest_difference(proteins, 1, d, deviation) is None  # which tells nothing
+    assert smallest_difference(error, 3, 0) == pytest.approx(2.8016 * error, rel=1e-3)
+    assert smallest_difference(error, 1, deviation) is None  # which tells nothing
+    assert power_before(400, 3)["smallest_difference"] < power_before(100, 3)["smallest_difference"]
 
 
 @pytest.mark.parametrize("seeds", [2, 3])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import compiled, finished_runs, gpu_forms, timing_analysis
+from experiments import compiled, finished_runs, gpu_forms, timing_analysis, unseen_families
 from experiments.learn import SCREENED
 from partoken_jax.pretrained.load import BOX
 
@@ -130,6 +130,8 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
         seeds = int(given.get("seeds", 3))
         assert all(row["seeds"] == len(row["per_seed"]) == seeds for row in result["rows"])
         assert ("data" in given) == any(row["n"] > 700 for row in result["rows"])
+    elif file.name == "unseen_families.json":
+        assert tuple(result["tasks"]) == unseen_families.TASKS and given["data"].endswith("pdb_chains.npz")
     elif file.name in ("sites.json", "sites_ec.json"):
         assert result["model"] == given.get("model", "cath-architecture")
         assert result["draws"] == int(given.get("draws", 1000)) and given["data"].endswith("pdb_chains.npz")

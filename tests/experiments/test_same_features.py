@@ -92,7 +92,8 @@ def test_results_are_gone_on_with_and_compared_pair_by_pair(tmp_path, monkeypatc
         return {"task": task, "reader": reader, "seed": seed, "predicted": predicted.tolist(), **scores,
                 "seconds": 1.0}  # fmt: skip
 
-    described = {"labels": labels.tolist(), "class_names": list("abcd"), "training_proteins": 9,
+    described = {"names": [f"p{i}" for i in range(400)], "labels": labels.tolist(),
+                 "class_names": list("abcd"), "training_proteins": 9,
                  "parameters": dict.fromkeys(same_features.READERS, 7)}  # fmt: skip
     for name, value in {
         "one_run": run, "described": lambda task, data: described, "load_run_data": lambda config: None,
