@@ -100,7 +100,10 @@ def row(task: str, scheme: str, with_composition: bool, of_seeds: list[StoredPre
         "macro_f1_interval": macro_f1_interval,
         "majority_share": first["majority_share"],
         "seeds": len(found),
-        "per_seed": [{"accuracy": a, "macro_f1": m} for a, m in zip(accuracies, macros, strict=True)],
+        "per_seed": [
+            {"accuracy": a, "macro_f1": m, "predicted": p.predicted.tolist()}
+            for a, m, p in zip(accuracies, macros, of_seeds, strict=True)
+        ],
         "classes": [
             {**c, "f1_interval": f1_interval(first["confusion"][i][i], c["count"], c["predicted"])}
             for i, c in enumerate(first["classes"])
@@ -224,7 +227,7 @@ def main() -> None:
             "rows": rows,
         }
         # After every row: a run that is stopped has done something.
-        write_whole(args.json, json.dumps(results, indent=1) + "\n")
+        write_whole(args.json, json.dumps(results) + "\n")  # most of it are predictions
         write_whole(args.json.with_suffix(".md"), report(results))
     say(f"{time.perf_counter() - start:.0f} s in all; see {args.json} and {args.json.with_suffix('.md')}")
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.finished_runs import FinishedRun, best_within
-from experiments.paired import as_json, difference, disagreement, protein_errors, smallest_difference
+from experiments.paired import as_json, difference, protein_errors, smallest_difference
 
 
 def contrast(
@@ -35,8 +35,6 @@ def contrast(
         "accuracy": accuracy,
         "macro_f1": of_test("macro_f1", errors[1]),
         "validation_accuracy_within_budget": as_json(difference(within)),
-        "disagreeing": disagreement(ours, others),
-        "seed_deviation": deviation,
         "smallest_difference": smallest_difference(errors[0], len(seeds), deviation),
         "seconds_ratio": float(np.mean([a.seconds / b.seconds for a, b in pairs])),
         "parameters_ratio": pairs[0][0].parameters / pairs[0][1].parameters,

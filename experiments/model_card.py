@@ -104,7 +104,8 @@ def test_intervals(test: EvaluationReport) -> dict[str, Any]:
     rows: Any = test["predictions"]
     names = np.array([row["name"] for row in rows])
     classes = np.array([c["name"] for c in test["scores"]["classification"]["classes"]])
-    stored = StoredPredictions(names, labels, logits.argmax(axis=1), softmax(logits, axis=1), classes)
+    none = np.zeros((0, 0), np.float32)
+    stored = StoredPredictions(names, labels, logits.argmax(axis=1), none, classes)
     accuracy, macro_f1 = intervals([stored], test["split_scheme"])
     number = number_of_groups(stored, test["split_scheme"])
     return {"groups": number, "accuracy": accuracy, "macro_f1": macro_f1}
@@ -245,8 +246,7 @@ def _test_scores(result: dict[str, Any]) -> list[str]:
     return [
         f"Accuracy {test['accuracy']:.3f} ({_range(ends['accuracy'])}), macro-F1 {test['macro_f1']:.3f} "
         f"({_range(ends['macro_f1'])}): 95% intervals over the {ends['groups']} groups of relatives that the "
-        f"{test['proteins']} test proteins make (more than 30% sequence identity). Those of the table take "
-        "every protein for itself.",
+        f"{test['proteins']} test proteins make. Those below take every protein for itself.",
         "",
         classification_table(test),
     ]
@@ -289,7 +289,7 @@ def _reliability(result: dict[str, Any]) -> list[str]:
             ("probabilities", "error, 10 bins", "error, 15 bins", "negative log-likelihood"), rows, "lrrr"
         ),
         "",
-        "How often it is right when it is so sure, calibrated, with 95% intervals:",
+        "How often it is right when it is so sure, calibrated (95% intervals, every protein for itself):",
         "",
         markdown_table(
             ("confidence", "proteins", "mean confidence", "right"),
@@ -351,15 +351,18 @@ def _unseen_families(result: dict[str, Any]) -> list[str]:
     seen, unseen = found["groups"]["seen"], found["groups"]["unseen"]
     if (seen["n"] + unseen["n"], seen["n"]) != (of["known"], of["in_training"]):
         return []  # another test split
+    training = found["training"]
+    few = training["known"] < training["n"]
+    known = f" (those that are known, of {training['known']:,} of {training['n']:,} chains)" if few else ""
     there, new = (group["models"][result["kind"]] for group in (seen, unseen))
     low, high = new["accuracy_interval"]
     return [
         "- Its test proteins share at most 30% of their sequence with those for training, but of the "
-        f"{of['known']} whose CATH superfamily is known, {of['in_training']} have relatives of it there. The "
-        f"{found['seeds'][result['kind']]} runs with its recipe are right for {there['accuracy']:.3f} of "
-        f"these, and for {new['accuracy']:.3f} ({low:.3f} to {high:.3f}, superfamilies drawn as a whole) of "
-        f"the {unseen['n']} whose superfamily they had not seen, where the most frequent class has "
-        f"{unseen['most_frequent']:.3f} and a random forest {unseen['models']['forest']['accuracy']:.3f}."
+        f"{of['known']} whose CATH superfamily is known, {of['in_training']} have relatives of it there"
+        f"{known}. The {found['seeds'][result['kind']]} runs with its recipe are right for "
+        f"{there['accuracy']:.3f} of these, and for {new['accuracy']:.3f} ({low:.3f} to {high:.3f}) of the "
+        f"other {unseen['n']}, where a random forest has {unseen['models']['forest']['accuracy']:.3f} and "
+        f"always answering training's most frequent class {unseen['models']['constant']['accuracy']:.3f}."
     ]
 
 

@@ -46,9 +46,9 @@ def difference(per_seed: Sequence[float], protein_error: float | None = None) ->
     """The mean of paired differences with its 95% interval.
 
     Half its width is the root of t² s²/S + z² `protein_error`²: Student's for the seeds, with S - 1 degrees
-    of freedom, and the normal one for the proteins, of which there are hundreds. With few seeds s² may come
-    out far too small; pooled degrees of freedom (Satterthwaite) then would be far too many, and an interval
-    of two or three seeds held the truth 87 to 94 times in a hundred where seeds vary most.
+    of freedom, and the normal one for the proteins, of which there are many groups. With few seeds s² may
+    come out far too small; pooled degrees of freedom (Satterthwaite) then would be far too many, and an
+    interval of two or three seeds held the truth 87 to 94 times in a hundred where seeds vary most.
 
     Of a single seed s² is not known, and of equal differences without a protein error nothing is: then the
     interval has no ends (infinite), for another seed may say the opposite.
@@ -108,8 +108,8 @@ def smallest_difference(protein_error: float, seeds: int, seed_deviation: float)
 
 def power_before(number: int, seeds: int) -> dict[str, float | None]:
     """The smallest difference in accuracy that runs still to come would tell on so many groups of relatives,
-    and what it assumes. The error from proteins is then the root of disagreement / groups, which holds for
-    seeds that err on the same proteins, and is too much for others: a cautious number."""
+    and what it assumes. The error from proteins is then the root of disagreement / groups: that of seeds that
+    err on the same groups, all of one size, whose relatives are judged alike."""
     error = math.sqrt(ASSUMED_DISAGREEMENT / number)
     return {
         "disagreeing": ASSUMED_DISAGREEMENT,
@@ -169,21 +169,24 @@ def _mean_scores(side: Sequence[StoredPredictions], drawn: np.ndarray) -> np.nda
 
 
 def _scores(stored: StoredPredictions, drawn: np.ndarray) -> np.ndarray:
-    """[2, SAMPLES]: accuracy and macro-F1 of samples, given as counts of proteins [SAMPLES, P]."""
+    """[2, SAMPLES]: accuracy and macro-F1 of samples, given as counts of proteins [SAMPLES, P].
+
+    A class of few groups is missing in some samples; there it has the F1 that it has on all proteins, for a
+    mean over other classes would be another score.
+    """
     labelled, size = stored.labels >= 0, len(stored.class_names)
     cell = stored.labels[labelled] * size + stored.predicted[labelled]
     one_hot = np.zeros((len(cell), size * size), np.float32)
     one_hot[np.arange(len(cell)), cell] = 1
     confusion = (drawn @ one_hot).reshape(-1, size, size)
-    correct, given = np.einsum("bcc->bc", confusion), confusion.sum(1) + confusion.sum(2)
-    macro = (2 * correct / np.maximum(given, 1)).sum(1) / (given > 0).sum(1)
-    return np.stack([correct.sum(1) / confusion.sum((1, 2)), macro])
+    whole = one_hot.sum(0).reshape(1, size, size)
+    f1 = np.where(confusion.sum(2) > 0, _f1(confusion), _f1(whole))
+    scored = whole[0].sum(0) + whole[0].sum(1) > 0
+    correct = np.einsum("bcc->b", confusion)
+    return np.stack([correct / confusion.sum((1, 2)), f1[:, scored].mean(1)])
 
 
-def disagreement(first: Sequence[StoredPredictions], second: Sequence[StoredPredictions]) -> float:
-    """Share of labelled proteins that one model gets right and the other does not, mean over paired seeds."""
-    shares = []
-    for a, b in zip(first, second, strict=True):
-        labelled = a.labels >= 0
-        shares.append(np.mean((a.predicted == a.labels)[labelled] != (b.predicted == b.labels)[labelled]))
-    return float(np.mean(shares))
+def _f1(confusion: np.ndarray) -> np.ndarray:
+    """[B, C] of confusions [B, C, C]: 2 · hits / (proteins of the class + proteins that were given it)."""
+    given = confusion.sum(1) + confusion.sum(2)
+    return 2 * np.einsum("bcc->bc", confusion) / np.maximum(given, 1)

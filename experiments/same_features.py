@@ -35,7 +35,6 @@ from experiments.learn import PRETRAINING, TASKS, job
 from experiments.paired import (
     as_json,
     difference,
-    disagreement,
     intervals,
     protein_errors,
     smallest_difference,
@@ -170,7 +169,6 @@ def _contrast(first: list[dict], second: list[dict], data: dict[str, Any]) -> di
     for score, error in zip(("accuracy", "macro_f1"), errors, strict=True):
         found[score] = as_json(difference([mine[seed][score] - theirs[seed][score] for seed in seeds], error))
     deviation = float(np.std(found["accuracy"]["per_seed"], ddof=1)) if len(seeds) > 1 else 0.0
-    found["disagreeing"] = disagreement(*sides)
     found["smallest_difference"] = smallest_difference(errors[0], len(seeds), deviation)
     return found
 

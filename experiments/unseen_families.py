@@ -1,11 +1,13 @@
-"""How good are the models on superfamilies of which they have seen no labelled chain?
+"""How good are the models where no chain of a protein's superfamily was in the training split of their task?
 
     python -m experiments.unseen_families --runs experiments/results/learn/runs \\
-        --data experiments/data/pdb_chains.npz --json experiments/results/learn/unseen_families.json
+        --baselines experiments/results/learn/baselines.json \\
+        --json experiments/results/learn/unseen_families.json
 
 The usual split keeps similar sequences apart, but not distant relatives. Here the test proteins of finished
 runs are counted apart: those whose CATH superfamily is in the training split of their task, those where it is
-not, and those of which it is not known. Only the random forest is trained (`pip install -e '.[baselines]'`).
+not, and those of which it is not known. Nothing is trained. Intervals draw groups as a whole that sequences
+and superfamilies connect (experiments/relatives.py).
 """
 
 import json
@@ -16,54 +18,67 @@ from typing import Any
 
 import numpy as np
 
-from experiments.baselines import SPLITS, TREES, Features, predictions
 from experiments.does_it_pay_report import signed
 from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn_summary import VARIANTS, first_finished
 from experiments.paired import as_json, difference, intervals, number_of_groups, protein_errors
-from experiments.relatives import groups
+from experiments.relatives import DATA, superfamilies
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError, load_splits
 from partoken_jax.tables import markdown_table
+from partoken_jax.training.metrics import classification
 from partoken_jax.training.predictions import StoredPredictions
 
 TASKS = ("cath-architecture", "ec-class")
 GROUPS = {"all": "all", "seen": "in training", "unseen": "not in training", "unknown": "not known"}
 """Of a test protein's superfamily → what a table calls it."""
-FOREST_SEEDS = 3
-PAIRS = (("partoken", "gvp"), ("partoken", "forest"), ("gvp", "forest"))
-NAMES = {"gvp": "GVP", "partoken": "ParToken", "forest": "forest"}
+CONSTANT = "constant"
+"""Answers the class that is most frequent in training, whatever the protein."""
+PAIRS = (("partoken", "gvp"), ("partoken", "forest"), ("gvp", "forest"), ("partoken", CONSTANT))
+NAMES = {"gvp": "GVP", "partoken": "ParToken", "forest": "forest", CONSTANT: "most frequent class"}
+SCHEME = "superfamily"
+
+Predicted = Mapping[str, Mapping[int, StoredPredictions]]
+"""Model → seed → what it says of the test split."""
 
 
-def where_seen(names: Sequence[str], training: Sequence[str], path: Path) -> np.ndarray:
+def where_seen(names: Sequence[str], training: Sequence[str], path: Path = DATA) -> np.ndarray:
     """str [P]: whether the superfamily of every protein in `names` is that of a chain in `training`."""
-    family, there = groups(names, "superfamily", path), groups(training, "superfamily", path)
+    family, there = superfamilies(names, path), superfamilies(training, path)
     return np.select([family < 0, np.isin(family, there)], ["unknown", "seen"], "unseen")
 
 
-def one_group(predicted: Mapping[str, Sequence[StoredPredictions]], chosen: np.ndarray) -> dict[str, Any]:
+def one_group(predicted: Predicted, chosen: np.ndarray) -> dict[str, Any]:
     """Scores of the `chosen` proteins, bool [P], by all seeds of every model, and the differences between
-    models; superfamilies are drawn as a whole."""
-    side = {model: [_only(stored, chosen) for stored in mine] for model, mine in predicted.items()}
-    right = {model: [float(np.mean(s.predicted == s.labels)) for s in mine] for model, mine in side.items()}
+    models over the seeds that both have."""
+    side = {
+        model: {seed: _only(stored, chosen) for seed, stored in mine.items()}
+        for model, mine in predicted.items()
+    }
+    scores = {model: {seed: _scores(stored) for seed, stored in mine.items()} for model, mine in side.items()}
     differences = {}
     for first, second in PAIRS:
-        if first in side and second in side:
-            seeds = min(len(side[first]), len(side[second]))
-            error, _ = protein_errors(side[first][:seeds], side[second][:seeds], "superfamily")
-            each = [a - b for a, b in zip(right[first], right[second], strict=False)]
-            differences[f"{first} - {second}"] = as_json(difference(each, error))
-    one = next(iter(side.values()))[0]
+        if first not in side or second not in side:
+            continue
+        seeds = sorted(side[first].keys() & side[second].keys())
+        mine, theirs = ([side[model][seed] for seed in seeds] for model in (first, second))
+        errors = protein_errors(mine, theirs, SCHEME)
+        differences[f"{first} - {second}"] = {
+            name: as_json(
+                difference([scores[first][seed][name] - scores[second][seed][name] for seed in seeds], error)
+            )
+            for name, error in zip(("accuracy", "macro_f1"), errors, strict=True)
+        }
+    one = next(iter(next(iter(side.values())).values()))
     return {
         "n": len(one.labels),
-        "superfamilies": number_of_groups(one, "superfamily"),
-        "most_frequent": float(np.bincount(one.labels).max() / len(one.labels)),
+        "groups": number_of_groups(one, SCHEME),
         "models": {
             model: {
-                "accuracy": float(np.mean(right[model])),
-                "accuracy_interval": intervals(mine, "superfamily")[0],
-                "per_seed": right[model],
+                "accuracy": float(np.mean([score["accuracy"] for score in scores[model].values()])),
+                "accuracy_interval": intervals(list(mine.values()), SCHEME)[0],
+                "per_seed": [score["accuracy"] for score in scores[model].values()],
             }
             for model, mine in side.items()
         },
@@ -72,13 +87,35 @@ def one_group(predicted: Mapping[str, Sequence[StoredPredictions]], chosen: np.n
 
 
 def _only(stored: StoredPredictions, chosen: np.ndarray) -> StoredPredictions:
-    return stored._replace(
-        names=stored.names[chosen], labels=stored.labels[chosen], predicted=stored.predicted[chosen]
-    )
+    names, labels, predicted = (array[chosen] for array in stored[:3])
+    return StoredPredictions(names, labels, predicted, np.zeros((0, 0), np.float32), stored.class_names)
 
 
-def measure(runs: Sequence[FinishedRun], path: Path) -> dict[str, Any]:
-    """Task → group → its numbers. Raises DataError for runs on other data."""
+def _scores(stored: StoredPredictions) -> Any:
+    return classification(stored.labels, stored.predicted, tuple(stored.class_names.tolist()))
+
+
+def forest(
+    rows: Sequence[dict[str, Any]], task: str, test: StoredPredictions
+) -> dict[int, StoredPredictions]:
+    """Seed → what the forest on the backbone alone says of the test split of a run. Raises DataError for a
+    forest on other proteins."""
+    of = (task, "identity", "backbone")
+    (row,) = (row for row in rows if (row["task"], row["split_scheme"], row["features"]) == of)
+    found = {}
+    for seed, mine in enumerate(row["per_seed"]):
+        predicted = np.array(mine["predicted"])
+        if len(predicted) != len(test.labels) or np.mean(predicted == test.labels) != mine["accuracy"]:
+            raise DataError(
+                f"the forest of {task} is of other proteins than the runs; make baselines.json again"
+            )
+        found[seed] = test._replace(predicted=predicted)
+    return found
+
+
+def measure(runs: Sequence[FinishedRun], rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Task → group → its numbers; `rows` are those of `experiments.baselines`. Raises DataError for runs on
+    other data than pdb_chains.npz."""
     tasks: dict[str, Any] = {}
     for task in TASKS:
         finished = {
@@ -86,22 +123,25 @@ def measure(runs: Sequence[FinishedRun], path: Path) -> dict[str, Any]:
         }
         if not finished:
             continue
-        datasets = load_splits(path, task=task, splits=SPLITS)
+        datasets = load_splits(DATA, task=task, splits=("train", "test"))
         names = list(datasets["test"].names)
         for run in (run for mine in finished.values() for run in mine):
             if run.predictions.names.tolist() != names:
                 raise DataError(
-                    f"{run.task}/{run.variant}/seed{run.seed}: its test proteins are not those of {path}; "
-                    "give the file with which it was trained"
+                    f"{run.task}/{run.variant}/seed{run.seed}: its test proteins are not those of "
+                    f"{DATA.name}; only runs on that file can be counted"
                 )
-        features = Features()
-        x = {split: features.of(datasets[split], with_composition=False) for split in SPLITS}
-        predicted = {model: [run.predictions for run in mine] for model, mine in finished.items()}
-        predicted["forest"] = [predictions(datasets, x, seed) for seed in range(FOREST_SEEDS)]
-        where = where_seen(names, datasets["train"].names, path)
+        predicted = {m: {run.seed: run.predictions for run in mine} for m, mine in finished.items()}
+        test = next(iter(finished.values()))[0].predictions
+        predicted["forest"] = forest(rows, task, test)
+        most = np.full_like(test.predicted, datasets["train"].class_counts().argmax())
+        predicted[CONSTANT] = dict.fromkeys(predicted["forest"], test._replace(predicted=most))
+        training = list(datasets["train"].names)
+        where = where_seen(names, training)
         tasks[task] = {
             "variants": {model: mine[0].variant for model, mine in finished.items()},
-            "seeds": {model: len(mine) for model, mine in predicted.items()},
+            "seeds": {model: len(mine) for model, mine in predicted.items() if model != CONSTANT},
+            "training": {"n": len(training), "known": int((superfamilies(training) >= 0).sum())},
             "groups": {
                 name: one_group(predicted, chosen)
                 for name in GROUPS
@@ -119,9 +159,8 @@ def table(tasks: Mapping[str, Any]) -> str:
             scores = [
                 "" if model not in group["models"] else _score(group["models"][model]) for model in NAMES
             ]
-            most = f"{group['most_frequent']:.3f}"
-            rows.append((task, GROUPS[name], group["n"], group["superfamilies"], most, *scores))
-    header = ("task", "superfamily", "n", "superfamilies", "most frequent class", *NAMES.values())
+            rows.append((task, GROUPS[name], group["n"], group["groups"], *scores))
+    header = ("task", "superfamily", "n", "groups", *NAMES.values())
     return markdown_table(header, rows)
 
 
@@ -135,12 +174,14 @@ def differences(tasks: Mapping[str, Any]) -> str:
     rows = []
     for task, found in tasks.items():
         for pair in found["groups"]["all"]["differences"]:
-            said = []
-            for name in ("all", "unseen"):
-                of = found["groups"][name]["differences"][pair]
-                said += [signed(of), "yes" if of["told"] else "no"]
+            whole, new = (found["groups"][name]["differences"][pair] for name in ("all", "unseen"))
+            said = (
+                f"{signed(of)}{', told' if of['told'] else ''}"
+                for of in (whole["accuracy"], whole["macro_f1"], new["accuracy"])
+            )
             rows.append((task, " − ".join(NAMES[model] for model in pair.split(" - ")), *said))
-    return markdown_table(("task", "difference", "all", "told", GROUPS["unseen"], "told"), rows)
+    header = ("task", "difference", "accuracy, all", "macro-F1, all", f"accuracy, {GROUPS['unseen']}")
+    return markdown_table(header, rows)
 
 
 def text(tasks: Mapping[str, Any]) -> str:
@@ -151,14 +192,13 @@ def text(tasks: Mapping[str, Any]) -> str:
 def main() -> None:
     flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--runs", type=Path, required=True, help="Folder of runs: TASK/VARIANT/seedN.")
-    flags.add_argument("--data", type=Path, required=True, help="The .npz file that they learned from.")
+    flags.add_argument("--baselines", type=Path, required=True, help="JSON of experiments.baselines.")
     flags.add_argument("--json", type=output, required=True, help="Where the results go.")
     args = flags.parse_args()
     runs, _ = read_runs(args.runs, TASKS)
+    tasks = measure(runs, json.loads(args.baselines.read_text())["rows"])
     command = " ".join(["python -m experiments.unseen_families", *sys.argv[1:]])
-    tasks = measure(runs, args.data)
-    results = {"command": command, "trees": TREES, "tasks": tasks}
-    args.json.write_text(json.dumps(results, indent=1) + "\n")
+    args.json.write_text(json.dumps({"command": command, "tasks": tasks}, indent=1) + "\n")
     say(text(tasks))
 
 

@@ -54,7 +54,10 @@ def read_predictions(run_dir: str | Path) -> StoredPredictions:
     """The predictions of a finished run. Raises DataError where there are none, or none that can be read."""
     path = Path(run_dir) / FILE
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file; give the directory of a run that is finished")
+        raise DataError(
+            f"{path}: there is no such file; give the directory of a finished run, or finish this one with "
+            "--resume"
+        )
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return StoredPredictions(**{name: arrays[name] for name in StoredPredictions._fields})

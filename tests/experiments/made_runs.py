@@ -12,6 +12,8 @@ from partoken_jax.training.metrics import classification
 from partoken_jax.training.predictions import write_predictions
 
 CLASSES = ("a", "b", "c")
+SUPERFAMILY = "-superfamily"
+"""Ends the name of a task whose split keeps superfamilies together."""
 
 
 def labels(count: int) -> np.ndarray:
@@ -29,6 +31,7 @@ def make_run(
     validation=(0.2, 0.5, 0.4), step_ms=100.0, parameters=1000, codes=None,
 ) -> Path:  # fmt: skip
     """A finished run of three epochs of 10 steps; `codes` are (used, perplexity) of a codebook of 20."""
+    scheme = "superfamily" if task.endswith(SUPERFAMILY) else "identity"
     path, count = root / task / variant / f"seed{seed}", len(predicted)
     path.mkdir(parents=True)
     clusters = None
@@ -57,7 +60,7 @@ def make_run(
         "config": {
             "seed": seed,
             "model": {"kind": variant.partition("-")[0], "codebook": {"size": 20}},
-            "data": {"task": task, "split_scheme": "identity"},
+            "data": {"task": task.removesuffix(SUPERFAMILY), "split_scheme": scheme},
         },
         "parameters": {"total": parameters},
         "best_epoch": 2,

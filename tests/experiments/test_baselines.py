@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import baselines
+from experiments import baselines, paired
 from experiments.backbone_features import (
     HELIX,
     STRAND,
@@ -95,7 +95,7 @@ def test_the_forest_learns_from_the_training_split(tmp_path, monkeypatch):
     assert f"{rows[0]['accuracy']:.3f}" in text and "## cath-class, identity, backbone, seed 0" in text
 
 
-def test_the_interval_of_a_mean_is_of_all_seeds():
+def test_the_interval_of_a_mean_is_of_all_seeds(monkeypatch):
     truth, names = np.arange(60) % 3, np.arange(60).astype(str)
     good, bad = (
         StoredPredictions(
@@ -107,7 +107,12 @@ def test_the_interval_of_a_mean_is_of_all_seeds():
         )
         for step in (10, 2)
     )
-    found = baselines.row("t", "identity", False, [good, bad])
+    schemes = []
+    monkeypatch.setattr(
+        paired, "groups", lambda names, scheme: schemes.append(scheme) or np.arange(len(names))
+    )
+    found = baselines.row("t", "superfamily", False, [good, bad])
+    assert set(schemes) == {"superfamily"}
     assert (found["accuracy"], found["n"], found["groups"]) == (pytest.approx(0.7), 60, 60)
     assert [seed["accuracy"] for seed in found["per_seed"]] == pytest.approx([0.9, 0.5])
     low, high = found["accuracy_interval"]

@@ -6,7 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import does_it_pay, learn_summary
+from experiments import does_it_pay, learn_summary, paired
+from experiments.contrast import contrast
 from experiments.does_it_pay import analyse
 from experiments.does_it_pay_report import (
     against_published,
@@ -19,7 +20,7 @@ from experiments.does_it_pay_report import (
 )
 from experiments.finished_runs import best_within, chosen_from, read_runs
 from partoken_jax.proteins import DataError
-from partoken_jax.training.predictions import StoredPredictions
+from partoken_jax.training.predictions import FILE, StoredPredictions
 from partoken_jax.training.records import read_records
 from tests.experiments.made_runs import answers, labels, make_run
 
@@ -54,7 +55,7 @@ def tasks(root):
 def test_differences_are_paired_over_seeds_and_proteins(tasks):
     (found,) = tasks["cath-class"]["contrasts"]
     assert found["seeds"] == [0, 1, 2] and found["accuracy"]["per_seed"] == pytest.approx([0.1] * 3)
-    assert found["disagreeing"] == pytest.approx(0.1) and found["accuracy"]["told"]
+    assert found["accuracy"]["told"]
     # Between that of seeds with other proteins each and of seeds with the same ones; unpaired it is 0.029.
     one = np.sqrt((0.1 - 0.01) / COUNT)
     assert 0.9 * one / 3**0.5 < found["accuracy"]["protein_error"] < 1.1 * one
@@ -225,6 +226,20 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
     assert tasks["ec-class"]["forest"]["accuracy"] == 0.45
 
 
+def test_relatives_are_those_that_the_split_of_the_runs_keeps_together(tmp_path, monkeypatch):
+    schemes = []
+    monkeypatch.setattr(
+        paired, "groups", lambda names, scheme: schemes.append(scheme) or np.arange(len(names))
+    )
+    for variant in ("gvp-recommended", "partoken-recommended"):
+        make_run(tmp_path, "cath-architecture-superfamily", variant, 0, answers(COUNT, 300))
+    runs = read_runs(tmp_path)[0]
+    for measure in (lambda: learn_summary.summary(runs, []), lambda: contrast(runs[:1], runs[1:])):
+        assert measure() and set(schemes) == {"superfamily"}
+        schemes.clear()
+    assert analyse(runs) and set(schemes) == {"superfamily"}
+
+
 def test_another_variant_stands_for_a_model_where_the_usual_one_has_not_finished(tmp_path):
     for task, variants in (
         ("ec-class", ["partoken-transferred"]),
@@ -271,6 +286,11 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(root, tmp_path):
     make_run(tmp_path / "b", "ec-class", "mine", 0, answers(COUNT, 300))
     with pytest.raises(DataError, match="unknown variants mine; known are gvp-published, "):
         analyse(read_runs(tmp_path / "b")[0])
+    (make_run(tmp_path / "d", "ec-class", "gvp-recommended", 0, answers(30, 15)) / FILE).unlink()
+    with pytest.raises(
+        DataError, match=r"gvp-recommended/seed0/predictions.npz: there is no such file; .* --resume"
+    ):
+        read_runs(tmp_path / "d")
     make_run(tmp_path / "c", "ec-class", "gvp-recommended", 0, answers(30, 15))
     make_run(tmp_path / "c", "ec-class", "gvp-recommended", 1, answers(60, 15))
     with pytest.raises(DataError, match="runs have 30 and 60 test proteins"):

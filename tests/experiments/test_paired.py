@@ -6,7 +6,6 @@ import pytest
 from experiments import paired
 from experiments.paired import (
     difference,
-    disagreement,
     intervals,
     number_of_groups,
     power_before,
@@ -46,8 +45,7 @@ def test_the_error_from_proteins_is_that_of_a_paired_share():
     count = 900
     first, second = answers(count, 600, 1), answers(count, 500, 2)
     a, b = stored(first), stored(second)
-    d, delta = disagreement([a], [b]), 100 / count
-    assert d == np.mean((first == labels(count)) != (second == labels(count)))
+    d, delta = np.mean((first == labels(count)) != (second == labels(count))), 100 / count
     accuracy, macro = protein_errors([a], [b])
     assert accuracy == pytest.approx(np.sqrt((d - delta**2) / count), rel=0.1)
     assert 0.5 * accuracy < macro < 2 * accuracy
@@ -99,6 +97,18 @@ def test_samples_are_scored_as_a_report_scores():
     accuracy, macro = _scores(stored(predicted), np.ones((1, 300), np.float32))
     expected = classification(labels(300), predicted, CLASSES)
     assert (accuracy[0], macro[0]) == pytest.approx((expected["accuracy"], expected["macro_f1"]), rel=1e-5)
+
+
+def test_a_class_that_a_sample_misses_keeps_its_score():
+    """A sample without the one protein of class c is no better for it: the mean is over the same classes."""
+    from experiments.paired import _scores
+
+    truth, said = np.array([0, 0, 1, 1, 2]), np.array([0, 0, 1, 1, 0])
+    side = StoredPredictions(np.array(list("pqrst")), truth, said, np.zeros((0, 0)), np.array(CLASSES))
+    drawn = np.array([[1, 1, 1, 1, 1], [2, 1, 1, 1, 0]], np.float32)
+    _, (whole, without) = _scores(side, drawn)
+    assert whole == pytest.approx((0.8 + 1 + 0) / 3)
+    assert without == pytest.approx((1 + 1 + 0) / 3)
 
 
 def test_the_smallest_difference_is_told_in_four_of_five_experiments():

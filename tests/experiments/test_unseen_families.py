@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import unseen_families
+from experiments import paired, unseen_families
+from experiments.relatives import DATA
 from partoken_jax.proteins import DataError, load_splits
 from partoken_jax.proteins.dataset import EMBEDDED
 from partoken_jax.proteins.npz import read_arrays
@@ -24,15 +25,15 @@ def test_proteins_are_apart_by_the_superfamilies_of_the_training_split():
     arrays = read_arrays(EMBEDDED, ("cath",))
     code = dict(zip(arrays["id"].tolist(), arrays["cath"].tolist(), strict=True))
     there = {code[name.encode()] for name in training}
-    found = unseen_families.where_seen(test, training, EMBEDDED).tolist()
+    found = unseen_families.where_seen(test, training).tolist()
     assert [w == "seen" for w in found] == [code[n.encode()] in there for n in test]
     assert {"seen", "unseen"} == set(found)
     # One whose superfamily nobody knows is no relative of others like it.
-    strangers = unseen_families.where_seen(["mine", test[0]], ["yours", test[0]], EMBEDDED)
+    strangers = unseen_families.where_seen(["mine", test[0]], ["yours", test[0]])
     assert strangers.tolist() == ["unknown", "seen"]
 
 
-def test_groups_have_scores_and_differences_over_the_same_proteins():
+def test_groups_have_scores_and_differences_over_the_same_proteins_and_seeds(monkeypatch):
     names, classes = np.array(["p", "q", "r", "s", "t"]), np.array(["a", "b"])
     truth = np.array([0, 1, 1, 1, 0])
 
@@ -41,32 +42,40 @@ def test_groups_have_scores_and_differences_over_the_same_proteins():
         return StoredPredictions(names, truth, predicted, np.zeros((0, 0)), classes)
 
     predicted = {
-        "partoken": [said(1, 1, 1, 0, 0), said(1, 1, 0, 0, 0)],
-        "forest": [said(0, 0, 0, 1, 1), said(0, 0, 1, 1, 1)],
+        "partoken": {0: said(1, 1, 1, 0, 0), 2: said(1, 1, 0, 0, 0)},
+        "forest": {1: said(1, 1, 1, 1, 1), 0: said(0, 0, 0, 1, 1), 2: said(0, 0, 1, 1, 1)},
     }
+    schemes = []
+    monkeypatch.setattr(
+        paired, "groups", lambda names, scheme: schemes.append(scheme) or np.arange(len(names))
+    )
     found = unseen_families.one_group(predicted, np.array([1, 1, 1, 1, 0], bool))
-    assert (found["n"], found["superfamilies"], found["most_frequent"]) == (4, 4, 0.75)
+    assert set(schemes) == {"superfamily"}
+    assert (found["n"], found["groups"]) == (4, 4)
     assert found["models"]["partoken"]["accuracy"] == pytest.approx(5 / 8)
-    assert found["models"]["forest"]["per_seed"] == [0.25, 0.5]
+    assert found["models"]["forest"]["per_seed"] == [1, 0.25, 0.5]
     (pair,) = found["differences"]  # GVP has no run
     assert pair == "partoken - forest"
-    assert found["differences"][pair]["per_seed"] == [0.5, 0.0]
+    assert found["differences"][pair]["accuracy"]["per_seed"] == [0.5, 0.0]  # of seeds 0 and 2
 
 
-def test_the_command_counts_what_runs_said_of_the_test_split(tmp_path, monkeypatch, capsys):
-    """On a few chains of the package, all of which the run gets right; one on other proteins is refused."""
-    pytest.importorskip("sklearn", reason="the extra `baselines` is not installed")
+def test_the_command_counts_what_runs_and_the_forest_said_of_the_test_split(tmp_path, monkeypatch, capsys):
+    """On 60 chains, all of which the run gets right; runs and forests on other proteins are refused."""
 
     def few(*args, **options):
-        found = load_splits(*args, **options)
-        return {split: d.take(np.arange(160 if split == "train" else 60)) for split, d in found.items()}
+        return {split: d.take(np.arange(60)) for split, d in load_splits(*args, **options).items()}
 
     monkeypatch.setattr(unseen_families, "load_splits", few)
     monkeypatch.setattr(unseen_families, "TASKS", ("cath-class",))
-    test = few(EMBEDDED, task="cath-class", splits=("test",))["test"]
+    test = few(DATA, task="cath-class", splits=("test",))["test"]
     run = make_run(tmp_path / "runs", "cath-class", "gvp-recommended", 0, answers(60, 60))
-    out = tmp_path / "unseen.json"
-    arguments = ["--runs", str(tmp_path / "runs"), "--data", str(EMBEDDED), "--json", str(out)]
+    row = {"task": "cath-class", "split_scheme": "identity", "features": "backbone"}
+    most = np.full(60, np.bincount(test.labels).argmax())
+    accuracy = float(np.mean(most == test.labels))
+    forest = {"accuracy": accuracy, "predicted": most.tolist()}
+    baselines, out = tmp_path / "baselines.json", tmp_path / "unseen.json"
+    baselines.write_text(json.dumps({"rows": [{**row, "per_seed": [forest, forest]}]}))
+    arguments = ["--runs", str(tmp_path / "runs"), "--baselines", str(baselines), "--json", str(out)]
     monkeypatch.setattr(sys, "argv", ["unseen_families", *arguments])
     with pytest.raises(DataError, match="gvp-recommended/seed0: its test proteins are not those of"):
         unseen_families.main()
@@ -79,10 +88,14 @@ def test_the_command_counts_what_runs_said_of_the_test_split(tmp_path, monkeypat
     of_all, *groups = found["groups"].values()
     assert sum(group["n"] for group in groups) == of_all["n"] == 60 and len(groups) > 1
     assert all(group["models"]["gvp"]["accuracy"] == 1 for group in groups)
-    assert {name: len(group["models"]["forest"]["per_seed"]) for name, group in found["groups"].items()} == (
-        dict.fromkeys(found["groups"], unseen_families.FOREST_SEEDS)
-    )
+    assert of_all["models"]["forest"]["per_seed"] == [accuracy, accuracy]
+    always = few(DATA, task="cath-class", splits=("train",))["train"].class_counts().argmax()
+    assert of_all["models"]["constant"]["accuracy"] == np.mean(test.labels == always)
     assert "| cath-class | GVP − forest |" in capsys.readouterr().out
+
+    baselines.write_text(json.dumps({"rows": [{**row, "per_seed": [{**forest, "predicted": [0] * 59}]}]}))
+    with pytest.raises(DataError, match="the forest of cath-class is of other proteins than the runs"):
+        unseen_families.main()
 
 
 def test_the_committed_groups_are_of_the_quoted_runs():
@@ -97,7 +110,4 @@ def test_the_committed_groups_are_of_the_quoted_runs():
             assert (of_all["n"], seeds) == (quoted["n"], quoted["seeds"])
             right = sum(group["n"] * group["models"][model]["accuracy"] for group in groups)
             assert right / of_all["n"] == pytest.approx(mine["accuracy"])
-            # The forest was trained again, by a scikit-learn that may be another.
-            assert mine["accuracy"] == pytest.approx(
-                quoted["accuracy"], abs=0.01 if model == "forest" else 1e-9
-            )
+            assert mine["accuracy"] == pytest.approx(quoted["accuracy"])
