@@ -216,6 +216,10 @@ def _add(more: _More, model: "TrainedModel", report: "EvaluationReport", split: 
 
         found = evaluated_sites(model, dataset)
         save_json(more.folder / f"sites_{split}.json", found)
+        print(
+            f"{found['matched']} of the {found['asked']} catalytic residues that M-CSA lists are found, by "
+            f"{found['numbering']} number and type; sites_{split}.json lists the others"
+        )
         print(verdict(found), sites_table(found), sep="\n")
     sys.stdout.flush()
 

@@ -49,6 +49,9 @@ def test_details_and_sites_of_a_run(run_dir, listed, capsys):
     assert main(["evaluate", str(run_dir), "--split", "val", "--details", "--sites"]) == 0
     said = capsys.readouterr().out
     assert "details_val: details.md" in said and "Catalytic residues are" in said
+    sites = json.loads((run_dir / "sites_val.json").read_text())
+    found = f"{sites['matched']} of the {sites['asked']} catalytic residues"
+    assert found in said and f"by {sites['numbering']} number and type" in said
     rows = list(csv.reader((run_dir / "details_val" / "confusion.csv").open()))[1:]
     report = json.loads((run_dir / "evaluation_val.json").read_text())
     assert [list(map(int, row[1:])) for row in rows] == report["scores"]["classification"]["confusion"]
