@@ -144,9 +144,10 @@ def padding() -> str:
 
 
 def learned(*tasks: str) -> str:
-    """The scores of the long runs, and of the forest, on some tasks or on all."""
+    """The scores of the long runs and the forest: of some tasks what was trained on them, or all there is."""
     found = read("learn", "summary.json")["tasks"]
-    return learn_summary.table({task: found[task] for task in tasks or found})
+    own = {t: {model: of for model, of in found[t].items() if model in learn_summary.MODELS} for t in tasks}
+    return learn_summary.table(own or found)
 
 
 Blocks = Mapping[str, Callable[[], str]]

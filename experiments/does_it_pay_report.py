@@ -229,7 +229,12 @@ def answers(tasks: dict[str, Any]) -> str:
             "There are no runs yet of both GVP and ParToken with the recommended recipe and the same seed, "
             "so nothing is decided."
         )
-    return " ".join(f"On {' and '.join(places)} {words}." for words, places in found.items())
+    return " ".join(f"On {listed(places)} {words}." for words, places in found.items())
+
+
+def listed(names: list[str]) -> str:
+    """Names as in "a, b and c"."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def pretraining(task: str, found: dict[str, Any]) -> str:

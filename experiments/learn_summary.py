@@ -6,8 +6,8 @@
 `tasks`: task → model ("gvp", "partoken", "forest") → means over seeds of the best checkpoint by validation,
 with every seed's numbers. Accuracy and macro-F1 are of the `n` test proteins, with 95% intervals over their
 `groups` of relatives. How clusters and codes are used is measured
-on validation (`*_share`, `coverage`). Where no run of a model was trained on CATH class, its classes are
-read off its runs on CATH architectures, whose test proteins are those of the frequent architectures.
+on validation (`*_share`, `coverage`). CATH classes are also read off runs on CATH architectures
+("gvp-architectures", "partoken-architectures"), whose test proteins are those of the frequent architectures.
 """
 
 import json
@@ -27,16 +27,14 @@ from partoken_jax.tables import markdown_table
 from partoken_jax.training.metrics import classification
 from partoken_jax.training.predictions import StoredPredictions
 
-VARIANTS = {
-    "gvp": ("gvp-recommended", "gvp-architectures"),
-    "partoken": ("partoken-recommended", "partoken-transferred", "partoken-architectures"),
-}
+MODELS = ("gvp", "partoken", "forest")
+VARIANTS = {"gvp": ("gvp-recommended",), "partoken": ("partoken-recommended", "partoken-transferred")}
 """Which variant stands for a model on a task: the first of these that has finished."""
 READ_OFF = {
     "gvp-recommended": ("gvp-architectures", "gvp, read off its architectures"),
     "partoken-recommended": ("partoken-architectures", "partoken, read off its architectures"),
 }
-"""Variant on CATH architectures → the one on CATH class that is read off it, and what a table calls it."""
+"""Variant on CATH architectures → the model on CATH class that is read off it, and what a table calls it."""
 NAMES = {**COMPARED, **dict(READ_OFF.values())}
 
 
@@ -109,11 +107,12 @@ def summary(runs: list[FinishedRun], baselines: list[dict[str, Any]]) -> dict[st
     """Task → model → its numbers; what was not run is not there. The forest sees the backbone alone."""
     on_architectures = [run for run in runs if run.task == "cath-architecture" and run.variant in READ_OFF]
     runs = runs + [read_off(run) for run in on_architectures]
+    variants = {**VARIANTS, **{name: (name,) for name, _ in READ_OFF.values()}}
     tasks: dict[str, Any] = {}
     for task in TASKS:
         models = {}
-        for model, variants in VARIANTS.items():
-            if finished := first_finished(runs, task, variants):
+        for model, names in variants.items():
+            if finished := first_finished(runs, task, names):
                 models[model] = of_runs(finished)
         for row in baselines:
             split = "" if row["split_scheme"] == "identity" else f"-{row['split_scheme']}"
@@ -134,7 +133,7 @@ def table(tasks: dict[str, Any]) -> str:
                 f"{mine[name]:.3f} ({mine[f'{name}_interval'][0]:.3f} to {mine[f'{name}_interval'][1]:.3f})"
                 for name in ("accuracy", "macro_f1")
             ]
-            usual = model == "forest" or mine["variant"] == VARIANTS[model][0]
+            usual = model == "forest" or mine["variant"] == VARIANTS.get(model, "?")[0]
             name = model if usual else NAMES[mine["variant"]]
             rows.append((task, name, mine["n"], mine["seeds"], *scores, *shares))
     header = ("task", "model", "n", "seeds", "accuracy", "macro-F1", "codes used", "perplexity", "coverage")

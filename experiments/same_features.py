@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.does_it_pay_report import in_words, signed
+from experiments.does_it_pay_report import in_words, listed, signed
 from experiments.finished_runs import mean_or_none
 from experiments.flags import Flags, count, output, run_script
 from experiments.frozen_encoder import encoded, headed, train_on_features
@@ -235,26 +235,21 @@ def answer(results: dict[str, Any]) -> str:
             pays.append(group[-1])
     said = []
     if gains:
-        said.append(f"is more accurate than GVP's on {_listed(gains)}")
+        said.append(f"is more accurate than GVP's on {listed(gains)}")
     if losses:
-        said.append(f"is less accurate than GVP's on {_listed(losses)}")
+        said.append(f"is less accurate than GVP's on {listed(losses)}")
     if untold:
-        said.append(f"cannot be told from GVP's on {_listed(untold)}")
+        said.append(f"cannot be told from GVP's on {listed(untold)}")
     if not said:
         return "No head is compared yet."
     sentence = f"ParToken's head {', and '.join(said)}."
     if pays:
-        return f"{sentence} Clusters pay on {_listed(pays)}: it is more accurate with them than without them."
+        return f"{sentence} Clusters pay on {listed(pays)}: it is more accurate with them than without them."
     if gains:
         sentence += (
             " Its clusters are not shown to be the reason: random ones, or none, are not measurably worse."
         )
     return sentence
-
-
-def _listed(names: list[str]) -> str:
-    """Names as in "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _complete(results: dict[str, Any]) -> dict[str, Any]:

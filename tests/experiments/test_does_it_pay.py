@@ -253,7 +253,7 @@ def test_another_variant_stands_for_a_model_where_the_usual_one_has_not_finished
     assert "ParToken, encoder kept from CATH architectures" in learn_summary.table(tasks).splitlines()[2]
 
 
-def test_classes_are_read_off_runs_on_architectures_unless_one_was_trained_on_classes(tmp_path):
+def test_classes_are_also_read_off_runs_on_architectures(tmp_path):
     make_run(tmp_path, "cath-architecture", "gvp-recommended", 0, answers(3, 3))
     (run,), _ = read_runs(tmp_path)
     # Class 1 is more probable than 2 although no architecture is as probable as 2.10.
@@ -269,11 +269,12 @@ def test_classes_are_read_off_runs_on_architectures_unless_one_was_trained_on_cl
     assert found["confusion"] == [[1, 0], [0, 1]] and found["unlabelled"] == 1
 
     tasks = learn_summary.summary([run], [])
-    assert tasks["cath-class"]["gvp"]["variant"] == "gvp-architectures"
+    assert tasks["cath-class"].keys() == {"gvp-architectures"}
     assert "| cath-class        | gvp, read off its architectures |" in learn_summary.table(tasks)
     make_run(tmp_path, "cath-class", "gvp-recommended", 0, answers(3, 2))
     trained = learn_summary.summary(read_runs(tmp_path)[0], [])
     assert trained["cath-class"]["gvp"]["variant"] == "gvp-recommended"
+    assert trained["cath-class"]["gvp-architectures"] == tasks["cath-class"]["gvp-architectures"]
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(root, tmp_path):
