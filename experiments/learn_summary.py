@@ -35,7 +35,11 @@ READ_OFF = {
     "partoken-recommended": ("partoken-architectures", "partoken, read off its architectures"),
 }
 """Variant on CATH architectures → the model on CATH class that is read off it, and what a table calls it."""
-NAMES = {**COMPARED, **dict(READ_OFF.values())}
+NAMES = {
+    **{name: COMPARED[name] for _, *others in VARIANTS.values() for name in others},
+    **dict(READ_OFF.values()),
+}
+"""What a table calls variants that are not the usual ones."""
 
 
 def read_off(run: FinishedRun) -> FinishedRun:
@@ -133,8 +137,7 @@ def table(tasks: dict[str, Any]) -> str:
                 f"{mine[name]:.3f} ({mine[f'{name}_interval'][0]:.3f} to {mine[f'{name}_interval'][1]:.3f})"
                 for name in ("accuracy", "macro_f1")
             ]
-            usual = model == "forest" or mine["variant"] == VARIANTS.get(model, "?")[0]
-            name = model if usual else NAMES[mine["variant"]]
+            name = NAMES.get(mine["variant"], model)
             rows.append((task, name, mine["n"], mine["seeds"], *scores, *shares))
     header = ("task", "model", "n", "seeds", "accuracy", "macro-F1", "codes used", "perplexity", "coverage")
     return markdown_table(header, rows)
