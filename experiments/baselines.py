@@ -73,7 +73,7 @@ def forest(seed: int, trees: int = TREES) -> Any:
 
 
 def predictions(
-    datasets: dict[str, ProteinDataset], x: dict[str, np.ndarray], seed: int, trees: int = TREES
+    datasets: dict[str, ProteinDataset], x: dict[str, np.ndarray], seed: int, trees: int
 ) -> StoredPredictions:
     """What a forest that learnt the training split says of the test split. `x`: features [P, F] of both."""
     model, test = forest(seed, trees).fit(x["train"], datasets["train"].labels), datasets["test"]

@@ -98,13 +98,15 @@ def _scores(stored: StoredPredictions) -> Any:
 def forest(
     rows: Sequence[dict[str, Any]], task: str, test: StoredPredictions
 ) -> dict[int, StoredPredictions]:
-    """Seed → what the forest on the backbone alone says of the test split of a run. Raises DataError for a
-    forest on other proteins."""
+    """Seed → what the forest on the backbone alone says of the test split of a run. Raises DataError without
+    a forest, or for one on other proteins."""
     of = (task, "identity", "backbone")
-    (row,) = (row for row in rows if (row["task"], row["split_scheme"], row["features"]) == of)
+    row = next((row for row in rows if (row["task"], row["split_scheme"], row["features"]) == of), None)
+    if row is None:
+        raise DataError(f"there is no forest of {task} on the backbone; make baselines.json again")
     found = {}
     for seed, mine in enumerate(row["per_seed"]):
-        predicted = np.array(mine["predicted"])
+        predicted = np.array(mine.get("predicted", ()))
         if len(predicted) != len(test.labels) or np.mean(predicted == test.labels) != mine["accuracy"]:
             raise DataError(
                 f"the forest of {task} is of other proteins than the runs; make baselines.json again"

@@ -96,6 +96,9 @@ def test_the_command_counts_what_runs_and_the_forest_said_of_the_test_split(tmp_
     baselines.write_text(json.dumps({"rows": [{**row, "per_seed": [{**forest, "predicted": [0] * 59}]}]}))
     with pytest.raises(DataError, match="the forest of cath-class is of other proteins than the runs"):
         unseen_families.main()
+    baselines.write_text(json.dumps({"rows": []}))
+    with pytest.raises(DataError, match="there is no forest of cath-class on the backbone; make"):
+        unseen_families.main()
 
 
 def test_the_committed_groups_are_of_the_quoted_runs():
