@@ -7,7 +7,9 @@
 The usual split keeps similar sequences apart, but not distant relatives. Here the test proteins of finished
 runs are counted apart: those whose CATH superfamily is in the training split of their task, those where it is
 not, and those of which it is not known. Nothing is trained. Intervals draw groups as a whole that sequences
-and superfamilies connect (experiments/relatives.py).
+and superfamilies connect (experiments/relatives.py). Two limits are counted, too: superfamilies that the
+encoder of a run had met before, with another task, and test chains of the split by superfamily that sequences
+connect with training.
 """
 
 import json
@@ -18,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.does_it_pay_report import signed
+from experiments.does_it_pay_report import listed, signed
 from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn_summary import VARIANTS, first_finished
 from experiments.paired import as_json, difference, intervals, number_of_groups, protein_errors
-from experiments.relatives import DATA, superfamilies
+from experiments.relatives import DATA, groups, superfamilies
+from experiments.timing_tables import wrapped
 from partoken_jax.progress import say
 from partoken_jax.proteins import DataError, load_splits
 from partoken_jax.tables import markdown_table
@@ -47,6 +50,25 @@ def where_seen(names: Sequence[str], training: Sequence[str], path: Path = DATA)
     """str [P]: whether the superfamily of every protein in `names` is that of a chain in `training`."""
     family, there = superfamilies(names, path), superfamilies(training, path)
     return np.select([family < 0, np.isin(family, there)], ["unknown", "seen"], "unseen")
+
+
+def met_before(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, Any] | None:
+    """The task that the encoder of the runs had learned before, and how many of the proteins in `names` have
+    a superfamily of its training split; None where it had learned none."""
+    start = Path(runs[0].report["config"]["init_from"] or "").parts
+    task = next((part for part in start if part in TASKS and part != runs[0].task), None)
+    if task is None:
+        return None
+    training = load_splits(DATA, task=task, splits=("train",))["train"]
+    return {"task": task, "met": int((where_seen(names, training.names) == "seen").sum())}
+
+
+def connected(task: str) -> dict[str, int]:
+    """How many test chains of the split by superfamily are in one group by sequence with one for training."""
+    splits = load_splits(DATA, task=task, splits=("train", "test"), split_scheme="superfamily")
+    size = len(splits["test"])
+    group = groups([*splits["test"].names, *splits["train"].names])
+    return {"n": size, "connected": int(np.isin(group[:size], group[size:]).sum())}
 
 
 def one_group(predicted: Predicted, chosen: np.ndarray) -> dict[str, Any]:
@@ -140,10 +162,13 @@ def measure(runs: Sequence[FinishedRun], rows: Sequence[dict[str, Any]]) -> dict
         predicted[CONSTANT] = dict.fromkeys(predicted["forest"], test._replace(predicted=most))
         training = list(datasets["train"].names)
         where = where_seen(names, training)
+        unseen = [name for name, of in zip(names, where, strict=True) if of == "unseen"]
         tasks[task] = {
             "variants": {model: mine[0].variant for model, mine in finished.items()},
             "seeds": {model: len(mine) for model, mine in predicted.items() if model != CONSTANT},
             "training": {"n": len(training), "known": int((superfamilies(training) >= 0).sum())},
+            "met_before": {model: met_before(mine, unseen) for model, mine in finished.items()},
+            "superfamily_split": connected(task),
             "groups": {
                 name: one_group(predicted, chosen)
                 for name in GROUPS
@@ -187,8 +212,29 @@ def differences(tasks: Mapping[str, Any]) -> str:
 
 
 def text(tasks: Mapping[str, Any]) -> str:
-    """Both tables, for a document."""
-    return f"{table(tasks)}\n\n{differences(tasks)}"
+    """Both tables and the limits, for a document."""
+    return "\n\n".join([table(tasks), differences(tasks), limits(tasks)])
+
+
+def limits(tasks: Mapping[str, Any]) -> str:
+    """What the encoders had met before, and what sequences connect in the split by superfamily."""
+    said = [
+        f"The encoder of {NAMES[model]} on {task} had learned {before['task']} before, where it met the "
+        f"superfamily of {before['met']:,} of the {found['groups']['unseen']['n']:,} proteins."
+        for task, found in tasks.items()
+        for model, before in found["met_before"].items()
+        if before is not None
+    ]
+    split = [
+        f"{of['connected']:,} of {of['n']:,} on {task}"
+        for task, found in tasks.items()
+        for of in [found["superfamily_split"]]
+    ]
+    said.append(
+        "In the split by superfamily, sequences of more than 30% identity connect test proteins with "
+        f"training, too, through others at times: {listed(split)}."
+    )
+    return wrapped(" ".join(said))
 
 
 def main() -> None:

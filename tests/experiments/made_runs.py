@@ -59,6 +59,7 @@ def make_run(
     report = {
         "config": {
             "seed": seed,
+            "init_from": None,
             "model": {"kind": variant.partition("-")[0], "codebook": {"size": 20}},
             "data": {"task": task.removesuffix(SUPERFAMILY), "split_scheme": scheme},
         },

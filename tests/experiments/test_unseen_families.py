@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,6 +32,36 @@ def test_proteins_are_apart_by_the_superfamilies_of_the_training_split():
     # One whose superfamily nobody knows is no relative of others like it.
     strangers = unseen_families.where_seen(["mine", test[0]], ["yours", test[0]])
     assert strangers.tolist() == ["unknown", "seen"]
+
+
+def test_what_the_encoder_met_is_of_the_task_it_learned_before(monkeypatch):
+    """Those count that share a superfamily with a chain for training of the task in the encoder's name;
+    structure alone, and the run's own task, are no task before."""
+    splits = load_splits(EMBEDDED, task="cath-class", splits=("train", "test"))
+    monkeypatch.setattr(unseen_families, "load_splits", lambda path, **of: load_splits(EMBEDDED, **of))
+    monkeypatch.setattr(unseen_families, "TASKS", ("cath-class", "ec-class"))
+    names = list(splits["test"].names)
+
+    def met(start):
+        run = SimpleNamespace(task="ec-class", report={"config": {"init_from": start}})
+        return unseen_families.met_before([run], names)
+
+    shared = unseen_families.where_seen(names, splits["train"].names) == "seen"
+    assert 0 < shared.sum() < len(names)
+    expected = {"task": "cath-class", "met": int(shared.sum())}
+    assert met("runs/learn/cath-class/partoken-recommended/seed0") == expected
+    assert met("runs/learn/pretraining/backbone") is met(None) is met("ec-class") is None
+
+
+def test_sequences_connect_test_chains_of_the_split_by_superfamily_with_training():
+    """As many as the file itself says; chains whose group is not known are connected with none."""
+    splits = load_splits(DATA, task="ec-class", splits=("train", "test"), split_scheme="superfamily")
+    with np.load(DATA) as arrays:
+        names, number = np.char.decode(arrays["id"], "utf-8").tolist(), arrays["cluster30"].tolist()
+    cluster = dict(zip(names, number, strict=True))
+    training = {cluster[name] for name in splits["train"].names} - {-1}
+    there = sum(cluster[name] in training for name in splits["test"].names)
+    assert unseen_families.connected("ec-class") == {"n": len(splits["test"]), "connected": there}
 
 
 def test_groups_have_scores_and_differences_over_the_same_proteins_and_seeds(monkeypatch):
