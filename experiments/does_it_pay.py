@@ -24,6 +24,7 @@ from experiments.finished_runs import (
     mean_or_none,
     read_runs,
     step_times,
+    task_of_forest,
     use_of_clusters,
 )
 from experiments.flags import Flags, output, run_script
@@ -131,8 +132,10 @@ def forest_rows(path: Path | None) -> dict[str, dict[str, Any]]:
     if path is None:
         return {}
     rows = json.loads(path.read_text())["rows"]
-    chosen = [r for r in rows if r["split_scheme"] == "identity" and r["features"] == "backbone"]
-    return {row["task"]: {name: row[name] for name in ("n", "accuracy", "macro_f1")} for row in chosen}
+    chosen = [row for row in rows if row["features"] == "backbone"]
+    return {
+        task_of_forest(row): {name: row[name] for name in ("n", "accuracy", "macro_f1")} for row in chosen
+    }
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ there, because runs on a busy machine say little of what they cost.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,6 +59,11 @@ class FinishedRun(NamedTuple):
     def seconds(self) -> float:
         """Training, without compilation and validation."""
         return sum(map(training_seconds, self.records))
+
+
+def task_of_forest(row: Mapping[str, Any]) -> str:
+    """The task of a row of `experiments.baselines`, as runs name it."""
+    return row["task"] + ("" if row["split_scheme"] == "identity" else f"-{row['split_scheme']}")
 
 
 def use_of_clusters(run: FinishedRun) -> dict[str, float | None]:

@@ -18,7 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from experiments.finished_runs import TASKS, USE, FinishedRun, mean_or_none, read_runs, use_of_clusters
+from experiments.finished_runs import (
+    TASKS,
+    USE,
+    FinishedRun,
+    mean_or_none,
+    read_runs,
+    task_of_forest,
+    use_of_clusters,
+)
 from experiments.flags import Flags, output, run_script
 from experiments.learn import COMPARED
 from experiments.paired import intervals, number_of_groups
@@ -119,8 +127,7 @@ def summary(runs: list[FinishedRun], baselines: list[dict[str, Any]]) -> dict[st
             if finished := first_finished(runs, task, names):
                 models[model] = of_runs(finished)
         for row in baselines:
-            split = "" if row["split_scheme"] == "identity" else f"-{row['split_scheme']}"
-            if (row["task"] + split, row["features"]) == (task, "backbone"):
+            if (task_of_forest(row), row["features"]) == (task, "backbone"):
                 models["forest"] = of_forest(row)
         if models:
             tasks[task] = models

@@ -196,7 +196,10 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
         "accuracy_interval": [0.4, 0.5], "macro_f1": 0.27, "macro_f1_interval": [0.2, 0.3], "seeds": 1,
         "groups": COUNT, "per_seed": [{"accuracy": 0.45, "macro_f1": 0.27}],
     }  # fmt: skip
-    others = ({**row, "split_scheme": "superfamily"}, {**row, "features": "backbone and composition"})
+    others = (
+        {**row, "split_scheme": "superfamily", "accuracy": 0.3},
+        {**row, "features": "backbone and composition"},
+    )
     baselines.write_text(json.dumps({"rows": [*others, row]}))
     given = ["--runs", str(root), "--baselines", str(baselines)]
     monkeypatch.setattr(sys, "argv", ["does_it_pay", *given, "--json", str(out)])
@@ -205,6 +208,8 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
     assert "seed7: not finished, left out" in said
     results, text = json.loads(out.read_text()), out.with_suffix(".md").read_text()
     assert results["verdict"] in text and results["verdict"] in said and "random forest" in text
+    forests = {task: forest["accuracy"] for task, forest in results["forest"].items()}
+    assert forests == {"ec-class": 0.45, "ec-class-superfamily": 0.3}  # each beside the runs on its split
     assert text.index("is told in 4 of 5 such experiments") < text.index("| ")  # the power before the numbers
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
 
