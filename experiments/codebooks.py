@@ -29,6 +29,7 @@ from flax import nnx
 
 from experiments.flags import Flags, count, output, run_script
 from experiments.moving_clusters import train_moving
+from experiments.timing_tables import wrapped
 from partoken_jax.config import CodebookConfig, ConfigError, to_dict
 from partoken_jax.nn.codebook import VQCodebook
 from partoken_jax.nn.residual_codebook import ResidualCodebook, build_codebook
@@ -263,7 +264,7 @@ def _mean(rows: list[dict[str, float]], name: str, form: str) -> str:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The comparison as a Markdown table under two sentences."""
+    """The comparison as a Markdown table under its sentences."""
     n, dimension = result["proteins"]["val"], result["effective_dimension"]["val"]
     raw = result["accuracy_of_clusters"]
     low, high = wilson(round(raw * n), n)
@@ -272,8 +273,8 @@ def table(result: dict[str, Any]) -> str:
         "perplexity": ("perplexity_share", ".0%"),
         "variance lost": ("quantisation_error", ".0%"),
         "accuracy": ("accuracy", ".3f"),
-        "of tokens alone": ("accuracy_tokens", ".3f"),
-        "moving: codes used": ("moving_codes_used_share", ".0%"),
+        "accuracy, tokens alone": ("accuracy_tokens", ".3f"),
+        "codes used, moving": ("moving_codes_used_share", ".0%"),
         "perplexity, moving": ("moving_perplexity_share", ".0%"),
         "accuracy, moving": ("moving_accuracy", ".3f"),
     }
@@ -283,13 +284,15 @@ def table(result: dict[str, Any]) -> str:
     ]
     return "\n".join(
         [
-            f"`{result['command']}`: {result['model']['task']}, validation of {n} proteins with "
-            f"{result['clusters']['val']:,} clusters, whose features have an effective dimension of "
-            f"{dimension:.1f}; mean ± standard deviation over {result['seeds']} seeds. Codes used and "
-            "perplexity are shares of the codebook's size. A linear classifier reads the mean code of a "
-            "protein, or how often it has each token; of the clusters as they are its accuracy is "
-            f"{raw:.3f} ({low:.3f} to {high:.3f}), and always the most frequent class has "
-            f"{result['majority_share']:.3f}. In the last three columns clusters moved.",
+            wrapped(
+                f"`{result['command']}`: {result['model']['task']}, validation of {n} proteins with "
+                f"{result['clusters']['val']:,} clusters, whose features have an effective dimension of "
+                f"{dimension:.1f}; mean ± standard deviation over {result['seeds']} seeds. Codes used and "
+                "perplexity are shares of the codebook's size. A linear classifier reads the mean code of a "
+                "protein, or how often it has each token; of the clusters as they are its accuracy is "
+                f"{raw:.3f} ({low:.3f} to {high:.3f}), and always the most frequent class has "
+                f"{result['majority_share']:.3f}. In the last three columns clusters moved."
+            ),
             "",
             markdown_table(("codebook", *columns), rows),
         ]

@@ -121,7 +121,7 @@ def verdict(reports: dict[str, RunReport]) -> str:
     if max(low for low, _ in intervals) > min(high for _, high in intervals):
         return "The intervals of the two accuracies do not overlap."
     counts = " against ".join(f"{hits(s)} of {s['proteins']}" for s in scores)
-    return f"The intervals overlap: {counts} proteins, one seed each, tells no difference between them."
+    return f"With one seed each, {counts} proteins is too little to tell them apart."
 
 
 def epochs(results: dict[str, Any]) -> int:

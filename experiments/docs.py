@@ -201,9 +201,17 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "pretrained": lambda: learn_tables.pretrained(
             {name: read("learn", "runs", "pretraining", name, "report.json") for name in learn_tables.FORMS}
         ),
+        "in_short": lambda: wrapped(
+            learn_tables.in_short(
+                read("learn", "summary.json")["tasks"],
+                read("learn", "does_it_pay.json")["tasks"],
+                read("learn", "unseen_families.json")["tasks"],
+            )
+        ),
         "learned": learned,
         "models": lambda: overview("models"),
         "unseen": lambda: unseen_families.text(read("learn", "unseen_families.json")["tasks"]),
+        "by_sequence": lambda: unseen_families.by_sequence(read("learn", "unseen_families.json")["tasks"]),
         "progress": lambda: learn_tables.progress(RESULTS / "learn" / "runs"),
         "starts": lambda: wrapped(learn_tables.starts(read("learn", "cluster_start.json"))),
         "codebooks": lambda: codebooks.table(read("learn", "codebooks.json")),

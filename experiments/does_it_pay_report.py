@@ -26,6 +26,8 @@ RECIPE = ("partoken-recommended", "partoken-published")
 """What we recommend, and what it is instead of."""
 SETTINGS = ("partoken-scratch", "partoken-published")
 """The same, both from random weights: what is due to the settings alone."""
+SIGNIFICANCE = ("found 4 times in 5", "significant")
+"""Columns: the true difference in accuracy that such experiments find so often, and which scores differ."""
 SHARES = ("codes_used_share", "perplexity_share", "coverage")
 """How codes and clusters are used on validation."""
 
@@ -43,7 +45,7 @@ def report(results: dict[str, Any], figure: str) -> str:
         lines += ["", f"Not finished, and left out: {', '.join(results['unfinished'])}."]
     lines += [
         "",
-        "## What these runs can tell",
+        "## What these runs can show",
         "",
         *[power(task, found) for task, found in results["tasks"].items()],
     ]
@@ -56,11 +58,12 @@ def report(results: dict[str, Any], figure: str) -> str:
         "",
         "Accuracy and macro-F1: of the test proteins, by the epoch with the best validation score, mean over "
         "seeds; in brackets the 95% interval over groups of related proteins (bootstrap), or of the "
-        "difference, over seeds and groups together; at equal compute it is over seeds alone. Runs that "
+        "difference, over seeds and groups together; in equal time it is over seeds alone. Runs that "
         "start from a pretrained encoder start from the same one: how much another one would change is "
-        "in no interval. Equal compute: the best validation accuracy that a run had reached in the training "
+        "in no interval. In equal time: the best validation accuracy that a run had reached in the training "
         "time of the cheapest variant (that of its slowest seed), and so with a schedule that was not over "
-        "yet, except the cheapest one's own. Codes used and perplexity are shares of the codebook's size, "
+        "yet, except the cheapest one's own. A score is significantly different where the interval of its "
+        "difference leaves 0 out. Codes used and perplexity are shares of the codebook's size, "
         "coverage is the share of residues in a cluster, all on validation. Time: steps times their median, "
         "without compilation, validation and start.",
     ]
@@ -68,14 +71,16 @@ def report(results: dict[str, Any], figure: str) -> str:
 
 
 def text(results: dict[str, Any]) -> str:
-    """The verdict, and the tables of every task with something to compare, for a document."""
-    parts = [wrapped(results["verdict"])]
+    """The answer, and the tables of every task with something to compare, for a document."""
+    parts = [wrapped(in_short(results["tasks"]))]
     for task, found in results["tasks"].items():
         if not found["contrasts"]:
             continue
-        parts += [variants_table(found, results["forest"].get(task)), contrasts_table(found)]
-        said = f"{power(task, found).removeprefix('- ')} {times(found, results['step_times'].get(task))}"
-        parts.append(wrapped(f"{said[0].upper()}{said[1:]}"))
+        said = (
+            f"**{task}**, {found['n']} test proteins in {found['groups']} groups of relatives. "
+            f"{times(found, results['step_times'].get(task))}"
+        )
+        parts += [wrapped(said), variants_table(found, results["forest"].get(task)), contrasts_table(found)]
     return "\n\n".join([*parts, f"`{results['command']}`"])
 
 
@@ -96,19 +101,19 @@ def times(found: dict[str, Any], measured: dict[str, str] | None) -> str:
 
 
 def power(task: str, found: dict[str, Any]) -> str:
-    """What could be told, said before what was found."""
+    """What could be found, said before what was."""
     return f"- {task}: {could_tell(found)}"
 
 
 def could_tell(found: dict[str, Any]) -> str:
-    """What so many proteins and seeds can tell."""
+    """What so many proteins and seeds can show."""
     assumed, seeds = found["power"], found["seeds"]
     if assumed["smallest_difference"] is None:
-        return f"with {found['n']} test proteins and a single seed no difference can be told."
+        return f"with {found['n']} test proteins and a single seed no difference can be significant."
     return (
-        f"with {found['n']} test proteins in {found['groups']} groups of relatives and {seeds} seeds a "
-        f"difference in accuracy of {assumed['smallest_difference']:.3f} or more is told in 4 of 5 such "
-        f"experiments, if two models disagree on {assumed['disagreeing']:.0%} of the groups and their "
+        f"with {found['n']} test proteins in {found['groups']} groups of relatives and {seeds} seeds a true "
+        f"difference in accuracy of {assumed['smallest_difference']:.3f} comes out significant in 4 of 5 "
+        f"such experiments, if two models disagree on {assumed['disagreeing']:.0%} of the groups and their "
         f"difference varies by {assumed['seed_deviation']:.3f} (standard deviation) from seed to seed."
     )
 
@@ -164,11 +169,17 @@ def contrasts_table(found: dict[str, Any]) -> str:
                 signed(mine["validation_accuracy_within_budget"]),
                 f"× {mine['seconds_ratio']:.2f}",
                 "" if smallest is None else f"{smallest:.3f}",
-                "yes" if mine["accuracy"]["told"] else "no",
+                significant(mine),
             )
         )
-    header = ("difference", "seeds", "accuracy", "macro-F1", "at equal compute (validation)", "time")
-    return markdown_table((*header, "smallest that is told", "told"), rows)
+    header = ("difference", "seeds", "accuracy", "macro-F1", "validation accuracy in equal time", "time")
+    return markdown_table((*header, *SIGNIFICANCE), rows)
+
+
+def significant(contrast: dict[str, Any]) -> str:
+    """Which scores of a contrast differ significantly."""
+    names = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+    return listed([name for key, name in names.items() if contrast[key]["significant"]]) or "none"
 
 
 def signed(found: dict[str, Any]) -> str:
@@ -177,6 +188,11 @@ def signed(found: dict[str, Any]) -> str:
         return f"{found['mean']:+.3f} ({'one seed' if len(found['per_seed']) == 1 else 'alike'}, no interval)"
     low, high = found["interval"]
     return f"{found['mean']:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def emphasised(found: dict[str, Any]) -> str:
+    """A difference with its interval, in bold where that leaves 0 out."""
+    return f"**{signed(found)}**" if found["significant"] else signed(found)
 
 
 def _by_pair(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -200,8 +216,8 @@ def verdict(tasks: dict[str, Any]) -> str:
         points += [
             f"On {task} ParToken takes {main['seconds_ratio']:.2f} times the training time of GVP. Its "
             f"accuracy against that of {'; '.join(parts)}.",
-            f"On {task}, in the {found['budget_seconds']:,.0f} s of the cheapest variant, ParToken's best "
-            "validation accuracy against that of GVP: "
+            f"On {task}, in the training time of the cheapest variant ({found['budget_seconds']:,.0f} s), "
+            "ParToken's best validation accuracy against GVP's: "
             f"{in_words(main['validation_accuracy_within_budget'])}.",
         ]
         others = (as_published(task, found), against_published(task, found), pretraining(task, found))
@@ -233,8 +249,8 @@ def answers(tasks: dict[str, Any]) -> str:
 
 
 def listed(names: list[str]) -> str:
-    """Names as in "a, b and c"."""
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    """Names as in "a, b and c"; empty without any."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
 def pretraining(task: str, found: dict[str, Any]) -> str:
@@ -288,7 +304,8 @@ def against_published(task: str, found: dict[str, Any]) -> str:
 
 def in_short(tasks: dict[str, Any]) -> str:
     """The answer with the recommended settings and with the published ones, and what the former change."""
-    said = [say(task, found) for say in (as_published, against_published) for task, found in tasks.items()]
+    points = (as_published, against_published)
+    said = [say(task, found) for say in points for task, found in tasks.items()]
     return " ".join(filter(None, [answers(tasks), *said]))
 
 
@@ -296,23 +313,25 @@ def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
     """The answer for one task, from the differences in accuracy by pair of variants. The representation pays
     where ParToken is better than GVP and than both controls: itself without partition, and with random
     clusters."""
-    better = {pair: found["told"] and found["mean"] > 0 for pair, found in accuracy.items()}
+    better = {pair: found["significant"] and found["mean"] > 0 for pair, found in accuracy.items()}
     if better[MAIN]:
         controls = [pair for pair in AGAINST if pair[0] == MAIN[0] and pair != MAIN]
         if not all(pair in better for pair in controls):
             return "ParToken is more accurate than GVP; whether because of its clusters was not tried"
         if all(better[pair] for pair in controls):
             return "the representation pays in accuracy"
-        if worse := [AGAINST[pair] for pair in controls if accuracy[pair]["told"] and not better[pair]]:
+        if worse := [
+            AGAINST[pair] for pair in controls if accuracy[pair]["significant"] and not better[pair]
+        ]:
             return f"ParToken is more accurate than GVP, and {' and '.join(worse)} more accurate still"
         return (
             "ParToken is more accurate than GVP, but not shown to be so because of its clusters: the same "
-            "model without them, or with random ones, is not told apart from it"
+            "model without them, or with random ones, is not significantly worse"
         )
-    if accuracy[MAIN]["told"]:
+    if accuracy[MAIN]["significant"]:
         return "the representation costs accuracy"
     return (
-        "no gain in accuracy over GVP is told; what the representation offers is that a prediction comes "
+        "no gain in accuracy over GVP is shown; what the representation offers is that a prediction comes "
         "with clusters and tokens"
     )
 
@@ -323,15 +342,11 @@ def _seeds(contrast: dict[str, Any]) -> str:
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """A difference in words: more or less where that is told, otherwise how large it may be at most."""
+    """A difference in words, with its 95% interval, and whether that leaves 0 out."""
     if found["interval"] is None:
         of = "one seed" if len(found["per_seed"]) == 1 else f"each of {len(found['per_seed'])} seeds"
-        return f"{found['mean']:+.3f} in {of}, which tells nothing"
-    low, high = found["interval"]
-    if found["told"]:
-        more = "more" if found["mean"] > 0 else "less"
-        return f"{abs(found['mean']):.3f} {more} (95% interval {low:+.3f} to {high:+.3f})"
-    return f"no difference within ±{max(-low, high):.3f} ({found['mean']:+.3f})"
+        return f"{found['mean']:+.3f} in {of}, which shows nothing"
+    return f"{signed(found)[:-1]}, {'' if found['significant'] else 'not '}significant)"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:

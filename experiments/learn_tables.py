@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from experiments.does_it_pay_report import MAIN, PRETRAINED, listed, signed
 from experiments.finished_runs import TASKS, chosen_from
 from experiments.paired import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT, power_before
 from partoken_jax.settings import read_yaml
@@ -102,16 +103,63 @@ def starts(result: dict[str, Any]) -> str:
     )
 
 
+def in_short(learned: dict[str, Any], compared: dict[str, Any], unseen: dict[str, Any]) -> str:
+    """What a reader wants to know first, as a list; of `experiments.learn_summary`, `does_it_pay` and
+    `unseen_families`, task → its numbers. A test sees to it that the words go with them."""
+    pairs = {task: {(c["first"], c["second"]): c for c in of["contrasts"]} for task, of in compared.items()}
+    against_gvp = {task: found[MAIN] for task, found in pairs.items() if MAIN in found}
+    ratios = [found["seconds_ratio"] for found in against_gvp.values()]
+    differences = [f"{signed(found['accuracy'])} on {task}" for task, found in against_gvp.items()]
+    short = pairs["short-chains"]
+    of_pretraining = [f"{name} by {short[pair]['accuracy']['mean']:.3f}" for name, pair in PRETRAINED.items()]
+    used = [models["partoken"]["codes_used_share"] for models in learned.values() if "partoken" in models]
+    published = compared["short-chains"]["variants"]["partoken-published"]["codes_used_share"]
+    architecture, enzymes = learned["cath-architecture"], learned["ec-class"]
+    seen, new, new_enzymes = (
+        {name: of["accuracy"] for name, of in unseen[task]["groups"][group]["models"].items()}
+        for task, group in (
+            ("cath-architecture", "seen"),
+            ("cath-architecture", "unseen"),
+            ("ec-class", "unseen"),
+        )
+    )
+    return "\n".join(
+        [
+            "- Is ParToken better than GVP? That is not shown. Its accuracy, less GVP's, is "
+            f"{listed(differences)}, in {min(ratios):.2f} to {max(ratios):.2f} times the training time "
+            "([whole runs](#whole-runs)). Nor are learned clusters shown to help: random ones, or the whole "
+            "protein as one, are not significantly worse ([the same "
+            "features](#on-the-same-residue-features)).",
+            "- Is it better than a random forest on hand-made features? On architectures it is, with an "
+            f"accuracy of {architecture['partoken']['accuracy']:.3f}, not "
+            f"{architecture['forest']['accuracy']:.3f}; on enzyme classes it is in macro-F1 alone, "
+            f"{enzymes['partoken']['macro_f1']:.3f}, not {enzymes['forest']['macro_f1']:.3f} "
+            "([scores](#proteins-classes-of-structure-and-of-function)).",
+            f"- On superfamilies that are new to it, accuracy is {new['partoken']:.3f} on architectures, "
+            f"where on known ones it is {seen['partoken']:.3f}. On enzyme classes it is "
+            f"{new_enzymes['partoken']:.3f}, less than that of always the most frequent class, "
+            f"{new_enzymes['constant']:.3f}: do not use it for those ([new "
+            "superfamilies](#superfamilies-that-are-new-to-it)). New folds were not counted apart.",
+            f"- Are the codes used? {min(used):.0%} to {max(used):.0%} of them are; with the published "
+            f"settings, on short chains, {published:.0%} ([codes](#codes)). The classifier does not read "
+            "them: they name clusters.",
+            "- Which settings should I take? Those of `--preset recommended`, from a pretrained encoder "
+            "([presets](guide/train.md#presets)). On short chains pretraining raises the accuracy of "
+            f"{listed(of_pretraining)}. Without it they are not shown to be better than the published ones.",
+        ]
+    )
+
+
 def power(summary: dict[str, Any], seeds: int = 3) -> str:
-    """What differences so many seeds can tell on each task."""
+    """What differences so many seeds can show on each task."""
     of = {task: next(iter(models.values())) for task, models in summary["tasks"].items()}
     least = {task: power_before(one["groups"], seeds)["smallest_difference"] for task, one in of.items()}
-    told = (
+    said = (
         f"{least[task]:.3f} on {task} ({one['n']} proteins in {one['groups']} groups of relatives)"
         for task, one in of.items()
     )
     return (
-        f"With {seeds} seeds, the smallest difference in accuracy that is told in 4 of 5 such experiments is "
-        f"{', '.join(told)}, if two models disagree on {ASSUMED_DISAGREEMENT:.0%} of the groups and "
+        f"With {seeds} seeds, the true difference in accuracy that 4 of 5 such experiments find significant "
+        f"is {', '.join(said)}, if two models disagree on {ASSUMED_DISAGREEMENT:.0%} of the groups and "
         f"their difference varies by {ASSUMED_DEVIATION} from seed to seed."
     )

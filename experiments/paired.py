@@ -37,7 +37,7 @@ class Difference(NamedTuple):
     it is not known."""
 
     @property
-    def told(self) -> bool:
+    def significant(self) -> bool:
         """Whether the interval leaves 0 out."""
         return self.low > 0 or self.high < 0
 
@@ -72,7 +72,7 @@ def as_json(found: Difference) -> dict[str, Any]:
         "interval": [found.low, found.high] if known else None,
         "per_seed": found.per_seed,
         "protein_error": found.protein_error,
-        "told": bool(known and found.told),
+        "significant": bool(known and found.significant),
     }
 
 
@@ -84,8 +84,8 @@ def half_width(variance: float, seeds: int, protein_error: float) -> float:
 
 
 def smallest_difference(protein_error: float, seeds: int, seed_deviation: float) -> float | None:
-    """The smallest true difference in accuracy that is told in 80% of such experiments, at 95%; None for a
-    single seed, which tells nothing.
+    """The smallest true difference in accuracy that comes out significant in 80% of such experiments; None
+    for a single seed, of which nothing does.
 
     It solves E[Φ((Δ - h) / sqrt(σ²/S + e²))] = 0.8 for Δ, where h is the half width for the variance that S
     seeds happen to have: `protein_error` e is the standard error from the choice of proteins,
@@ -107,9 +107,10 @@ def smallest_difference(protein_error: float, seeds: int, seed_deviation: float)
 
 
 def power_before(number: int, seeds: int) -> dict[str, float | None]:
-    """The smallest difference in accuracy that runs still to come would tell on so many groups of relatives,
-    and what it assumes. The error from proteins is then the root of disagreement / groups: that of seeds that
-    err on the same groups, all of one size, whose relatives are judged alike."""
+    """The smallest true difference in accuracy that would come out significant in 80% of experiments on so
+    many groups of relatives, and what that assumes. The error from proteins is then the root of
+    disagreement / groups: that of seeds that err on the same groups, all of one size, whose relatives are
+    judged alike."""
     error = math.sqrt(ASSUMED_DISAGREEMENT / number)
     return {
         "disagreeing": ASSUMED_DISAGREEMENT,

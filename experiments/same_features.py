@@ -22,12 +22,13 @@ import dataclasses
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.does_it_pay_report import in_words, listed, signed
+from experiments.does_it_pay_report import SIGNIFICANCE, listed, signed, significant
 from experiments.finished_runs import mean_or_none
 from experiments.flags import Flags, count, output, run_script
 from experiments.frozen_encoder import encoded, headed, train_on_features
@@ -66,11 +67,6 @@ CONTRASTS = (
     ("partoken-recommended", "partoken-whole"),
 )
 """The first minus the second."""
-AGAINST = {
-    "gvp-recommended": "the mean that GVP reads",
-    "partoken-random": "random clusters of the expected size",
-    "partoken-whole": "the whole protein as one cluster",
-}
 MAIN = ("backbone", "types")
 """Encoders that go without saying, where a task occurs with no other."""
 RUNS = Path(__file__).parent / "results" / "learn" / "runs"
@@ -191,77 +187,95 @@ def table(results: dict[str, Any]) -> str:
             covered = "" if mine["coverage"] is None else f"{mine['coverage']:.0%}"
             rows.append((place, *what, accuracy, f"{mine['macro_f1']:.3f}", covered))
         for mine in found["contrasts"]:
-            told = "yes" if mine["accuracy"]["told"] else "no"
             of = f"{READERS[mine['first']]} − {READERS[mine['second']]}"
             scores = (signed(mine["accuracy"]), signed(mine["macro_f1"]))
             least = mine["smallest_difference"]
             smallest = "" if least is None else f"{least:.3f}"
-            differences.append((place, of, len(mine["seeds"]), *scores, smallest, told))
+            differences.append((place, of, len(mine["seeds"]), *scores, smallest, significant(mine)))
     named = ("accuracy", "macro-F1", "coverage")
     first = ("encoder, task", "reads", "parameters", "seeds", "test proteins", *named)
-    second = ("encoder, task", "difference", "seeds", "accuracy", "macro-F1", "smallest that is told", "told")
+    second = ("encoder, task", "difference", "seeds", "accuracy", "macro-F1", *SIGNIFICANCE)
     return markdown_table(first, rows) + "\n\n" + markdown_table(second, differences)
 
 
 def text(results: dict[str, Any]) -> str:
     """The answer in words, then the tables, for the documents."""
-    return wrapped(verdict(results)) + "\n\n" + table(results)
-
-
-def verdict(results: dict[str, Any]) -> str:
-    """The answer, and as a list its numbers, in words that follow from the intervals."""
-    places = _complete(results)
-    found = []
-    for place, of in places.items():
-        by_second = {c["second"]: c["accuracy"] for c in of["contrasts"]}
-        parts = (f"{in_words(by_second[second])} against {what}" for second, what in AGAINST.items())
-        found.append(f"- {_called(place, places)}: {', '.join(parts)}.")
-    about = ("", "Accuracy with learned clusters, on the same residue features:", "")
-    return "\n".join([answer(results), *([*about, *found] if found else [])])
+    compared = sum(len(of["contrasts"]) for of in results["analysis"].values())
+    chance = f"By chance alone one in twenty of these {compared} comparisons would be significant."
+    return wrapped(f"{answer(results)} {chance}") + "\n\n" + table(results)
 
 
 def answer(results: dict[str, Any]) -> str:
     """Where ParToken's head is better than GVP's, where it is not, and whether clusters are the reason."""
-    gains: list[str] = []
-    losses: list[str] = []
-    untold: list[str] = []
-    pays: list[str] = []
     places = _complete(results)
+    better: list[str] = []
+    worse: list[str] = []
+    equal: list[str] = []
+    pays: list[str] = []
+    macro: list[str] = []
     for place, of in places.items():
-        against_mean, *others = (c["accuracy"] for c in of["contrasts"])
-        group = untold if not against_mean["told"] else gains if against_mean["mean"] > 0 else losses
-        group.append(_called(place, places))
-        if group is gains and all(other["told"] and other["mean"] > 0 for other in others):
-            pays.append(group[-1])
-    said = []
-    if gains:
-        said.append(f"is more accurate than GVP's on {listed(gains)}")
-    if losses:
-        said.append(f"is less accurate than GVP's on {listed(losses)}")
-    if untold:
-        said.append(f"cannot be told from GVP's on {listed(untold)}")
-    if not said:
+        against_mean, *others = of["contrasts"]
+        accuracy = against_mean["accuracy"]
+        group = equal if not accuracy["significant"] else better if accuracy["mean"] > 0 else worse
+        group.append(place)
+        if group is better and all(_higher(other["accuracy"]) for other in others):
+            pays.append(place)
+        if _higher(against_mean["macro_f1"]):
+            macro.append(place)
+    if not places:
         return "No head is compared yet."
-    sentence = f"ParToken's head {', and '.join(said)}."
-    if pays:
-        return f"{sentence} Clusters pay on {listed(pays)}: it is more accurate with them than without them."
-    if gains:
-        sentence += (
-            " Its clusters are not shown to be the reason: random ones, or none, are not measurably worse."
+    said = []
+    for of, what in ((better, "more"), (worse, "less")):
+        if of:
+            said.append(f"ParToken's head is {what} accurate than GVP's on {_called(of, places)}.")
+    if equal:
+        said.append(
+            f"On {_called(equal, places)} the difference is not significant."
+            if said
+            else "ParToken's head is not significantly more or less accurate than GVP's on "
+            f"{_called(equal, places)}."
         )
-    return sentence
+    if macro:
+        said.append(f"Its macro-F1 is higher on {_called(macro, places, numbers=False)}.")
+    if pays:
+        said.append(f"Clusters pay on {_called(pays, places)}: it is more accurate with them than without.")
+    elif better:
+        said.append(
+            "Its clusters are not shown to be the reason: random ones, or none, are not measurably worse."
+        )
+    return " ".join(said)
+
+
+def _higher(difference: dict[str, Any]) -> bool:
+    return difference["significant"] and difference["mean"] > 0
 
 
 def _complete(results: dict[str, Any]) -> dict[str, Any]:
     return {place: of for place, of in results["analysis"].items() if len(of["contrasts"]) == len(CONTRASTS)}
 
 
-def _called(place: str, places: dict[str, Any]) -> str:
-    encoder, _, task = place.partition(", ")
-    of_task = [other for other in places if other.endswith(f", {task}")]
-    other = f"encoder {encoder}, " if len(of_task) > 1 or encoder not in MAIN else ""
-    of = places[place]
-    return f"{task} ({other}{of['n']} test proteins, {len(of['contrasts'][0]['seeds'])} seeds)"
+def _called(chosen: list[str], places: dict[str, Any], *, numbers: bool = True) -> str:
+    """Tasks and what was compared on them: "ec-class (encoders a and b, 769 test proteins, 2 to 3 seeds)"."""
+    by_task: dict[str, list[str]] = {}
+    for place in chosen:
+        by_task.setdefault(place.partition(", ")[2], []).append(place)
+    said = []
+    for task, here in by_task.items():
+        encoders = [place.partition(", ")[0] for place in here]
+        several = len([place for place in places if place.partition(", ")[2] == task]) > 1
+        parts = []
+        if several or encoders[0] not in MAIN:
+            parts.append(f"encoder{'s' if len(encoders) > 1 else ''} {listed(encoders)}")
+        if numbers:
+            parts.append(f"{_range(places[place]['n'] for place in here)} test proteins")
+            parts.append(f"{_range(len(places[place]['contrasts'][0]['seeds']) for place in here)} seeds")
+        said.append(f"{task} ({', '.join(parts)})" if parts else task)
+    return listed(said)
+
+
+def _range(numbers: Iterable[int]) -> str:
+    found = sorted(set(numbers))
+    return " to ".join(map(str, found if len(found) < 2 else (found[0], found[-1])))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from experiments.contrast import contrast
-from experiments.does_it_pay_report import could_tell, signed
+from experiments.does_it_pay_report import could_tell, emphasised
 from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn import SCREENED
@@ -66,36 +66,32 @@ def table(found: dict[str, Any]) -> str:
         cells += [f"{row['accuracy']:.3f}", f"{row['macro_f1']:.3f}"]
         against = row["against_plain"]
         scores = ("accuracy", "macro_f1")
-        cells += ["" if against is None else _interval(against[score]) for score in scores]
+        cells += ["" if against is None else emphasised(against[score]) for score in scores]
         rows.append(tuple(cells))
     header = ("setting", "seeds", "accuracy", "macro-F1", "more accuracy", "more macro-F1")
     return markdown_table(header, rows, "lrrrrr")
 
 
-def _interval(difference: dict[str, Any]) -> str:
-    """With its 95% interval; in bold where that leaves 0 out."""
-    return f"**{signed(difference)}**" if difference["told"] else signed(difference)
-
-
 def in_words(found: dict[str, Any]) -> str:
-    """What was compared, what could be told, and what was."""
+    """What was compared, what could come out significant, and what did."""
     if found["seeds"] == 1:
-        return "These are single runs, so that nothing can be told yet."
+        return "These are single runs, of which nothing can be significant."
     compared = [row for row in found["rows"] if row["against_plain"] is not None]
     accuracy, macro = (_changed_by(compared, score) for score in ("accuracy", "macro_f1"))
     could = could_tell(found)
     return (
-        f"{could[0].upper()}{could[1:]} After {found['epochs']} epochs, accuracy is told to be {accuracy}, "
-        f"macro-F1 to be {macro}. Of these {2 * len(compared)} comparisons, one in twenty is told by chance."
+        f"{could[0].upper()}{could[1:]} After {found['epochs']} epochs accuracy is significantly {accuracy}, "
+        f"macro-F1 {macro}. By chance alone one in twenty of these {2 * len(compared)} comparisons would be "
+        "significant."
     )
 
 
 def _changed_by(compared: list[dict[str, Any]], score: str) -> str:
-    """The settings with which a score is told to be more, and less."""
+    """The settings with which a score is significantly higher, and lower."""
     said = []
-    for direction, sign in (("more", 1), ("less", -1)):
+    for direction, sign in (("higher", 1), ("lower", -1)):
         found = [(row["setting"], row["against_plain"][score]) for row in compared]
-        names = [SCREENED[name][0] for name, d in found if d["told"] and sign * d["mean"] > 0]
+        names = [SCREENED[name][0] for name, d in found if d["significant"] and sign * d["mean"] > 0]
         if names:
             said.append(f"{direction} with {'; '.join(names)}")
     return " and ".join(said) or "changed by nothing"

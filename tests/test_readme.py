@@ -65,7 +65,7 @@ def test_an_accuracy_of_the_demo_has_its_interval_and_is_no_win():
         low, high = wilson(count, total)
         said = f"{count / total:.3f} ({count} of {total}; {low:.3f} to {high:.3f})"
         assert said in docs.accuracy() and low < count / total < high
-    assert "one seed each, tells no difference" in demo.verdict(reports)
+    assert "too little to tell them apart" in demo.verdict(reports)
     apart = {
         kind: {"test": {"classification": {"proteins": 96, "confusion": [[count, 96 - count], [0, 0]]}}}
         for kind, count in (("gvp", 40), ("partoken", 87))

@@ -55,13 +55,13 @@ def tasks(root):
 def test_differences_are_paired_over_seeds_and_proteins(tasks):
     (found,) = tasks["cath-class"]["contrasts"]
     assert found["seeds"] == [0, 1, 2] and found["accuracy"]["per_seed"] == pytest.approx([0.1] * 3)
-    assert found["accuracy"]["told"]
+    assert found["accuracy"]["significant"]
     # Between that of seeds with other proteins each and of seeds with the same ones; unpaired it is 0.029.
     one = np.sqrt((0.1 - 0.01) / COUNT)
     assert 0.9 * one / 3**0.5 < found["accuracy"]["protein_error"] < 1.1 * one
     assert (found["seconds_ratio"], found["parameters_ratio"]) == pytest.approx((2, 1000 / 900))
     (other,) = tasks["ec-class"]["contrasts"]
-    assert other["accuracy"]["per_seed"] == [0, 0, 0] and not other["accuracy"]["told"]
+    assert other["accuracy"]["per_seed"] == [0, 0, 0] and not other["accuracy"]["significant"]
     assert tasks["cath-class"]["power"]["smallest_difference"] > found["smallest_difference"] > 0
 
 
@@ -119,11 +119,11 @@ def test_the_words_follow_from_the_numbers(tasks):
     numbers = f"+0.100, {low:+.3f} to {high:+.3f}, 3 seeds, {COUNT} test proteins"
     said = "ParToken is more accurate than GVP; whether because of its clusters was not tried"
     assert words.startswith(f"On cath-class ({numbers}) {said}. On ec-class (")
-    assert ") no gain in accuracy over GVP is told; what the representation offers is that" in words
-    assert f"that of GVP: 0.100 more (95% interval {low:+.3f} to {high:+.3f})" in words
+    assert ") no gain in accuracy over GVP is shown; what the representation offers is that" in words
+    assert f"that of GVP: +0.100 ({low:+.3f} to {high:+.3f}, significant)" in words
     assert "2.00 times the training time" in words
     low, high = tasks["ec-class"]["contrasts"][0]["accuracy"]["interval"]
-    assert f"GVP: no difference within ±{max(-low, high):.3f} (+0.000)" in words
+    assert f"GVP: +0.000 ({low:+.3f} to {high:+.3f}, not significant)" in words
     assert "nothing is decided" in verdict({})
 
 
@@ -133,7 +133,7 @@ def test_what_a_pretrained_encoder_buys_is_said_where_it_was_measured(root, tmp_
             make_run(tmp_path, "ec-class", variant, seed, answers(COUNT, right, seed))
     found = analyse(read_runs(tmp_path)[0])["ec-class"]
     assert f"of GVP {in_words(found['contrasts'][0]['accuracy'])}." in pretraining("ec-class", found)
-    assert "0.167 more" in pretraining("ec-class", found)
+    assert "+0.167 (" in pretraining("ec-class", found)
     assert not any(pretraining(task, of) for task, of in analyse(read_runs(root)[0]).items())
 
 
@@ -143,13 +143,13 @@ def test_the_recommended_recipe_is_compared_with_the_published_one(root, tmp_pat
             name = f"partoken-{variant}"
             make_run(tmp_path, "ec-class", name, seed, answers(COUNT, right, seed), codes=codes)
     said = against_published("ec-class", analyse(read_runs(tmp_path)[0])["ec-class"])
-    assert "accuracy 0.167 more" in said
+    assert "accuracy +0.167 (" in said
     assert "90% of 20 codes in use, not 25% of 20 codes, in 1.00 of the time" in said
     assert "Both from random weights" not in said
     for seed in range(3):
         make_run(tmp_path, "ec-class", "partoken-scratch", seed, answers(COUNT, 200, seed), codes=(10, 3.0))
     said = against_published("ec-class", analyse(read_runs(tmp_path)[0])["ec-class"])
-    assert "Both from random weights: 0.167 less" in said
+    assert "Both from random weights: -0.167 (" in said
     assert not any(against_published(task, of) for task, of in analyse(read_runs(root)[0]).items())
 
 
@@ -160,7 +160,7 @@ def test_the_question_is_also_answered_with_the_published_settings(root, tmp_pat
     found = analyse(read_runs(tmp_path)[0])
     said = as_published("ec-class", found["ec-class"])
     assert (
-        said.startswith("On ec-class, with the published settings but in 3 epochs, ") and "0.167 more" in said
+        said.startswith("On ec-class, with the published settings but in 3 epochs, ") and "+0.167 (" in said
     )
     assert said.endswith("in 1.50 of its time.")
     assert said in in_short(found)
@@ -168,23 +168,29 @@ def test_the_question_is_also_answered_with_the_published_settings(root, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("told", "mean", "control", "words"),
+    ("significant", "mean", "control", "words"),
     [
         (True, 0.1, (True, 0.1), "pays in accuracy"),
         (True, 0.1, (False, 0.1), "not shown to be so because of its clusters"),
         (True, 0.1, (True, -0.1), "more accurate still"),
         (True, -0.1, (True, 0.1), "costs accuracy"),
-        (False, 0.1, (True, 0.1), "no gain in accuracy over GVP is told; what"),
+        (False, 0.1, (True, 0.1), "no gain in accuracy over GVP is shown; what"),
     ],
 )
 @pytest.mark.parametrize("name", CONTROLS)
-def test_a_control_decides_what_a_gain_is_due_to(told, mean, control, words, name):
+def test_a_control_decides_what_a_gain_is_due_to(significant, mean, control, words, name):
     interval = [mean - 0.2, mean + 0.2]
-    found = {("partoken-recommended", "gvp-recommended"): {"told": told, "mean": mean, "interval": interval}}
-    found |= {("partoken-recommended", c): {"told": True, "mean": 0.1} for c in CONTROLS}
-    found[("partoken-recommended", name)] = {"told": control[0], "mean": control[1]}
+    found = {
+        ("partoken-recommended", "gvp-recommended"): {
+            "significant": significant,
+            "mean": mean,
+            "interval": interval,
+        }
+    }
+    found |= {("partoken-recommended", c): {"significant": True, "mean": 0.1} for c in CONTROLS}
+    found[("partoken-recommended", name)] = {"significant": control[0], "mean": control[1]}
     assert words in answer(found)
-    if told and mean > 0:
+    if significant and mean > 0:
         del found[("partoken-recommended", name)]
         assert answer(found).endswith("whether because of its clusters was not tried")
 
@@ -210,7 +216,9 @@ def test_the_command_writes_tables_and_a_figure(root, tmp_path, monkeypatch, cap
     assert results["verdict"] in text and results["verdict"] in said and "random forest" in text
     forests = {task: forest["accuracy"] for task, forest in results["forest"].items()}
     assert forests == {"ec-class": 0.45, "ec-class-superfamily": 0.3}  # each beside the runs on its split
-    assert text.index("is told in 4 of 5 such experiments") < text.index("| ")  # the power before the numbers
+    assert text.index("significant in 4 of 5 such experiments") < text.index(
+        "| "
+    )  # the power before the numbers
     assert out.with_suffix(".png").read_bytes()[:4] == b"\x89PNG"
 
     summary = tmp_path / "summary.json"

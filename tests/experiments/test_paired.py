@@ -28,7 +28,7 @@ def test_the_interval_over_seeds_is_students():
     found = difference([0.01, 0.02, 0.03])
     assert found.mean == pytest.approx(0.02)
     assert found.high - found.mean == pytest.approx(4.3027 * 0.01 / 3**0.5, rel=1e-4)
-    assert not found.told and difference([0.019, 0.02, 0.021]).told
+    assert not found.significant and difference([0.019, 0.02, 0.021]).significant
 
 
 def test_proteins_widen_the_interval_and_one_seed_tells_nothing():
@@ -37,7 +37,7 @@ def test_proteins_widen_the_interval_and_one_seed_tells_nothing():
     assert both.high > alone.high
     for proteins in (None, 1e-4):
         one = difference([0.02], proteins)
-        assert np.isinf(one.high) and not one.told
+        assert np.isinf(one.high) and not one.significant
 
 
 def test_the_error_from_proteins_is_that_of_a_paired_share():
@@ -114,11 +114,11 @@ def test_a_class_that_a_sample_misses_keeps_its_score():
 def test_the_smallest_difference_is_told_in_four_of_five_experiments():
     error, seeds, deviation = 0.011, 3, 0.01
     truth = smallest_difference(error, seeds, deviation)
-    rng, told = np.random.default_rng(0), 0
+    rng, found = np.random.default_rng(0), 0
     for _ in range(2000):
         per_seed = truth + rng.normal(0, error) + rng.normal(0, deviation, seeds)
-        told += difference(per_seed, error).told
-    assert told / 2000 == pytest.approx(0.8, abs=0.04)
+        found += difference(per_seed, error).significant
+    assert found / 2000 == pytest.approx(0.8, abs=0.04)
     assert smallest_difference(error / 2, seeds, deviation) < truth
     assert smallest_difference(error, 9, deviation) < truth
     # With seeds that do not vary, the normal distribution's: z of 97.5% and of 80%.
@@ -140,5 +140,5 @@ def test_the_interval_holds_the_truth_whatever_varies_most(seeds, ratio):
 
 
 def test_equal_differences_alone_tell_nothing():
-    assert not difference([250 / 423 - 248 / 423, 211 / 423 - 209 / 423, 101 / 423 - 99 / 423]).told
-    assert difference([0.0047, 0.0047], 0.001).told
+    assert not difference([250 / 423 - 248 / 423, 211 / 423 - 209 / 423, 101 / 423 - 99 / 423]).significant
+    assert difference([0.0047, 0.0047], 0.001).significant

@@ -52,14 +52,14 @@ def test_what_helps_harms_and_does_nothing_is_told_apart(root, monkeypatch, caps
     assert rows["plain"]["accuracy"] == pytest.approx(0.5) and rows["plain"]["against_plain"] is None
     against = {name: row["against_plain"] for name, row in rows.items() if name != "plain"}
     assert against["mean"]["accuracy"]["mean"] == pytest.approx(0.15)
-    assert [found["accuracy"]["told"] for found in against.values()] == [True, True, False]
+    assert [found["accuracy"]["significant"] for found in against.values()] == [True, True, False]
     said = capsys.readouterr().out
     assert (
-        "accuracy is told to be more with mean over residues" in said
-        and "less with SiLU" in said
+        "accuracy is significantly higher with mean over residues" in said
+        and "lower with SiLU" in said
         and "norm/seed0: not" in said
     )
-    assert "Of these 6 comparisons" in said
+    assert "one in twenty of these 6 comparisons" in said
 
 
 def test_without_a_plain_run_or_with_another_setting_it_says_so(root):
@@ -78,8 +78,8 @@ def test_presets_say_of_a_setting_what_its_screening_found():
         for name in recommended.keys() & settings.keys():
             if recommended[name].value == settings[name] and row["setting"] != "mean-norm":
                 found = row["against_plain"]
-                told = ["macro_f1"] if found["macro_f1"]["told"] else []
-                assert all(signed(found[score]) in recommended[name].bought for score in ["accuracy", *told])
+                also = ["macro_f1"] if found["macro_f1"]["significant"] else []
+                assert all(signed(found[score]) in recommended[name].bought for score in ["accuracy", *also])
                 checked.add(name)
     (row,) = (row for row in read("learn", "screening.json")["rows"] if row["setting"] == "neighbours-30")
     assert signed(row["against_plain"]["accuracy"]) in recommended["data.neighbours"].bought

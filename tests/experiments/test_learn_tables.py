@@ -1,0 +1,61 @@
+"""The words of docs/LEARNING.md that no generator decides go with the committed results."""
+
+import pytest
+
+from experiments.result_files import read
+from partoken_jax.presets import PRESETS
+from partoken_jax.pretrained import load_model
+
+
+@pytest.fixture(scope="module")
+def contrasts():
+    """Task → (first, second) → the contrast of whole runs."""
+    tasks = read("learn", "does_it_pay.json")["tasks"]
+    return {task: {(c["first"], c["second"]): c for c in of["contrasts"]} for task, of in tasks.items()}
+
+
+def shown(difference):
+    return difference["significant"] and difference["mean"] > 0
+
+
+def test_no_gain_over_gvp_and_none_by_clusters_is_shown(contrasts):
+    question = ("partoken-recommended", "gvp-recommended")
+    against_gvp = [of[question] for of in contrasts.values() if question in of]
+    assert len(against_gvp) >= 3 and not any(shown(c["accuracy"]) for c in against_gvp)
+    for control in ("partoken-random", "partoken-whole"):
+        whole = [of[pair] for of in contrasts.values() if (pair := ("partoken-recommended", control)) in of]
+        places = read("learn", "same_features.json")["analysis"].values()
+        same = [c for of in places for c in of["contrasts"] if c["second"] == control]
+        assert whole and len(same) == 5
+        assert not any(shown(c[score]) for c in whole + same for score in ("accuracy", "macro_f1"))
+
+
+def test_pretraining_is_what_is_shown_to_help(contrasts):
+    short = contrasts["short-chains"]
+    for name in ("partoken", "gvp"):
+        assert shown(short[(f"{name}-recommended", f"{name}-scratch")]["accuracy"])
+    of_settings = short[("partoken-scratch", "partoken-published")]
+    assert not any(shown(of_settings[score]) for score in ("accuracy", "macro_f1"))
+
+
+def test_the_forest_is_beaten_on_architectures_and_on_enzyme_classes_in_macro_f1_alone():
+    found = read("learn", "unseen_families.json")["tasks"]
+    against = {task: of["groups"]["all"]["differences"]["partoken - forest"] for task, of in found.items()}
+    assert shown(against["cath-architecture"]["accuracy"]) and shown(against["ec-class"]["macro_f1"])
+    assert not shown(against["ec-class"]["accuracy"])
+    new = found["ec-class"]["groups"]["unseen"]
+    constant = new["differences"]["partoken - constant"]["accuracy"]
+    assert constant["significant"] and constant["mean"] < 0
+
+
+def test_the_preset_says_how_many_codes_are_in_use():
+    tasks = read("learn", "summary.json")["tasks"].values()
+    used = [models["partoken"]["codes_used_share"] for models in tasks if "partoken" in models]
+    assert f"{100 * min(used):.0f} to {max(used):.0%} of them in use" in (
+        PRESETS["recommended"]["model.codebook.size"].bought
+    )
+
+
+@pytest.mark.parametrize("name", ["cath-architecture", "ec-class"])
+def test_classifiers_of_the_package_read_clusters_not_codes(name):
+    assert not load_model(name).config.model.codebook.classify_quantised
