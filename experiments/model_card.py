@@ -227,7 +227,7 @@ def _training(result: dict[str, Any]) -> list[str]:
     if (precision := training.get("precision", "float32")) != "float32":
         took += f"It was trained with products in {precision}; it computes, and is scored here, in float32. "
     if result["ancestry"]:
-        took += f"Its weights started from {', which started from '.join(result['ancestry'])}. "
+        took += f"It started from {', which started from '.join(result['ancestry'])}. "
     validation = result["validation"]["classification"]
     return [
         f"{took}Validation accuracy of the chosen epoch: {accuracy_with_interval(validation)}. Settings that "
@@ -246,7 +246,8 @@ def _test_scores(result: dict[str, Any]) -> list[str]:
     return [
         f"Accuracy {test['accuracy']:.3f} ({_range(ends['accuracy'])}), macro-F1 {test['macro_f1']:.3f} "
         f"({_range(ends['macro_f1'])}): 95% intervals over the {ends['groups']} groups of relatives that the "
-        f"{test['proteins']} test proteins make. Those below take every protein for itself.",
+        f"{test['proteins']} test proteins make. Intervals in the rest of this section take proteins as "
+        "independent, and are too narrow.",
         "",
         classification_table(test),
     ]
@@ -357,12 +358,12 @@ def _unseen_families(result: dict[str, Any]) -> list[str]:
     there, new = (group["models"][result["kind"]] for group in (seen, unseen))
     low, high = new["accuracy_interval"]
     return [
-        "- Its test proteins share at most 30% of their sequence with those for training, but of the "
-        f"{of['known']} whose CATH superfamily is known, {of['in_training']} have relatives of it there"
-        f"{known}. The {found['seeds'][result['kind']]} runs with its recipe are right for "
-        f"{there['accuracy']:.3f} of these, and for {new['accuracy']:.3f} ({low:.3f} to {high:.3f}) of the "
-        f"other {unseen['n']}, where a random forest has {unseen['models']['forest']['accuracy']:.3f} and "
-        f"always answering training's most frequent class {unseen['models']['constant']['accuracy']:.3f}."
+        f"- On new superfamilies it is worse. Of the {of['known']} test proteins whose CATH superfamily is "
+        f"known, {of['in_training']} have one that occurs in training{known}: there {there['accuracy']:.3f} "
+        f"are right (mean of the {found['seeds'][result['kind']]} runs with its recipe), of the other "
+        f"{unseen['n']} {new['accuracy']:.3f} ({low:.3f} to {high:.3f}), where a random forest has "
+        f"{unseen['models']['forest']['accuracy']:.3f} and always the most frequent class of training "
+        f"{unseen['models']['constant']['accuracy']:.3f}."
     ]
 
 
@@ -371,11 +372,14 @@ def _measured_limits(name: str) -> list[str]:
     stability = json.loads(STABILITY.read_text())
     if stability["model"] != name:
         return []
-    rows = [row for row in stability["noise"]["rows"] if not row["whole_residues"]]
-    kept = " and ".join(f"{row['same_label'][0]:.0%} with {row['sigma']} Å" for row in rows)
+    kept = ", ".join(
+        f"{row['same_label'][0]:.0%} with {row['sigma']} Å on every "
+        f"{'residue' if row['whole_residues'] else 'atom'}"
+        for row in stability["noise"]["rows"]
+    )
     return [
-        f"- It is not robust against errors of coordinates: with Gaussian noise on every atom, "
-        f"{kept}, of {stability['noise']['proteins']} test proteins keep their class "
+        f"- It is not robust against errors of coordinates: under Gaussian noise, {kept}, of "
+        f"{stability['noise']['proteins']} test proteins keep their class "
         f"([sites](../SITES.md)). Do not trust it on structures that are worse than good experimental ones."
     ]
 

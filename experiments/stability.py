@@ -200,14 +200,14 @@ def table(result: dict[str, Any]) -> str:
         for row in tokens["rows"]
     ]
     label, share = noise["most_frequent_label"]
-    shares = [f"{share:.0%} without noise ({label})"]
+    shares = [f"{label} ({share:.0%}) without noise"]
     for row in noise["rows"]:
         label, share = row["most_frequent_label"]
-        shares.append(f"{share:.0%} ({label}) under {_noise(row)}")
+        shares.append(f"{label} ({share:.0%}) under {_noise(row)}")
     lines = [
         markdown_table(header, rows),
         "",
-        wrapped(f"Chains given the most frequent class: {', '.join(shares)}."),
+        wrapped(f"The commonest answer and its share of chains: {', '.join(shares)}."),
         "",
     ]
     if seeds is None:

@@ -31,7 +31,9 @@ PRESETS: dict[str, dict[str, Change]] = {
         "model.norm_pooled": Change(
             True, "alone: accuracy +0.033 (-0.020 to +0.086), macro-F1 +0.057 (+0.009 to +0.106)"
         ),
-        "model.partitioner.start": Change("data", "coverage at step 0 of 0.37 to 0.47, before 0.04 to 0.72"),
+        "model.partitioner.start": Change(
+            "data", "residues in clusters at step 0: 37% to 47%, before 4% to 72%"
+        ),
         "model.codebook.size": Change(
             128, "with the next two, in whole runs: 78 to 88% of them in use; of the published 512, 41%"
         ),
@@ -42,9 +44,9 @@ PRESETS: dict[str, dict[str, Change]] = {
         ),
         "one_schedule": Change(True, "alone: accuracy +0.005 (-0.012 to +0.022)"),
         "stage0.learning_rate": Change(5e-4, "alone, in both stages: accuracy +0.004 (-0.054 to +0.062)"),
-        "stage0.epochs": Change(12, "minutes on a GPU, from a pretrained encoder"),
+        "stage0.epochs": Change(12, "fewer epochs, from a pretrained encoder"),
         "stage0.warmup_epochs": Change(1, "in proportion to the epochs"),
-        "stage1.epochs": Change(8, "minutes on a GPU, from a pretrained encoder"),
+        "stage1.epochs": Change(8, "fewer epochs, from a pretrained encoder"),
         "freeze_codebook_epochs": Change(1, "in proportion to the epochs"),
         "loss.ramp_epochs": Change(2, "in proportion to the epochs"),
         "temperature.decay": Change(0.886, "the temperature reaches its end"),

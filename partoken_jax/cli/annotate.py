@@ -33,8 +33,9 @@ def verb(args: list[str]) -> Callable[..., Callable[[], int]]:
         sources: Annotated[
             Positional[tuple[str, ...]],
             arg(
-                help="Structure files (PDB or mmCIF, also with .gz), folders of them, and lists of them: "
-                "files whose name ends in .txt, with a path in every line but those that begin with #.",
+                help="Structure files (PDB, mmCIF, BinaryCIF or mmJSON, also with .gz), folders of them, and "
+                "lists of them: files whose name ends in .txt, with a path in every line but those that "
+                "begin with #.",
                 metavar="FILE|FOLDER...",
             ),
         ],

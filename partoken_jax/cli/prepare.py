@@ -19,8 +19,9 @@ def verb(args: list[str]) -> Callable[..., Callable[[], None]]:
             Positional[tuple[str, ...]],
             arg(
                 help="The sources, and last the folder for the prepared set. Sources are structure files "
-                "(.pdb, .ent, .cif, .mmcif, also with .gz) and folders of them; or one of these: a .npz "
-                "file, a folder of BioBlobs, proteinshake-ec, proteinshake-go, proteinshake-scop.",
+                "(.pdb, .ent, .cif, .mmcif, .bcif, .mmjson, also with .gz) and folders of them; or one of "
+                "these: a .npz file, a folder of BioBlobs, proteinshake-ec, proteinshake-go, "
+                "proteinshake-scop.",
                 metavar="SOURCE... OUT",
             ),
         ],

@@ -44,8 +44,9 @@ def verb(args: list[str]) -> Callable[..., Callable[[threading.Event | None], No
             Preset,
             arg(
                 help="Settings to begin with, which --config and flags override: those of the paper "
-                '("published"), which are the defaults; what we found better ("recommended"); or a narrow '
-                'model that a laptop trains in minutes ("small"). docs/guide/train.md says what they change.',
+                '("published"), which are the defaults; our recipe for a pretrained encoder ("recommended"); '
+                'or a narrow model that a laptop trains in minutes ("small"). docs/guide/train.md says what '
+                "they change.",
             ),
         ] = "published",
         coordinator: Annotated[

@@ -62,15 +62,15 @@ def verdict(report: dict[str, Any]) -> str:
     said = [
         f"Catalytic residues are {_more(clusters)} in the model's clusters than in clusters of "
         f"the same sizes grown at random: {clusters['share'][0]:.1%} against {clusters['random']:.1%}.",
-        f"In the most important cluster they are {_more(top)} than in its random like: "
+        f"In the most important cluster they are {_more(top)} than in a random one of its size: "
         f"{top['share'][0]:.1%} against {top['random']:.1%}.",
         f"As a ranking of residues, the importance of their cluster is {_against_chance(rocs['importance'])} "
         f"(AUROC {rocs['importance'][0]:.3f}), {_better(differences['contacts'])} the number of contacts "
         f"({rocs['contacts'][0]:.3f}) and {_better(differences['centre'])} closeness to the centre "
         f"({rocs['centre'][0]:.3f}).",
         f"The clusters themselves lie {_central(report['clusters_auroc']['centre'])} than other residues do "
-        f"(AUROC {report['clusters_auroc']['centre'][0]:.3f}); against residues as close to the centre as "
-        f"theirs, catalytic ones are {_more(report['by_layer'])} in them.",
+        f"(AUROC {report['clusters_auroc']['centre'][0]:.3f}). Compared with residues as close to the "
+        f"centre, those in clusters are catalytic {_more(report['by_layer']).rstrip(',')}.",
         _tokens(report["tokens"], clusters["share"][0] > 0),
     ]
     if report["groups"] < FEW:
@@ -84,10 +84,8 @@ def _tokens(rows: Sequence[dict[str, Any]], some_held: bool) -> str:
         return "The model has no tokens." if some_held else "No cluster holds a catalytic residue."
     found = [row for row in rows if row["q"] < LIMIT]
     if not found:
-        return (
-            f"None of {len(rows)} tokens has clusters with a catalytic residue more often than others have "
-            f"(smallest q {min(row['q'] for row in rows):.2f})."
-        )
+        smallest = min(row["q"] for row in rows)
+        return f"None of {len(rows)} tokens goes with catalytic residues (smallest q {smallest:.2f})."
     named = ", ".join(
         f"{row['token']} ({row['both']} of {row['of_token']}, {row['ratio']:.1f} times)" for row in found[:5]
     )

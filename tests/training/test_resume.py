@@ -26,7 +26,13 @@ from partoken_jax.training.epochs import TrainingError
 from partoken_jax.training.evaluate import evaluate
 from partoken_jax.training.interruption import Interrupted
 from partoken_jax.training.loop import train
-from partoken_jax.training.run_directory import CheckpointError, check_run_dir, has_checkpoint, locked
+from partoken_jax.training.run_directory import (
+    CheckpointError,
+    check_run_dir,
+    clear_run_dir,
+    has_checkpoint,
+    locked,
+)
 from tests.helpers import by_path
 
 from .conftest import tiny
@@ -185,6 +191,17 @@ def test_a_run_may_have_a_file_of_such_a_name(gvp_run, tmp_path):
     (tmp_path / "run" / "manifest.json").write_text('{"job": 7}')
     config = dataclasses.replace(gvp_run[0], run_dir=str(tmp_path / "run"), resume=True)
     assert check_run_dir(config) == tmp_path / "run"
+
+
+def test_a_new_run_keeps_what_no_run_writes_and_nothing_else(tmp_path):
+    """Also what `partoken evaluate --details --sites` made of the run before."""
+    (tmp_path / "details_test").mkdir()
+    for name in ("details_test/details.md", "sites_val.json", "evaluation_test.json", "report.json"):
+        (tmp_path / name).write_text("of the run before")
+    (tmp_path / "details_of_mine").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    clear_run_dir(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"details_of_mine", "notes.txt"}
 
 
 def test_overwrite_waits_for_data_and_model(gvp_run, tmp_path, monkeypatch):
