@@ -158,7 +158,10 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "accuracy": accuracy,
         "learned": lambda: learned("ec-class", "cath-architecture", "cath-class"),
         "models": lambda: overview("docs/models"),
-        "pays": lambda: wrapped(same_features.answer(read("learn", "same_features.json"))),
+        "pays": lambda: wrapped(
+            "On residue features that do not change, the same for both: "
+            f"{same_features.answer(read('learn', 'same_features.json'))}"
+        ),
         "whole_runs": lambda: wrapped(
             does_it_pay_report.in_short(read("learn", "does_it_pay.json")["tasks"])
         ),
@@ -206,6 +209,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
                 read("learn", "summary.json")["tasks"],
                 read("learn", "does_it_pay.json")["tasks"],
                 read("learn", "unseen_families.json")["tasks"],
+                read("learn", "same_features.json")["analysis"],
             )
         ),
         "learned": learned,

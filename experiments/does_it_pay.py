@@ -50,8 +50,8 @@ CONTRASTS = (
 
 
 def analyse(runs: list[FinishedRun]) -> dict[str, Any]:
-    """Task → its power, variants, contrasts and the budget of equal compute. Raises DataError for variants
-    that are not known, or runs of a task with different test proteins."""
+    """Task → its power, variants, contrasts and the training time of its cheapest variant. Raises DataError
+    for variants that are not known, or runs of a task with different test proteins."""
     unknown = sorted({run.variant for run in runs} - COMPARED.keys())
     if unknown:
         raise DataError(f"unknown variants {', '.join(unknown)}; known are {', '.join(COMPARED)}")

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.flags import Flags, count, run_script
-from partoken_jax.config import ModelConfig, TrainConfig, from_dict, save_yaml
+from partoken_jax.config import ConfigError, ModelConfig, TrainConfig, from_dict, save_yaml
 from partoken_jax.model_config import Precision
 from partoken_jax.presets import changes
 from partoken_jax.pretrained import model_names
@@ -296,6 +296,20 @@ def all_jobs(
     return first + [job(root, *one, precision) for one in rest]
 
 
+def check_starts(jobs: Sequence[Job], root: Path) -> None:
+    """Raises ConfigError for a job that starts from a run that is neither finished nor among the jobs."""
+    own = {job.config.run_dir for job in jobs}
+    for one in jobs:
+        start = one.config.init_from
+        if start is None or start in own or start in model_names():
+            continue
+        if not is_done(start) and not is_done(one.config.run_dir):
+            raise ConfigError(
+                f"{one.name} starts from {Path(start).relative_to(root)}, which is not finished in {root}; "
+                "run that first"
+            )
+
+
 def main() -> int:
     flags = Flags(description=__doc__.splitlines()[0])
     flags.add_argument("--root", type=Path, default=Path("runs/learn"), help="Where the runs go.")
@@ -309,6 +323,7 @@ def main() -> int:
     flags.add_argument("--minutes", type=float, default=1e6, help="Then runs under way save and stop.")
     args = flags.parse_args()
     jobs = all_jobs(args.root.resolve(), args.tasks, args.recipes, args.seeds, args.precision)
+    check_starts(jobs, args.root.resolve())
     done = sum(is_done(job.config.run_dir) for job in jobs)
     say(f"{len(jobs)} runs, {done} of them done")
     failed = run_all(jobs, args.at_once, 60 * args.minutes)

@@ -354,16 +354,16 @@ def _unseen_families(result: dict[str, Any]) -> list[str]:
         return []  # another test split
     training = found["training"]
     few = training["known"] < training["n"]
-    known = f" (those that are known, of {training['known']:,} of {training['n']:,} chains)" if few else ""
+    known = f" (it is known of {training['known']:,} of those {training['n']:,})" if few else ""
     there, new = (group["models"][result["kind"]] for group in (seen, unseen))
     low, high = new["accuracy_interval"]
     return [
-        f"- On new superfamilies it is worse. Of the {of['known']} test proteins whose CATH superfamily is "
-        f"known, {of['in_training']} have one that occurs in training{known}: there {there['accuracy']:.3f} "
-        f"are right (mean of the {found['seeds'][result['kind']]} runs with its recipe), of the other "
-        f"{unseen['n']} {new['accuracy']:.3f} ({low:.3f} to {high:.3f}), where a random forest has "
-        f"{unseen['models']['forest']['accuracy']:.3f} and always the most frequent class of training "
-        f"{unseen['models']['constant']['accuracy']:.3f}."
+        f"- On new superfamilies it is worse. Of {of['known']} test proteins whose CATH superfamily is "
+        f"known, {of['in_training']} have one that also occurs among the chains for training{known}. "
+        f"Accuracy there is {there['accuracy']:.3f} (mean of the {found['seeds'][result['kind']]} runs with "
+        f"its recipe); on the other {unseen['n']} it is {new['accuracy']:.3f} ({low:.3f} to {high:.3f}), "
+        f"where a random forest has {unseen['models']['forest']['accuracy']:.3f} and always the most "
+        f"frequent class of training {unseen['models']['constant']['accuracy']:.3f}."
     ]
 
 
@@ -373,8 +373,8 @@ def _measured_limits(name: str) -> list[str]:
     if stability["model"] != name:
         return []
     kept = ", ".join(
-        f"{row['same_label'][0]:.0%} with {row['sigma']} Å on every "
-        f"{'residue' if row['whole_residues'] else 'atom'}"
+        f"{row['same_label'][0]:.0%} with {row['sigma']} Å on "
+        f"{'whole residues, each moved as one' if row['whole_residues'] else 'every atom'}"
         for row in stability["noise"]["rows"]
     )
     return [

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.does_it_pay_report import SIGNIFICANCE, listed, signed, significant
+from experiments.does_it_pay_report import SIGNIFICANCE, SIGNIFICANCE_MEANS, listed, signed, significant
 from experiments.finished_runs import mean_or_none
 from experiments.flags import Flags, count, output, run_script
 from experiments.frozen_encoder import encoded, headed, train_on_features
@@ -67,6 +67,8 @@ CONTRASTS = (
     ("partoken-recommended", "partoken-whole"),
 )
 """The first minus the second."""
+CONTROLS = {"partoken-random": "with random clusters", "partoken-whole": "with the whole protein as one"}
+"""What tells whether clusters are the reason for a gain."""
 MAIN = ("backbone", "types")
 """Encoders that go without saying, where a task occurs with no other."""
 RUNS = Path(__file__).parent / "results" / "learn" / "runs"
@@ -200,34 +202,31 @@ def table(results: dict[str, Any]) -> str:
 
 def text(results: dict[str, Any]) -> str:
     """The answer in words, then the tables, for the documents."""
-    compared = sum(len(of["contrasts"]) for of in results["analysis"].values())
-    chance = f"By chance alone one in twenty of these {compared} comparisons would be significant."
+    compared = 2 * sum(len(of["contrasts"]) for of in results["analysis"].values())
+    chance = (
+        f"By chance alone one in twenty of these {compared} comparisons, of accuracy and of macro-F1, would "
+        "be significant."
+    )
     return wrapped(f"{answer(results)} {chance}") + "\n\n" + table(results)
 
 
 def answer(results: dict[str, Any]) -> str:
     """Where ParToken's head is better than GVP's, where it is not, and whether clusters are the reason."""
     places = _complete(results)
-    better: list[str] = []
-    worse: list[str] = []
-    equal: list[str] = []
-    pays: list[str] = []
-    macro: list[str] = []
-    for place, of in places.items():
-        against_mean, *others = of["contrasts"]
-        accuracy = against_mean["accuracy"]
-        group = equal if not accuracy["significant"] else better if accuracy["mean"] > 0 else worse
-        group.append(place)
-        if group is better and all(_higher(other["accuracy"]) for other in others):
-            pays.append(place)
-        if _higher(against_mean["macro_f1"]):
-            macro.append(place)
     if not places:
         return "No head is compared yet."
-    said = []
-    for of, what in ((better, "more"), (worse, "less")):
-        if of:
-            said.append(f"ParToken's head is {what} accurate than GVP's on {_called(of, places)}.")
+    by = {place: {c["second"]: c for c in of["contrasts"]} for place, of in places.items()}
+    against_mean = {place: found["gvp-recommended"] for place, found in by.items()}
+    better, worse = (
+        [place for place, found in against_mean.items() if _differs(found["accuracy"], sign)]
+        for sign in (1, -1)
+    )
+    equal = [place for place in places if place not in better + worse]
+    said = [
+        f"ParToken's head is {what} accurate than GVP's on {_called(of, places)}."
+        for of, what in ((better, "more"), (worse, "less"))
+        if of
+    ]
     if equal:
         said.append(
             f"On {_called(equal, places)} the difference is not significant."
@@ -235,19 +234,30 @@ def answer(results: dict[str, Any]) -> str:
             else "ParToken's head is not significantly more or less accurate than GVP's on "
             f"{_called(equal, places)}."
         )
-    if macro:
-        said.append(f"Its macro-F1 is higher on {_called(macro, places, numbers=False)}.")
-    if pays:
-        said.append(f"Clusters pay on {_called(pays, places)}: it is more accurate with them than without.")
-    elif better:
+    for sign, what in ((1, "higher"), (-1, "lower")):
+        if of := [place for place, found in against_mean.items() if _differs(found["macro_f1"], sign)]:
+            said.append(
+                f"The head's macro-F1 is significantly {what} on {_called(of, places, numbers=False)}."
+            )
+    unbeaten: dict[str, list[str]] = {}
+    for place in better:
+        names = [what for name, what in CONTROLS.items() if not _differs(by[place][name]["accuracy"], 1)]
+        unbeaten.setdefault(listed(names), []).append(place)
+    for control, of in unbeaten.items():
+        where = _called(of, places, numbers=False)
         said.append(
-            "Its clusters are not shown to be the reason: random ones, or none, are not measurably worse."
+            f"Clusters are not shown to be the reason on {where}: {control}, it is not significantly less "
+            "accurate."
+            if control
+            else f"Clusters pay on {where}: it is more accurate with them than "
+            f"{listed(list(CONTROLS.values()))}."
         )
     return " ".join(said)
 
 
-def _higher(difference: dict[str, Any]) -> bool:
-    return difference["significant"] and difference["mean"] > 0
+def _differs(difference: dict[str, Any], sign: int) -> bool:
+    """Whether it is significant, and of that sign."""
+    return difference["significant"] and difference["mean"] * sign > 0
 
 
 def _complete(results: dict[str, Any]) -> dict[str, Any]:
@@ -358,7 +368,7 @@ def write(results: dict[str, Any], path: Path) -> None:
         for place, data in results["data"].items()
     }
     write_whole(path, json.dumps(results) + "\n")  # most of it are predictions
-    path.with_suffix(".md").write_text(table(results) + "\n")
+    path.with_suffix(".md").write_text(f"{table(results)}\n\n{wrapped(SIGNIFICANCE_MEANS)}\n")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from experiments.contrast import contrast
-from experiments.does_it_pay_report import could_tell, emphasised
+from experiments.does_it_pay_report import could_find, emphasised
 from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn import SCREENED
@@ -78,23 +78,28 @@ def in_words(found: dict[str, Any]) -> str:
         return "These are single runs, of which nothing can be significant."
     compared = [row for row in found["rows"] if row["against_plain"] is not None]
     accuracy, macro = (_changed_by(compared, score) for score in ("accuracy", "macro_f1"))
-    could = could_tell(found)
+    could = could_find(found)
     return (
-        f"{could[0].upper()}{could[1:]} After {found['epochs']} epochs accuracy is significantly {accuracy}, "
-        f"macro-F1 {macro}. By chance alone one in twenty of these {2 * len(compared)} comparisons would be "
+        f"{could[0].upper()}{could[1:]} After {found['epochs']} epochs {accuracy}; {macro}. By chance "
+        f"alone one in twenty of these {2 * len(compared)} comparisons would be "
         "significant."
     )
 
 
 def _changed_by(compared: list[dict[str, Any]], score: str) -> str:
     """The settings with which a score is significantly higher, and lower."""
+    name = {"accuracy": "accuracy", "macro_f1": "macro-F1"}[score]
     said = []
     for direction, sign in (("higher", 1), ("lower", -1)):
         found = [(row["setting"], row["against_plain"][score]) for row in compared]
         names = [SCREENED[name][0] for name, d in found if d["significant"] and sign * d["mean"] > 0]
         if names:
-            said.append(f"{direction} with {'; '.join(names)}")
-    return " and ".join(said) or "changed by nothing"
+            said.append(f"{direction} with {', and with '.join(names)}")
+    return (
+        f"{name} is significantly {' and '.join(said)}"
+        if said
+        else f"no setting changed {name} significantly"
+    )
 
 
 def text(found: dict[str, Any]) -> str:

@@ -53,9 +53,10 @@ def where_seen(names: Sequence[str], training: Sequence[str], path: Path = DATA)
 
 
 def met_before(runs: Sequence[FinishedRun], names: Sequence[str]) -> dict[str, Any] | None:
-    """The task that the encoder of the runs had learned before, and how many of the proteins in `names` have
-    a superfamily of its training split; None where it had learned none."""
-    start = Path(runs[0].report["config"]["init_from"] or "").parts
+    """The other task of the run or model that the weights started from, and how many of the proteins in
+    `names` have a superfamily of its training split; None where there was none. What that one had started
+    from is not followed."""
+    start = Path(runs[0].report["config"]["init_from"] or "").parts[-3:]
     task = next((part for part in start if part in TASKS and part != runs[0].task), None)
     if task is None:
         return None

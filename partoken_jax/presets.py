@@ -32,10 +32,10 @@ PRESETS: dict[str, dict[str, Change]] = {
             True, "alone: accuracy +0.033 (-0.020 to +0.086), macro-F1 +0.057 (+0.009 to +0.106)"
         ),
         "model.partitioner.start": Change(
-            "data", "residues in clusters at step 0: 37% to 47%, before 4% to 72%"
+            "data", "residues in clusters at step 0: 37% to 47%, instead of 4% to 72%"
         ),
         "model.codebook.size": Change(
-            128, "with the next two, in whole runs: 78 to 88% of them in use; of the published 512, 41%"
+            128, "with the next two, by task 78 to 88% of them in use; of the published 512, 41%"
         ),
         "model.codebook.decay": Change(0.9, "codes that follow their clusters (docs/LEARNING.md)"),
         "reseed_dead_codes": Change(True, "codes that nobody chose come back (docs/LEARNING.md)"),

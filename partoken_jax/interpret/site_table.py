@@ -60,8 +60,8 @@ def verdict(report: dict[str, Any]) -> str:
     clusters, top, rocs = report["clusters"], report["top"], report["auroc"]
     differences = report["auroc_difference"]
     said = [
-        f"Catalytic residues are {_more(clusters)} in the model's clusters than in clusters of "
-        f"the same sizes grown at random: {clusters['share'][0]:.1%} against {clusters['random']:.1%}.",
+        f"Catalytic residues are {_more(clusters)} in the model's clusters than in clusters of the "
+        f"same sizes grown at random: {clusters['share'][0]:.1%} against {clusters['random']:.1%}.",
         f"In the most important cluster they are {_more(top)} than in a random one of its size: "
         f"{top['share'][0]:.1%} against {top['random']:.1%}.",
         f"As a ranking of residues, the importance of their cluster is {_against_chance(rocs['importance'])} "
@@ -69,8 +69,9 @@ def verdict(report: dict[str, Any]) -> str:
         f"({rocs['contacts'][0]:.3f}) and {_better(differences['centre'])} closeness to the centre "
         f"({rocs['centre'][0]:.3f}).",
         f"The clusters themselves lie {_central(report['clusters_auroc']['centre'])} than other residues do "
-        f"(AUROC {report['clusters_auroc']['centre'][0]:.3f}). Compared with residues as close to the "
-        f"centre, those in clusters are catalytic {_more(report['by_layer']).rstrip(',')}.",
+        f"(AUROC {report['clusters_auroc']['centre'][0]:.3f}).",
+        f"Compared with residues as close to the centre, those in clusters are {_more(report['by_layer'])} "
+        "catalytic.",
         _tokens(report["tokens"], clusters["share"][0] > 0),
     ]
     if report["groups"] < FEW:
@@ -106,7 +107,7 @@ def _more(row: dict[str, Any]) -> str:
         return f"more often ({times})"
     if high < 1 and row.get("p_fewer", 0) <= TAIL:
         return f"less often ({times})"
-    return f"neither more nor less often, as far as can be told ({times}),"
+    return f"not significantly more or less often ({times})"
 
 
 def _against_chance(found: Sequence[float]) -> str:
@@ -118,7 +119,7 @@ def _against_chance(found: Sequence[float]) -> str:
 
 def _better(difference: Sequence[float]) -> str:
     _, low, high = difference
-    return "better than" if low > 0 else "worse than" if high < 0 else "not told apart from"
+    return "better than" if low > 0 else "worse than" if high < 0 else "not significantly different from"
 
 
 def _central(found: Sequence[float]) -> str:

@@ -277,7 +277,7 @@ def _verdict(rows: list[dict[str, Any]], default: str, chosen: str | None) -> st
     if chosen is None:
         lines.append(f"nothing is chosen: {rows[0].get('error', 'no form is right')}")
     elif chosen == default:
-        lines.append(f"fastest, or not told apart from it: {default}, the default")
+        lines.append(f"fastest, or too close to tell: {default}, the default")
     else:
         lines.append(f"fastest: {chosen}, in place of {default}")
     return "\n".join(lines)

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from experiments import learn
-from partoken_jax.config import to_dict
+from partoken_jax.config import ConfigError, to_dict
 from partoken_jax.models import build_model
 from partoken_jax.parameters import parameter_table
 
@@ -107,6 +107,14 @@ def test_another_run_of_this_file_may_be_the_start_and_is_not_begun_for_it(tmp_p
     start = "cath-architecture/partoken-recommended/seed0"
     assert jobs[0].config.freeze_encoder and jobs[0].config.init_from == str(tmp_path / start)
     assert learn.startable(jobs, []) is None
+    with pytest.raises(
+        ConfigError, match=f"seed0 starts from {start}, which is not finished in .*; run that"
+    ):
+        learn.check_starts(jobs, tmp_path)
+    (tmp_path / start).mkdir(parents=True)
+    (tmp_path / start / "report.json").touch()
+    learn.check_starts(jobs, tmp_path)
+    learn.check_starts(learn.all_jobs(tmp_path, ["cath-class"], ["gvp-recommended"], seeds=1), tmp_path)
 
 
 def test_a_model_of_the_package_is_a_start_that_is_always_there(tmp_path):

@@ -30,6 +30,11 @@ def test_no_gain_over_gvp_and_none_by_clusters_is_shown(contrasts):
         assert not any(shown(c[score]) for c in whole + same for score in ("accuracy", "macro_f1"))
 
 
+def test_on_the_same_features_the_head_is_more_accurate_on_architectures():
+    found = read("learn", "same_features.json")["analysis"]["backbone, cath-architecture"]["contrasts"][0]
+    assert found["second"] == "gvp-recommended" and shown(found["accuracy"])
+
+
 def test_pretraining_is_what_is_shown_to_help(contrasts):
     short = contrasts["short-chains"]
     for name in ("partoken", "gvp"):

@@ -31,7 +31,7 @@ def test_the_interval_over_seeds_is_students():
     assert not found.significant and difference([0.019, 0.02, 0.021]).significant
 
 
-def test_proteins_widen_the_interval_and_one_seed_tells_nothing():
+def test_proteins_widen_the_interval_and_one_seed_shows_nothing():
     alone, both = difference([0.01, 0.02, 0.03]), difference([0.01, 0.02, 0.03], 0.05)
     assert both.high - both.mean == pytest.approx(1.96 * 0.05, rel=0.05)  # proteins outweigh seeds by far
     assert both.high > alone.high
@@ -111,7 +111,7 @@ def test_a_class_that_a_sample_misses_keeps_its_score():
     assert without == pytest.approx((1 + 1 + 0) / 3)
 
 
-def test_the_smallest_difference_is_told_in_four_of_five_experiments():
+def test_the_smallest_difference_is_significant_in_four_of_five_experiments():
     error, seeds, deviation = 0.011, 3, 0.01
     truth = smallest_difference(error, seeds, deviation)
     rng, found = np.random.default_rng(0), 0
@@ -123,7 +123,7 @@ def test_the_smallest_difference_is_told_in_four_of_five_experiments():
     assert smallest_difference(error, 9, deviation) < truth
     # With seeds that do not vary, the normal distribution's: z of 97.5% and of 80%.
     assert smallest_difference(error, 3, 0) == pytest.approx(2.8016 * error, rel=1e-3)
-    assert smallest_difference(error, 1, deviation) is None  # which tells nothing
+    assert smallest_difference(error, 1, deviation) is None  # which shows nothing
     assert power_before(400, 3)["smallest_difference"] < power_before(100, 3)["smallest_difference"]
 
 
@@ -139,6 +139,6 @@ def test_the_interval_holds_the_truth_whatever_varies_most(seeds, ratio):
     assert held / 4000 > 0.94
 
 
-def test_equal_differences_alone_tell_nothing():
+def test_equal_differences_alone_show_nothing():
     assert not difference([250 / 423 - 248 / 423, 211 / 423 - 209 / 423, 101 / 423 - 99 / 423]).significant
     assert difference([0.0047, 0.0047], 0.001).significant

@@ -42,7 +42,7 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_what_helps_harms_and_does_nothing_is_told_apart(root, monkeypatch, capsys):
+def test_what_helps_harms_and_does_nothing_is_kept_apart(root, monkeypatch, capsys):
     target = root / "screening.json"
     monkeypatch.setattr(sys, "argv", ["screening", "--runs", str(root), "--json", str(target)])
     screening.main()
