@@ -39,6 +39,7 @@ CONTRASTS = (
     ("partoken-recommended", "partoken-random"),
     ("partoken-scratch", "gvp-wide"),
     ("partoken-types", "gvp-types"),
+    ("partoken-transferred", "gvp-transferred"),
     ("partoken-published", "gvp-published"),
     ("partoken-recommended", "partoken-scratch"),
     ("gvp-recommended", "gvp-scratch"),

@@ -125,6 +125,9 @@ RECIPES = {
     "gvp-wide": Recipe("gvp", (RECOMMENDED, FAST, {"model": {"node_hidden": [118, 18]}})),
     "gvp-published": Recipe("gvp", (PUBLISHED,)),
     "partoken-published": Recipe("partoken", (PUBLISHED,)),
+    "gvp-transferred": Recipe(
+        "gvp", (RECOMMENDED, KEPT), "cath-architecture/gvp-recommended/seed1", _epochs(5, 3)
+    ),
     "partoken-transferred": Recipe(
         "partoken", (RECOMMENDED, KEPT), "cath-architecture/partoken-recommended/seed0", _epochs(5, 3)
     ),
@@ -167,6 +170,7 @@ COMPARED = {
     "gvp-wide": "GVP without pretraining, as many parameters as ParToken",
     "gvp-recommended": "GVP, recommended recipe",
     "gvp-types": "GVP that sees residue types",
+    "gvp-transferred": "GVP, encoder kept from CATH architectures",
     "partoken-published": "ParToken as published",
     "partoken-scratch": "ParToken without pretraining",
     "partoken-whole": "ParToken without partition",

@@ -36,7 +36,10 @@ from partoken_jax.training.metrics import classification
 from partoken_jax.training.predictions import StoredPredictions
 
 MODELS = ("gvp", "partoken", "forest")
-VARIANTS = {"gvp": ("gvp-recommended",), "partoken": ("partoken-recommended", "partoken-transferred")}
+VARIANTS = {
+    "gvp": ("gvp-recommended", "gvp-transferred"),
+    "partoken": ("partoken-recommended", "partoken-transferred"),
+}
 """Which variant stands for a model on a task: the first of these that has finished."""
 READ_OFF = {
     "gvp-recommended": ("gvp-architectures", "gvp, read off its architectures"),
