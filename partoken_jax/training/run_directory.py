@@ -10,7 +10,6 @@ from typing import Literal
 
 from partoken_jax.config import ConfigError, TrainConfig, load_yaml
 from partoken_jax.files import locked_by_other
-from partoken_jax.proteins.prepared import SPLITS
 from partoken_jax.settings import read_yaml
 
 RUN_FILES = (
@@ -19,7 +18,7 @@ RUN_FILES = (
 )
 GLOBS = (
     *("evaluation_*.json", "non_finite_step_*.npz"),
-    *(name for split in SPLITS for name in (f"details_{split}", f"sites_{split}.json")),
+    *(name for split in ("train", "val", "test") for name in (f"details_{split}", f"sites_{split}.json")),
 )
 OTHERS = {"dataset.json": "a prepared set", "manifest.json": "a folder of annotations"}
 """Files that say what else a folder of ours is."""
