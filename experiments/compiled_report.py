@@ -284,10 +284,15 @@ def measured_and_compiled() -> str:
 
 def device_over_estimate() -> tuple[float, float]:
     """The least and the most that an H100 took over the estimates of what was measured."""
-    result = read("gpu", "h100_batch64.json")
-    steps = {row["model"]: row["median_ms"] for row in result["measurements"] if row["pass"] == "train_step"}
+    steps = h100_steps()
     factors = [steps[model] / MEASURED_FORM[model] for model in MODELS]
     return min(factors), max(factors)
+
+
+def h100_steps() -> dict[str, float]:
+    """Milliseconds of a training step that were measured on an H100, by model."""
+    rows = read("gpu", "h100_batch64.json")["measurements"]
+    return {row["model"]: row["median_ms"] for row in rows if row["pass"] == "train_step"}
 
 
 def _compiled_cell(row: Row | None) -> str:
@@ -303,8 +308,7 @@ computed again, and batches were not filled up. Nobody has run the present form 
 
 def against_a_measurement() -> str:
     """The one measurement that there is on an H100 beside the estimates of what was measured."""
-    result = read("gpu", "h100_batch64.json")
-    steps = {row["model"]: row["median_ms"] for row in result["measurements"] if row["pass"] == "train_step"}
+    result, steps = read("gpu", "h100_batch64.json"), h100_steps()
     names = " and ".join(MODELS.values())
     estimates = " and ".join(f"{MEASURED_FORM[model]:.0f}" for model in MODELS)
     took = " and ".join(f"{steps[model]:.0f}" for model in MODELS)

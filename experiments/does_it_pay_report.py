@@ -26,6 +26,8 @@ RECIPE = ("partoken-recommended", "partoken-published")
 """What we recommend, and what it is instead of."""
 SETTINGS = ("partoken-scratch", "partoken-published")
 """The same, both from random weights: what is due to the settings alone."""
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+"""What a contrast is about, and what it is called."""
 SIGNIFICANCE = ("found 4 times in 5", "significant")
 """Columns: the true difference in accuracy that such experiments find so often, and which scores differ."""
 SIGNIFICANCE_MEANS = (
@@ -182,8 +184,7 @@ def contrasts_table(found: dict[str, Any]) -> str:
 
 def significant(contrast: dict[str, Any]) -> str:
     """Which scores of a contrast differ significantly."""
-    names = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
-    return listed([name for key, name in names.items() if contrast[key]["significant"]]) or "none"
+    return listed([name for key, name in SCORES.items() if contrast[key]["significant"]]) or "none"
 
 
 def signed(found: dict[str, Any]) -> str:
@@ -308,8 +309,7 @@ def against_published(task: str, found: dict[str, Any]) -> str:
 
 def in_short(tasks: dict[str, Any]) -> str:
     """The answer with the recommended settings and with the published ones, and what the former change."""
-    points = (as_published, against_published)
-    said = [say(task, found) for say in points for task, found in tasks.items()]
+    said = [say(task, found) for say in (as_published, against_published) for task, found in tasks.items()]
     return " ".join(filter(None, [answers(tasks), *said]))
 
 

@@ -226,12 +226,16 @@ def is_done(run_dir: str) -> bool:
     return (Path(run_dir) / "report.json").is_file()
 
 
+def may_start(start: str | None) -> bool:
+    """Whether what a run starts from is there: random weights, a model of the package, or a finished run."""
+    return start is None or start in model_names() or is_done(start)
+
+
 def startable(waiting: list[Job], under_way: list[Job]) -> Job | None:
     """The first job whose start is done, and of whose family nothing is under way."""
     busy = {job.family for job in under_way}
     for candidate in waiting:
-        start = candidate.config.init_from
-        if candidate.family not in busy and (start is None or start in model_names() or is_done(start)):
+        if candidate.family not in busy and may_start(candidate.config.init_from):
             return candidate
     return None
 
@@ -305,12 +309,10 @@ def check_starts(jobs: Sequence[Job], root: Path) -> None:
     own = {job.config.run_dir for job in jobs}
     for one in jobs:
         start = one.config.init_from
-        if start is None or start in own or start in model_names():
-            continue
-        if not is_done(start) and not is_done(one.config.run_dir):
+        if not may_start(start) and start not in own and not is_done(one.config.run_dir):
             raise ConfigError(
-                f"{one.name} starts from {Path(start).relative_to(root)}, which is not finished in {root}; "
-                "run that first"
+                f"{one.name} starts from {Path(start or '').relative_to(root)}, which is not finished in "
+                f"{root}; run that first"
             )
 
 

@@ -144,7 +144,7 @@ def in_short(
             "([scores](#proteins-classes-of-structure-and-of-function)).",
             f"- On superfamilies that are new to it, accuracy is {new['partoken']:.3f} on architectures, "
             f"where on known ones it is {seen['partoken']:.3f}; trained on a split that keeps superfamilies "
-            f"apart, {apart['accuracy']:.3f} ({apart['seeds']} seed). On enzyme classes it is "
+            f"apart, {apart['accuracy']:.3f} (seeds: {apart['seeds']}). On enzyme classes it is "
             f"{new_enzymes['partoken']:.3f}, less than that of always the most frequent class, "
             f"{new_enzymes['constant']:.3f}: do not use it for those ([new "
             "superfamilies](#superfamilies-that-are-new-to-it)). New folds were not counted apart.",

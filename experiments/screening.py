@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from experiments.contrast import contrast
-from experiments.does_it_pay_report import could_find, emphasised
+from experiments.does_it_pay_report import SCORES, could_find, emphasised
 from experiments.finished_runs import FinishedRun, read_runs
 from experiments.flags import Flags, output, run_script
 from experiments.learn import SCREENED
@@ -81,14 +81,12 @@ def in_words(found: dict[str, Any]) -> str:
     could = could_find(found)
     return (
         f"{could[0].upper()}{could[1:]} After {found['epochs']} epochs {accuracy}; {macro}. By chance "
-        f"alone one in twenty of these {2 * len(compared)} comparisons would be "
-        "significant."
+        f"alone one in twenty of these {2 * len(compared)} comparisons would be significant."
     )
 
 
 def _changed_by(compared: list[dict[str, Any]], score: str) -> str:
     """The settings with which a score is significantly higher, and lower."""
-    name = {"accuracy": "accuracy", "macro_f1": "macro-F1"}[score]
     said = []
     for direction, sign in (("higher", 1), ("lower", -1)):
         found = [(row["setting"], row["against_plain"][score]) for row in compared]
@@ -96,9 +94,9 @@ def _changed_by(compared: list[dict[str, Any]], score: str) -> str:
         if names:
             said.append(f"{direction} with {', and with '.join(names)}")
     return (
-        f"{name} is significantly {' and '.join(said)}"
+        f"{SCORES[score]} is significantly {' and '.join(said)}"
         if said
-        else f"no setting changed {name} significantly"
+        else f"no setting changed {SCORES[score]} significantly"
     )
 
 

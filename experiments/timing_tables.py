@@ -91,8 +91,8 @@ def gpu() -> str:
         "PyTorch GVP. Loops on the host that wait for the device could explain that: their training step of "
         f"64 proteins of 300 residues reads the device {reads:,} times (counted, "
         f"`comparison/cpu_64x300.json`), and the published one takes {extra:.2f} s more than GVP's, "
-        f"{1e6 * extra / reads:.0f} µs for each "
-        "read. Our step reads nothing. The authors' code we have not run on a GPU."
+        f"{1e6 * extra / reads:.0f} µs for each read. Our step reads nothing. The authors' code "
+        "we have not run on a GPU."
     )
 
 

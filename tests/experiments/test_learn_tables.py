@@ -2,9 +2,11 @@
 
 import pytest
 
-from experiments.result_files import read
+from experiments.result_files import ROOT, read
 from partoken_jax.presets import PRESETS
 from partoken_jax.pretrained import load_model
+
+LEARNING = "docs/LEARNING.md"
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,22 @@ def test_the_forest_is_beaten_on_architectures_and_on_enzyme_classes_in_macro_f1
     new = found["ec-class"]["groups"]["unseen"]
     constant = new["differences"]["partoken - constant"]["accuracy"]
     assert constant["significant"] and constant["mean"] < 0
+
+
+def test_readme_and_learning_quote_the_split_by_superfamily():
+    models = read("learn", "summary.json")["tasks"]["cath-architecture-superfamily"]
+    gvp, partoken, forest = (models[name]["accuracy"] for name in ("gvp", "partoken", "forest"))
+    new = read("learn", "unseen_families.json")["tasks"]["ec-class"]["groups"]["unseen"]["models"]["partoken"]
+    readme, learning = (" ".join((ROOT / name).read_text().split()) for name in ("README.md", LEARNING))
+    assert f"has {partoken:.3f} on architectures (GVP {gvp:.3f}, forest {forest:.3f}; one seed)" in readme
+    assert f"on enzymes of new superfamilies {new['accuracy']:.3f}" in readme
+    for name, said in (
+        ("gvp", "GVP is right for {} of 915 test proteins,"),
+        ("partoken", "ParToken for {},"),
+    ):
+        low, high = models[name]["accuracy_interval"]
+        right = said.format(round(models[name]["accuracy"] * models[name]["n"]))
+        assert f"{right} {models[name]['accuracy']:.3f} ({low:.3f} to {high:.3f})" in learning
 
 
 def test_the_preset_says_how_many_codes_are_in_use():
