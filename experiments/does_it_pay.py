@@ -46,6 +46,11 @@ CONTRASTS = (
     ("gvp-narrow", "gvp-scratch"),
     ("partoken-recommended", "partoken-published"),
     ("partoken-scratch", "partoken-published"),
+    ("partoken-recommended", "partoken-published-pretrained"),
+    ("gvp-recommended", "gvp-published-pretrained"),
+    ("partoken-published-pretrained", "gvp-published-pretrained"),
+    ("partoken-published-pretrained", "partoken-published"),
+    ("gvp-published-pretrained", "gvp-published"),
 )
 """What is compared: the first minus the second."""
 

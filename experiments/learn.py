@@ -125,6 +125,8 @@ RECIPES = {
     "gvp-wide": Recipe("gvp", (RECOMMENDED, FAST, {"model": {"node_hidden": [118, 18]}})),
     "gvp-published": Recipe("gvp", (PUBLISHED,)),
     "partoken-published": Recipe("partoken", (PUBLISHED,)),
+    "gvp-published-pretrained": Recipe("gvp", (PUBLISHED,), "pretraining/backbone"),
+    "partoken-published-pretrained": Recipe("partoken", (PUBLISHED,), "pretraining/backbone"),
     "gvp-transferred": Recipe(
         "gvp", (RECOMMENDED, KEPT), "cath-architecture/gvp-recommended/seed1", _epochs(5, 3)
     ),
@@ -165,6 +167,7 @@ SCREENED: dict[str, tuple[str, Settings]] = {
 RECIPES |= {name: Recipe("gvp", (), change=settings) for name, (_, settings) in SCREENED.items()}
 COMPARED = {
     "gvp-published": "GVP as published",
+    "gvp-published-pretrained": "GVP as published, pretrained",
     "gvp-scratch": "GVP without pretraining",
     "gvp-narrow": "GVP without pretraining, narrow, in more epochs",
     "gvp-wide": "GVP without pretraining, as many parameters as ParToken",
@@ -172,6 +175,7 @@ COMPARED = {
     "gvp-types": "GVP that sees residue types",
     "gvp-transferred": "GVP, encoder kept from CATH architectures",
     "partoken-published": "ParToken as published",
+    "partoken-published-pretrained": "ParToken as published, pretrained",
     "partoken-scratch": "ParToken without pretraining",
     "partoken-whole": "ParToken without partition",
     "partoken-random": "ParToken, random clusters",
