@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.learn import job
-from experiments.step_times import BASE
+from experiments.learn import RECIPES, job
+from experiments.step_times import BASE, program
 from partoken_jax.proteins import DataError
 from partoken_jax.training.predictions import StoredPredictions, read_predictions
 from partoken_jax.training.records import EpochRecord, read_records
@@ -139,17 +139,26 @@ def step_times(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.is_file() else None
 
 
-def measured_steps(folder: Path) -> dict[tuple[str, int], float]:
-    """Variant and stage → milliseconds of a step, of step_times.json; empty without the file. The median of
-    the base, times that of the ratios to it: the machine is not as fast all the time, and they took turns."""
+def measured_steps(folder: Path) -> dict[str, float]:
+    """Program of a step → its milliseconds, of step_times.json in the folder of a task; empty without the
+    file. The median of the base, times that of the ratios to it: the machine is not as fast all the time, and
+    they took turns."""
     found = step_times(folder)
     if found is None:
         return {}
     base = next(row["ms"] for row in found["rows"] if row["variant"] == BASE)
-    return {(row["variant"], row["stage"]): base * row["over_gvp"]["median"] for row in found["rows"]}
+    return {
+        _program(folder.name, row["variant"], row["stage"]): base * row["over_gvp"]["median"]
+        for row in found["rows"]
+    }
 
 
-def _read(path: Path, times: dict[tuple[str, int], float]) -> FinishedRun:
+def _program(task: str, variant: str, stage: int) -> str:
+    """What decides how long a step takes; variants that start from other weights share it."""
+    return program(job(Path(), task, variant, 0, "float32").config, stage)
+
+
+def _read(path: Path, times: dict[str, float]) -> FinishedRun:
     task, variant = path.parts[-3:-1]
     report: RunReport = json.loads((path / "report.json").read_text())
     data, planned = report["config"]["data"], job(path, task, "gvp-recommended", 0, "float32").config.data
@@ -162,12 +171,13 @@ def _read(path: Path, times: dict[tuple[str, int], float]) -> FinishedRun:
     records = read_records(path / "metrics.jsonl")
     if not records:
         raise DataError(f"{path}: has no metrics.jsonl, so nothing tells what it cost; copy the whole run")
-    if times:
-        if missing := {(variant, record["stage"]) for record in records} - times.keys():
-            named = ", ".join(f"{name}, stage {stage}" for name, stage in sorted(missing))
+    if times and variant in RECIPES:
+        programs = {stage: _program(task, variant, stage) for stage in {r["stage"] for r in records}}
+        if missing := sorted(stage for stage, name in programs.items() if name not in times):
+            named = ", ".join(f"{variant}, stage {stage}" for stage in missing)
             raise DataError(
                 f"{path.parents[1] / 'step_times.json'}: has no time of {named}; measure all variants "
                 "together with `python -m experiments.step_times`"
             )
-        records = [{**record, "step_ms": times[variant, record["stage"]]} for record in records]
+        records = [{**record, "step_ms": times[programs[record["stage"]]]} for record in records]
     return FinishedRun(task, variant, report["config"]["seed"], report, records, read_predictions(path))

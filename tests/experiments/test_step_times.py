@@ -20,6 +20,7 @@ def test_variants_share_a_program_unless_it_computes_something_else(tmp_path):
 
     gvp, partoken = programs("gvp-recommended"), programs("partoken-recommended")
     assert gvp == programs("gvp-scratch") and gvp[0] == gvp[1]
+    assert programs("partoken-published-pretrained") == programs("partoken-published")
     assert partoken == programs("partoken-scratch") and partoken[0] != partoken[1]
     others = ("gvp-wide", "gvp-published", "partoken-whole", "partoken-random", "partoken-published")
     assert len({gvp[0], *partoken, *(program for name in others for program in programs(name))}) == 11
@@ -38,4 +39,4 @@ def test_both_stages_of_a_variant_are_timed_into_the_file_that_comparisons_read(
     assert [(row["stage"], row["over_gvp"]["pairs"]) for row in found["rows"]] == [(0, 2), (1, 2)]
     assert found["rows"][1]["over_gvp"]["median"] == 1
     steps = measured_steps(tmp_path / "short-chains")
-    assert set(steps) == {("gvp-recommended", 0), ("gvp-recommended", 1)} and min(steps.values()) > 0
+    assert len(steps) == 1 and min(steps.values()) > 0  # GVP has one program in both stages
