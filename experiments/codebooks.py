@@ -142,7 +142,8 @@ def learned(variant: Variant, clusters: Clusters, seed: int) -> Book:
         state = epoch(state, clusters.features[order], clusters.mask[order])
         if number < EPOCHS - 1:  # codes have an epoch to settle
             book = nnx.merge(graphdef, state, copy=True)
-            follow(book, samples, jax.random.key(seed * EPOCHS + number), reseed=variant.reseed)
+            dead_share = 0.0 if variant.reseed else None
+            follow(book, samples, jax.random.key(seed * EPOCHS + number), dead_share=dead_share)
             state = jax.tree.map(jnp.copy, nnx.state(book))
     return nnx.merge(graphdef, state)
 

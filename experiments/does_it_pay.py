@@ -51,6 +51,7 @@ CONTRASTS = (
     ("partoken-published-pretrained", "gvp-published-pretrained"),
     ("partoken-published-pretrained", "partoken-published"),
     ("gvp-published-pretrained", "gvp-published"),
+    ("partoken-reseeded", "partoken-recommended"),
 )
 """What is compared: the first minus the second."""
 

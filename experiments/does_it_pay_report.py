@@ -24,8 +24,11 @@ PRETRAINED = {
 """What starts from a pretrained encoder, and the same from random weights."""
 RECIPE = ("partoken-recommended", "partoken-published")
 """What we recommend, and what it is instead of."""
-SETTINGS = ("partoken-scratch", "partoken-published")
-"""The same, both from random weights: what is due to the settings alone."""
+SETTINGS = {
+    "from random weights": ("partoken-scratch", "partoken-published"),
+    "pretrained": ("partoken-recommended", "partoken-published-pretrained"),
+}
+"""The same, where both start alike: what is due to the settings alone."""
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 """What a contrast is about, and what it is called."""
 SIGNIFICANCE = ("found 4 times in 5", "significant")
@@ -302,9 +305,12 @@ def against_published(task: str, found: dict[str, Any]) -> str:
         f"epochs: accuracy {in_words(accuracy)}, {ours} in use, not {published}, in {time:.2f} of the time, "
         "pretraining aside."
     )
-    if SETTINGS in by_pair:
-        said += f" Both from random weights: {in_words(by_pair[SETTINGS]['accuracy'])}."
-    return said
+    alone = [
+        f"both {start}: {in_words(by_pair[pair]['accuracy'])}"
+        for start, pair in SETTINGS.items()
+        if pair in by_pair
+    ]
+    return said + (f" The settings alone, {'; '.join(alone)}." if alone else "")
 
 
 def in_short(tasks: dict[str, Any]) -> str:

@@ -183,7 +183,8 @@ def train_on_features(config: TrainConfig, data: RunData, features: dict[str, Fe
         ).state
         if config.reseed_dead_codes and not bypass and not settings[-1].frozen:
             found = samples(state, bypass, epoch)
-            state, _ = renew_codebook(graphdef, state, found, config.seed, epoch, reseed=True)
+            share = config.dead_code_share
+            state, _ = renew_codebook(graphdef, state, found, config.seed, epoch, dead_share=share)
         validation, _ = scored("val", state, bypass, temperature)
         reached = validation["classification"]["macro_f1"]
         if best is None or reached > best[0]:

@@ -81,7 +81,8 @@ TASKS: dict[str, tuple[Settings, ...]] = {
     "screening": (SHORT, {"data": {"batch_size": 16, "residues_per_batch": 1_536}}, _epochs(4, 2), NARROW),
 }
 
-RECOMMENDED = changes("recommended")
+RECOMMENDED: Settings = changes("recommended") | {"dead_code_share": 0.0}
+"""The preset, but for the share below which codes are dead, which is younger than most runs."""
 PUBLISHED: Settings = {"data": {"neighbours": 30}}
 """What is published, in fewer epochs, steps of equal residues and the precision of all runs."""
 KEPT: Settings = {"freeze_encoder": True, "stage0": {"learning_rate": 2e-3}}
@@ -117,6 +118,7 @@ RECIPES = {
     "partoken-recommended": Recipe("partoken", (RECOMMENDED,), "pretraining/backbone"),
     "gvp-types": Recipe("gvp", (RECOMMENDED, TYPES), "pretraining/types"),
     "partoken-types": Recipe("partoken", (RECOMMENDED, TYPES), "pretraining/types"),
+    "partoken-reseeded": Recipe("partoken", (changes("recommended"),), "pretraining/backbone"),
     "partoken-whole": Recipe("partoken", (RECOMMENDED, _partitioner("whole")), "pretraining/backbone"),
     "partoken-random": Recipe("partoken", (RECOMMENDED, _partitioner("random")), "pretraining/backbone"),
     "gvp-scratch": Recipe("gvp", (RECOMMENDED, FAST)),
@@ -180,6 +182,7 @@ COMPARED = {
     "partoken-whole": "ParToken without partition",
     "partoken-random": "ParToken, random clusters",
     "partoken-recommended": "ParToken, recommended recipe",
+    "partoken-reseeded": "ParToken, rare codes re-seeded",
     "partoken-types": "ParToken that sees residue types",
     "partoken-transferred": "ParToken, encoder kept from CATH architectures",
     "partoken-tuned": "ParToken for enzyme classes, all of it trained further",

@@ -83,7 +83,8 @@ def train_moving(
         carry = epoch(carry, (features[order], mask[order], labels[order], moves))
         if number < EPOCHS - 1 and (reseed or config.dimension is not None):
             model = nnx.merge(graphdef, carry[0], carry[1], copy=True)
-            follow(model.book, samples(model), jax.random.key(EPOCHS * seed + number), reseed=reseed)
+            dead_share = 0.0 if reseed else None
+            follow(model.book, samples(model), jax.random.key(EPOCHS * seed + number), dead_share=dead_share)
             carry = (carry[0], jax.tree.map(jnp.copy, nnx.state(model, Codebook)), *carry[2:])
     return nnx.merge(graphdef, carry[0], carry[1], copy=True)
 

@@ -76,7 +76,7 @@ UNUSUAL = [
         run_dir="some where", seed=2**32 - 1, model=FITTING, data=DATA, stage0=STAGE,
         stage1=StageConfig(0, 1, 0),
         loss=LOSS, temperature=TEMPERATURE, kmeans_batches=1, freeze_codebook_epochs=0,
-        reseed_dead_codes=True, devices=3, init_from="runs/other", freeze_encoder=True,
+        reseed_dead_codes=True, dead_code_share=0.5, devices=3, init_from="runs/other", freeze_encoder=True,
         one_schedule=True, weight_decay=0.1, label_smoothing=0.2, class_balance=1,
         clip_norm=0.5, non_finite="skip",
         checkpoint=CHECKPOINT, overwrite=True,

@@ -251,13 +251,15 @@ def reseed_dead(
     state: CodebookState,
     samples: jax.Array,  # [M, D]
     key: jax.Array,
+    share: float = 0.0,
 ) -> tuple[CodebookState, jax.Array]:
-    """Moves every code without uses onto a random sample, with count 1, and begins to count uses anew.
+    """Moves every dead code onto a random sample, with count 1, and begins to count uses anew. Dead are codes
+    with at most this share of the uses that each would have if all had as many.
 
     No two codes get the same sample while there are enough of them: of two equal codes one is never chosen.
     Returns the new state and how many codes moved, int32 [].
     """
-    dead = state.uses == 0
+    dead = state.uses <= share * jnp.mean(state.uses)
     order = jax.random.permutation(key, samples.shape[0])
     picked = samples[order[(jnp.cumsum(dead) - 1) % samples.shape[0]]]  # the n-th dead code takes the n-th
     return CodebookState(

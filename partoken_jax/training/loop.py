@@ -262,12 +262,12 @@ def _epoch(run: Run, writer: CheckpointWriter) -> None:
     # From here on another state, until the epoch is over: a checkpoint in between is one before all of this.
     state, last = run.state, settings[-1]
     reseeded = 0
-    reseed = config.reseed_dead_codes
-    follows = reseed or config.model.codebook.dimension is not None
+    dead_share = config.dead_code_share if config.reseed_dead_codes else None
+    follows = dead_share is not None or config.model.codebook.dimension is not None
     if follows and not bypass and not last.frozen:
         samples = _samples(run, run.program.evaluate[bypass], state)
         state, reseeded = renew_codebook(
-            run.program.graphdef, state, samples, config.seed, epoch, run.mesh, reseed=reseed
+            run.program.graphdef, state, samples, config.seed, epoch, run.mesh, dead_share=dead_share
         )
     record = _record(run, trained, state, last, stage, reseeded)
     run.state, run.epoch, run.so_far = state, epoch + 1, nothing_yet()

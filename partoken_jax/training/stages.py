@@ -81,13 +81,13 @@ def renew_codebook(
     epoch: int,
     mesh: Mesh | None = None,
     *,
-    reseed: bool,
+    dead_share: float | None,
 ) -> tuple[TrainState, int]:
     """Fits the codebook to cluster features [M, D] after an epoch (`follow`); also returns how many codes
     moved."""
     model = _with_local_codebook(graphdef, state, mesh)
     key = jax.random.fold_in(run_keys(seed).codebook, epoch)
-    moved = follow(model.codebook, samples, key, reseed=reseed)
+    moved = follow(model.codebook, samples, key, dead_share=dead_share)
     return _with_codebook(state, model, mesh), moved
 
 
@@ -105,16 +105,22 @@ def begin_codebook(
 
 
 def follow(
-    codebook: VQCodebook | ResidualCodebook, samples: np.ndarray, key: jax.Array, *, reseed: bool
+    codebook: VQCodebook | ResidualCodebook,
+    samples: np.ndarray,
+    key: jax.Array,
+    *,
+    dead_share: float | None,
 ) -> int:
-    """Fits the space in which codes are chosen, if there is one, to cluster features [M, D]; with `reseed`
-    moves codes that no cluster chose since the last re-seeding (or since k-means) onto some of them, which
-    the fixed cells of a grid never need. Returns how many codes moved."""
+    """Fits the space in which codes are chosen, if there is one, to cluster features [M, D], and moves dead
+    codes onto some of them: those that clusters chose, since the last re-seeding or since k-means, at most
+    `dead_share` as often as each code if all were chosen alike. None moves no code; the fixed cells of a grid
+    never need it. Returns how many codes moved."""
     moved = 0
     for number, book in enumerate(codebook.levels):
         book.fit_space(samples, first=False)
-        if reseed and book.grid is None:
-            reseeded, count = reseed_dead(book.state, jnp.asarray(samples), _of_level(key, number))
+        if dead_share is not None and book.grid is None:
+            key_of_level = _of_level(key, number)
+            reseeded, count = reseed_dead(book.state, jnp.asarray(samples), key_of_level, dead_share)
             book.set_state(reseeded)
             moved += int(count)
         samples = _left_over(book, samples)

@@ -145,11 +145,16 @@ def test_the_recommended_recipe_is_compared_with_the_published_one(root, tmp_pat
     said = against_published("ec-class", analyse(read_runs(tmp_path)[0])["ec-class"])
     assert "accuracy +0.167 (" in said
     assert "90% of 20 codes in use, not 25% of 20 codes, in 1.00 of the time" in said
-    assert "Both from random weights" not in said
+    assert "settings alone" not in said
     for seed in range(3):
         make_run(tmp_path, "ec-class", "partoken-scratch", seed, answers(COUNT, 200, seed), codes=(10, 3.0))
     said = against_published("ec-class", analyse(read_runs(tmp_path)[0])["ec-class"])
-    assert "Both from random weights: -0.167 (" in said
+    assert "The settings alone, both from random weights: -0.167 (" in said and "both pretrained" not in said
+    for seed in range(3):
+        name = "partoken-published-pretrained"
+        make_run(tmp_path, "ec-class", name, seed, answers(COUNT, 350, seed), codes=(5, 2.0))
+    said = against_published("ec-class", analyse(read_runs(tmp_path)[0])["ec-class"])
+    assert "; both pretrained: +0.083 (" in said
     assert not any(against_published(task, of) for task, of in analyse(read_runs(root)[0]).items())
 
 

@@ -209,6 +209,16 @@ def test_reseeding_moves_codes_without_uses_only(state):
     assert reseed_dead(state._replace(uses=jnp.ones(CODES, jnp.int32)), samples, jax.random.key(0))[1] == 0
 
 
+def test_codes_that_are_chosen_rarely_are_dead_where_a_share_says_so(state):
+    samples = jnp.asarray(np.random.default_rng(5).normal(size=(20, WIDTH)), jnp.float32)
+    uses = np.full(CODES, 20)
+    uses[:3] = 0, 2, 6
+    share = 5 / uses.mean()  # of an equal part: at most 5 uses
+    after, moved = reseed_dead(state._replace(uses=jnp.asarray(uses)), samples, jax.random.key(0), share)
+    changed = np.any(np.asarray(after.embeddings) != np.asarray(state.embeddings), axis=1)
+    assert moved == 2 and np.array_equal(np.flatnonzero(changed), [0, 1])
+
+
 def test_an_unused_code_is_reseeded_at_once_and_one_in_use_never(z):
     """However large its moving count still is: from 1 after k-means it takes 459 unused steps to 0.01."""
     samples = jnp.asarray(np.random.default_rng(6).normal(size=(30, WIDTH)), jnp.float32)

@@ -82,7 +82,7 @@ def test_further_codebooks_make_features_finer_and_nothing_is_for_the_optimiser(
 
 def test_dead_codes_of_every_level_are_reseeded(book):
     before = [np.asarray(of_level.embeddings[...]) for of_level in book.levels]
-    assert follow(book, samples(), jax.random.key(1), reseed=False) == 0
-    assert follow(book, samples(), jax.random.key(1), reseed=True) == SIZE * LEVELS  # none had a use
+    assert follow(book, samples(), jax.random.key(1), dead_share=None) == 0
+    assert follow(book, samples(), jax.random.key(1), dead_share=0.0) == SIZE * LEVELS  # none had a use
     for old, of_level in zip(before, book.levels, strict=True):
         assert np.all(np.any(of_level.embeddings[...] != old, axis=1))
