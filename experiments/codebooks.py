@@ -134,15 +134,29 @@ def learned(variant: Variant, clusters: Clusters, seed: int) -> Book:
     samples = clusters.features[clusters.mask]
     samples = samples[rng.permutation(len(samples))[:MOST_SAMPLES]]
     begin_codebook(book, samples, jax.random.key(seed))
+    return followed(book, clusters, samples, seed, rng, dead_share=0.0 if variant.reseed else None)
+
+
+def followed(
+    book: Book,
+    clusters: Clusters,
+    samples: np.ndarray,
+    seed: int,
+    rng: np.random.Generator,
+    *,
+    dead_share: float | None,
+    epochs: int = EPOCHS,
+) -> Book:
+    """The codebook after moving averages over so many epochs of clusters that stand still, re-seeded from
+    samples [M, D] after each but the last."""
     graphdef, state = nnx.split(book)
     epoch = _epoch(graphdef)
     batches = len(clusters.labels) // BATCH
-    for number in range(EPOCHS):
+    for number in range(epochs):
         order = rng.permutation(len(clusters.labels))[: batches * BATCH].reshape(batches, BATCH)
         state = epoch(state, clusters.features[order], clusters.mask[order])
-        if number < EPOCHS - 1:  # codes have an epoch to settle
+        if number < epochs - 1:  # codes have an epoch to settle
             book = nnx.merge(graphdef, state, copy=True)
-            dead_share = 0.0 if variant.reseed else None
             follow(book, samples, jax.random.key(seed * EPOCHS + number), dead_share=dead_share)
             state = jax.tree.map(jnp.copy, nnx.state(book))
     return nnx.merge(graphdef, state)

@@ -217,6 +217,8 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "unseen": lambda: unseen_families.text(read("learn", "unseen_families.json")["tasks"]),
         "by_sequence": lambda: unseen_families.by_sequence(read("learn", "unseen_families.json")["tasks"]),
         "progress": lambda: learn_tables.progress(RESULTS / "learn" / "runs"),
+        "codes": lambda: learn_tables.codes(RESULTS / "learn" / "runs"),
+        "lagging": lambda: (RESULTS / "learn" / "lagging_codes.md").read_text().rstrip(),
         "starts": lambda: wrapped(learn_tables.starts(read("learn", "cluster_start.json"))),
         "codebooks": lambda: codebooks.table(read("learn", "codebooks.json")),
         "power": lambda: wrapped(learn_tables.power(read("learn", "summary.json"))),

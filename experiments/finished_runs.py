@@ -20,8 +20,10 @@ from partoken_jax.training.report import RunReport
 
 TASKS = ("ec-class", "cath-architecture", "cath-class", "cath-architecture-superfamily", "short-chains")
 """Those of the tables, by their names in `experiments.learn`."""
-USE = ("codes_used_share", "perplexity_share", "coverage", "clusters_per_protein")
-"""How clusters and codes are used."""
+LAST = ("codes_used_share", "perplexity_share")
+"""What is also told of the last epoch, as NAME_last."""
+USE = (*LAST, "coverage", "clusters_per_protein", *(f"{name}_last" for name in LAST))
+"""How clusters and codes are used in the epoch that is scored."""
 
 
 class FinishedRun(NamedTuple):
@@ -67,16 +69,19 @@ def task_of_forest(row: Mapping[str, Any]) -> str:
 
 
 def use_of_clusters(run: FinishedRun) -> dict[str, float | None]:
-    """How a run uses its clusters and codes on validation; null for GVP. The shares are of the codebook's
-    size, also where the report is older than they are."""
-    clusters: Any = run.report["validation"]["clustering"]
-    if clusters is None:
+    """How a run uses its clusters and codes on validation; null for GVP."""
+    scored, last = (of["clustering"] for of in (run.report["validation"], run.records[-1]["validation"]))
+    size = run.codebook_size
+    if scored is None or last is None or size is None:
         return dict.fromkeys(USE)
-    older = {
-        "codes_used_share": clusters["codes_used"] / run.codebook_size,
-        "perplexity_share": clusters["perplexity"] / run.codebook_size,
-    }
-    return {name: {**older, **clusters}[name] for name in USE}
+    at_the_end = {f"{name}_last": share for name, share in shares(last, size).items()}
+    found: Any = {**scored, **shares(scored, size), **at_the_end}
+    return {name: found[name] for name in USE}
+
+
+def shares(clustering: Any, size: int) -> dict[str, float]:
+    """Codes used and perplexity as shares of the codebook's size, also where a report is older than these."""
+    return {name: clustering[name.removesuffix("_share")] / size for name in LAST}
 
 
 def mean_or_none(values: Iterable[float | None]) -> float | None:

@@ -1,10 +1,12 @@
 """Tables of what the models have learned, for the documents."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from experiments.does_it_pay_report import MAIN, PRETRAINED, listed, signed
-from experiments.finished_runs import TASKS, chosen_from
+from experiments.finished_runs import LAST, TASKS, chosen_from, shares
+from experiments.learn import COMPARED
 from experiments.paired import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT, power_before
 from partoken_jax.settings import read_yaml
 from partoken_jax.tables import markdown_table
@@ -89,6 +91,31 @@ def progress(root: Path) -> str:
         *("most frequent class", "coverage"),
     )
     return markdown_table(header, rows, "llrrrrrrr")
+
+
+def codes(root: Path) -> str:
+    """How codes are used on validation by every finished ParToken: in the first epoch with codes, in the one
+    that is scored, and in the last; seed by seed."""
+    rows: list[tuple[object, ...]] = []
+    for variant in sorted(path for task in TASKS for path in root.glob(f"{task}/partoken-*")):
+        found: list[list[dict[str, float]]] = []
+        for path in sorted(variant.glob("seed*/report.json")):
+            report = json.loads(path.read_text())
+            of_epochs = [r["validation"]["clustering"] for r in read_records(path.with_name("metrics.jsonl"))]
+            first = next(clusters for clusters in of_epochs if clusters and clusters["codes_used"])
+            size = report["config"]["model"]["codebook"]["size"]
+            told = (first, of_epochs[report["best_epoch"] - 1], of_epochs[-1])
+            found.append([shares(clusters, size) for clusters in told])
+        if found:
+            cells = (
+                " ".join(f"{of_run[when][name]:.0%}" for of_run in found)
+                for name in LAST
+                for when in range(3)
+            )
+            rows.append((variant.parent.name, COMPARED[variant.name], size, *cells))
+    when = ("at first", "scored", "at last")
+    header = (f"{name}, {of}" for name in ("codes used", "perplexity") for of in when)
+    return markdown_table(("task", "model", "codes", *header), rows, "llrrrrrrr")
 
 
 def starts(result: dict[str, Any]) -> str:

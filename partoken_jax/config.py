@@ -184,9 +184,9 @@ class TrainConfig:
     Switch it on when few codes are in use: stage 1 moves the clusters, and codes that none of them chooses
     stay behind."""
     dead_code_share: BelowOne = 0.0
-    """Which codes are dead for `reseed_dead_codes`: those that clusters chose in an epoch at most this share as
-    often as each code if all were chosen alike. With 0 only those that were never chosen. Raise it, to 0.25,
-    when few codes take most of the clusters (a low perplexity)."""
+    """Which codes are dead for `reseed_dead_codes`: those that clusters chose in an epoch at most this share
+    as often as each code if all were chosen alike. With 0 only those that were never chosen. Raise it, to
+    0.25, when few codes take most of the clusters (a low perplexity)."""
     one_schedule: Flag = False
     """Whether both stages share one warm-up and one cosine, at the settings of the first of them, and Adam
     goes on in stage 1 with the moments that it has. Without it, as published, each stage has its own. Switch

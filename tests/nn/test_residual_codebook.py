@@ -1,4 +1,7 @@
-"""Residual VQ against plain numpy, and what becomes of its averages."""
+"""Residual VQ against plain numpy, what becomes of its averages, and gradients through every quantiser."""
+
+import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +10,11 @@ import pytest
 from flax import nnx
 
 from partoken_jax.config import CodebookConfig
+from partoken_jax.nn.attention import ClusterAttention
 from partoken_jax.nn.codebook import Codebook
-from partoken_jax.nn.residual_codebook import ResidualCodebook
+from partoken_jax.nn.residual_codebook import ResidualCodebook, build_codebook
 from partoken_jax.training.stages import begin_codebook, follow
+from tests.helpers import assert_close
 
 WIDTH, SIZE, LEVELS = 4, 6, 3
 MASK = np.array([[1, 1, 0], [1, 1, 1], [0, 0, 0], [1, 0, 0]], bool)
@@ -86,3 +91,68 @@ def test_dead_codes_of_every_level_are_reseeded(book):
     assert follow(book, samples(), jax.random.key(1), dead_share=0.0) == SIZE * LEVELS  # none had a use
     for old, of_level in zip(before, book.levels, strict=True):
         assert np.all(np.any(of_level.embeddings[...] != old, axis=1))
+
+
+QUANTISERS = {
+    "vq": {"size": SIZE},
+    "residual": {"size": SIZE, "levels": 2},
+    "fsq": {"size": 9, "levels": 3, "dimension": 2},
+}
+
+
+@functools.cache
+def read(quantiser, gradient):
+    """Clusters and their codes [B, S, D] where attention reads the codes, as with `classify_quantised`, and
+    gradients: of what it says by either, and of the VQ loss. Clusters that do not exist are 0, as the
+    partitioner leaves them."""
+    config = CodebookConfig(quantiser=quantiser, gradient=gradient, **QUANTISERS[quantiser])
+    book = build_codebook(WIDTH, config, rngs=nnx.Rngs(0))
+    begin_codebook(book, samples(), jax.random.key(0))
+    attention = ClusterAttention(WIDTH, 2, rngs=nnx.Rngs(1))
+    z, mask = jnp.asarray(samples(12, 1).reshape(4, 3, WIDTH) * MASK[..., None], jnp.float32), jnp.asarray(MASK)
+
+    def said(codes):
+        return jnp.sum(jnp.square(attention(jnp.ones((4, WIDTH)), codes, mask).pooled))
+
+    @jax.jit
+    def gradients(z):
+        codes = book.quantise(z, mask).features
+        by_clusters = jax.grad(lambda z: said(book.quantise(z, mask).features))(z)
+        of_loss = jax.grad(lambda z: book.quantise(z, mask).loss)(z)
+        return z, codes, by_clusters, jax.grad(said)(codes), of_loss
+
+    found = map(np.asarray, gradients(z))
+    return SimpleNamespace(zip(("z", "codes", "by_clusters", "by_codes", "of_loss"), found, strict=True))
+
+
+@pytest.mark.parametrize("gradient", ["straight-through", "rotation"])
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_gradients_reach_every_cluster_that_exists_and_no_other(quantiser, gradient):
+    """And the VQ loss pulls each to what its codes stand for: 2β(z - e) / number of entries."""
+    found = read(quantiser, gradient)
+    for array in (found.by_clusters, found.of_loss):
+        assert np.isfinite(array).all()
+        np.testing.assert_array_equal(array[~MASK], 0)
+        assert np.abs(array[MASK]).max(axis=1).min() > 1e-4
+    want = 2 * 0.25 * (found.z - found.codes) / (MASK.sum() * WIDTH)
+    assert_close(found.of_loss, want)
+
+
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_a_cluster_gets_the_gradient_of_its_codes(quantiser):
+    found = read(quantiser, "straight-through")
+    assert_close(found.by_clusters, found.by_codes)
+
+
+@pytest.mark.parametrize("quantiser", QUANTISERS)
+def test_a_turned_gradient_keeps_its_length_and_angle(quantiser):
+    """Its length but for the scale |e|/|z|, and its angle with the cluster, which it had with the code."""
+    found = read(quantiser, "rotation")
+    z, e, turned, gradient = (x[MASK] for x in (found.z, found.codes, found.by_clusters, found.by_codes))
+
+    def length(x):
+        return np.linalg.norm(x, axis=-1)
+
+    assert_close(length(turned), length(gradient) * length(e) / length(z), 1e-4)
+    assert_close(np.sum(turned * z, axis=-1), np.sum(gradient * e, axis=-1), 1e-4)
+    assert np.abs(turned - gradient).max(axis=1).min() > 1e-4

@@ -46,16 +46,21 @@ WEIGHTS = LossWeights(0.0, 0.0, 0.0)
 KEY = jax.random.key(5)
 
 
+def parts(**changes):
+    """Structure, parameters and codebook of a model with one layer."""
+    config = tiny_model(kind="residues", num_layers=1, rematerialise="none", **changes)
+    return split_model(ResidueModel(config, rngs=nnx.Rngs(0)))
+
+
 @functools.cache
 def training(residue_types):
     """The objective of a batch with dropout, of a model with one layer; gradients of that which sees no types
     alone."""
-    config = tiny_model(kind="residues", num_layers=1, rematerialise="none", residue_types=residue_types)
-    graphdef, params, codebook = split_model(ResidueModel(config, rngs=nnx.Rngs(0)))
+    split = parts(residue_types=residue_types)
 
     @jax.jit
     def run(graph):
-        found = evaluate_objective(graphdef, params, codebook, graph, WEIGHTS, randomness=Randomness(key=KEY))
+        found = evaluate_objective(*split, graph, WEIGHTS, randomness=Randomness(key=KEY))
         return found._replace(gradients=None) if residue_types else found
 
     return run
@@ -123,12 +128,65 @@ def test_what_is_said_of_a_protein_depends_on_nothing_but_it(residue_types, prot
     assert_close(alone.losses.total, np.asarray(losses)[targets >= 0].mean(), 1e-6)
 
 
-def test_moving_a_protein_changes_neither_logits_nor_loss(proteins):
+@pytest.mark.parametrize("residue_types", [False, True], ids=["backbone", "types"])
+def test_moving_a_protein_changes_neither_logits_nor_loss(residue_types, proteins):
+    """Nor which types are hidden."""
     rng = np.random.default_rng(0)
     turned = [moved(protein, random_rotation(rng), rng.normal(size=3) * 20) for protein in proteins]
-    found, other = (training(False)(batch(those)) for those in (proteins, turned))
+    found, other = (training(residue_types)(batch(those)) for those in (proteins, turned))
+    np.testing.assert_array_equal(other.output.targets, found.output.targets)
     assert_close(other.output.logits, found.output.logits, 1e-4)
     assert_close(other.losses.total, found.losses.total, 1e-5)
+
+
+def test_every_parameter_learns_and_gradients_are_slopes(proteins):
+    """Of a model that sees types. The slope of the loss along a random direction of all parameters together,
+    by a central difference in float64."""
+    graph, (graphdef, params, codebook) = batch(proteins), parts(residue_types=True)
+    options = {"weights": WEIGHTS, "randomness": Randomness(key=KEY)}
+    run = jax.jit(lambda params: evaluate_objective(graphdef, params, codebook, graph, **options).gradients)
+    gradients = run(params)
+    for path, gradient in by_path(gradients).items():
+        assert np.isfinite(gradient).all() and np.abs(gradient).max() > 1e-7, path
+
+    rng = np.random.default_rng(0)
+    direction = jax.tree.map(lambda x: rng.normal(size=x.shape), params)
+    slope = sum(np.vdot(d, g) for d, g in zip(*map(jax.tree.leaves, (direction, gradients)), strict=True))
+    with jax.enable_x64(True):
+        loss = jax.jit(
+            lambda params: evaluate_objective(graphdef, params, codebook, graph, **options).losses.total
+        )
+        ends = [
+            loss(jax.tree.map(lambda x, d: jnp.asarray(np.asarray(x, np.float64) + step * d), params, direction))
+            for step in (1e-5, -1e-5)
+        ]
+    assert ends[0].dtype == np.float64
+    print(slope, (ends[0] - ends[1]) / 2e-5, len(jax.tree.leaves(params)))
+    assert_close(slope, (ends[0] - ends[1]) / 2e-5, 1e-4)
+
+
+def test_noise_moves_the_loss_with_the_key_and_no_noise_leaves_it(proteins):
+    """Of a model without dropout that sees no types: nothing else is random. Noise belongs to residues, so
+    that it is the same wherever a protein lies."""
+    graph, far = batch(proteins), batch([moved(protein, shift=[20, -9, 5]) for protein in proteins])
+
+    def losses(noise):
+        split = parts(dropout=0.0, pretraining=PretrainingConfig(noise=noise))
+
+        @jax.jit
+        def run(graph, key):
+            return evaluate_objective(*split, graph, WEIGHTS, randomness=Randomness(key=key)).losses.total
+
+        return [float(run(graph, key)) for graph, key in asked]
+
+    other = jax.random.key(6)
+    asked = [(graph, None), (graph, KEY), (graph, other), (far, KEY)]
+    exact, shaken = losses(0.0), losses(0.3)
+    assert exact[1] == exact[2] == pytest.approx(exact[0], rel=1e-6)
+    assert shaken[0] == exact[0]
+    assert np.isfinite(shaken).all()
+    assert shaken[3] == pytest.approx(shaken[1], rel=1e-5)
+    assert min(np.abs(np.subtract.outer([exact[0], *shaken[1:3]], shaken[1:3]))[[0, 0, 1], [0, 1, 1]]) > 1e-4
 
 
 def test_every_protein_draws_its_own_share(chains):
