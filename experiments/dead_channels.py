@@ -37,8 +37,8 @@ from partoken_jax.training.state import TrainState, initial_state
 
 RECIPES = {
     "gvp-published": "published: sum over residues, random weights",
-    "gvp-scratch": "mean, normalised; random weights",
-    "gvp-recommended": "mean, normalised; pretrained encoder",
+    "gvp-scratch": "recommended settings; random weights",
+    "gvp-recommended": "recommended settings; pretrained encoder",
 }
 STEPS = (0, 32, 64)
 """When channels are counted."""

@@ -13,12 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments.contrast import contrast
 from experiments.does_it_pay_report import draw, report, verdict
 from experiments.finished_runs import (
-    USE,
     FinishedRun,
     best_within,
     mean_or_none,
@@ -112,18 +109,17 @@ def _variant(runs: list[FinishedRun], budget: float) -> dict[str, Any]:
             "validation_macro_f1_within_budget": best_within(run.records, budget, "macro_f1"),
             "best_epoch": run.report["best_epoch"],
             "seconds": run.seconds,
+            **use_of_clusters(run),
         }
         for run in runs
     ]
     means = {
-        name: float(np.mean([row[name] for row in per_seed]))
+        name: mean_or_none(row[name] for row in per_seed)
         for name in per_seed[0]
         if name not in ("seed", "best_epoch")
     }
-    uses = [use_of_clusters(run) for run in runs]
     return {
         **means,
-        **{name: mean_or_none(use[name] for use in uses) for name in USE},
         "accuracy_interval": intervals([run.predictions for run in runs], runs[0].scheme)[0],
         "codebook_size": runs[0].codebook_size,
         "parameters": runs[0].parameters,

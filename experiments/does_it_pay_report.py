@@ -1,5 +1,6 @@
 """What `experiments.does_it_pay` found: tables, a figure, and a paragraph that follows from the numbers."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ from experiments.learn import COMPARED
 from experiments.timing_tables import wrapped
 from partoken_jax.tables import markdown_table
 
-MAIN = ("partoken-recommended", "gvp-recommended")
-"""The question itself; the other contrasts say what the answer is due to."""
+MAIN = (("partoken-recommended", "gvp-recommended"), ("partoken-transferred", "gvp-transferred"))
+"""The question itself, by the first of these pairs that a task has; the other contrasts say what the answer
+is due to."""
 AGAINST = {
-    MAIN: "GVP",
-    (MAIN[0], "partoken-whole"): "the same model without partition",
-    (MAIN[0], "partoken-random"): "the same model with random clusters",
+    **dict.fromkeys(MAIN, "GVP"),
+    ("partoken-recommended", "partoken-whole"): "the same model without partition",
+    ("partoken-recommended", "partoken-random"): "the same model with random clusters",
     ("partoken-scratch", "gvp-wide"): "GVP with as many parameters, both without pretraining",
 }
 PUBLISHED = ("partoken-published", "gvp-published")
@@ -203,19 +205,24 @@ def emphasised(found: dict[str, Any]) -> str:
     return f"**{signed(found)}**" if found["significant"] else signed(found)
 
 
-def _by_pair(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+def by_variants(found: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """The contrasts of a task by the two variants that they compare."""
     return {(c["first"], c["second"]): c for c in found["contrasts"]}
+
+
+def main_pair(contrasts: Collection[tuple[str, str]]) -> tuple[str, str] | None:
+    """The pair of ParToken and GVP by which a task answers the question; None without one."""
+    return next((pair for pair in MAIN if pair in contrasts), None)
 
 
 def verdict(tasks: dict[str, Any]) -> str:
     """The answer, and as a list of Markdown, task by task, what it rests on and what it is due to."""
     points = []
     for task, found in tasks.items():
-        by_pair = _by_pair(found)
-        if MAIN not in by_pair:
+        by_pair = by_variants(found)
+        if (pair := main_pair(by_pair)) is None:
             continue
-        main = by_pair[MAIN]
+        main = by_pair[pair]
         parts = [
             f"{what}: {in_words(by_pair[pair]['accuracy'])}"
             for pair, what in AGAINST.items()
@@ -237,9 +244,9 @@ def answers(tasks: dict[str, Any]) -> str:
     """The answer for every task whose runs have one, with the difference that it rests on."""
     found: dict[str, list[str]] = {}
     for task, of in tasks.items():
-        by_pair = _by_pair(of)
-        if MAIN in by_pair:
-            main = by_pair[MAIN]
+        by_pair = by_variants(of)
+        if (pair := main_pair(by_pair)) is not None:
+            main = by_pair[pair]
             interval = main["accuracy"]["interval"]
             numbers = (
                 f"{main['accuracy']['mean']:+.3f}",
@@ -263,7 +270,7 @@ def listed(names: list[str]) -> str:
 
 def pretraining(task: str, found: dict[str, Any]) -> str:
     """What a pretrained encoder buys on a task; nothing without runs of both kinds."""
-    by_pair = _by_pair(found)
+    by_pair = by_variants(found)
     parts = [
         f"of {name} {in_words(by_pair[pair]['accuracy'])}"
         for name, pair in PRETRAINED.items()
@@ -280,7 +287,7 @@ def pretraining(task: str, found: dict[str, Any]) -> str:
 
 def as_published(task: str, found: dict[str, Any]) -> str:
     """ParToken against GVP, both with the published settings; nothing without runs of both."""
-    mine = _by_pair(found).get(PUBLISHED)
+    mine = by_variants(found).get(PUBLISHED)
     if mine is None:
         return ""
     epochs = ", ".join(map(str, found["variants"][PUBLISHED[0]]["epochs"]))
@@ -292,7 +299,7 @@ def as_published(task: str, found: dict[str, Any]) -> str:
 
 def against_published(task: str, found: dict[str, Any]) -> str:
     """What the recommended recipe changes on a task; nothing without runs as published."""
-    by_pair = _by_pair(found)
+    by_pair = by_variants(found)
     if RECIPE not in by_pair:
         return ""
     ours, published = (
@@ -323,9 +330,11 @@ def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
     """The answer for one task, from the differences in accuracy by pair of variants. The representation pays
     where ParToken is better than GVP and than both controls: itself without partition, and with random
     clusters."""
+    main = main_pair(accuracy)
+    assert main is not None
     better = {pair: found["significant"] and found["mean"] > 0 for pair, found in accuracy.items()}
-    if better[MAIN]:
-        controls = [pair for pair in AGAINST if pair[0] == MAIN[0] and pair != MAIN]
+    if better[main]:
+        controls = [pair for pair in AGAINST if pair[0] == MAIN[0][0] and pair not in MAIN]
         if not all(pair in better for pair in controls):
             return "ParToken is more accurate than GVP; whether because of its clusters was not tried"
         if all(better[pair] for pair in controls):
@@ -339,7 +348,7 @@ def answer(accuracy: dict[tuple[str, str], dict[str, Any]]) -> str:
             "ParToken is more accurate than GVP, but not shown to be so because of its clusters: it is not "
             f"significantly more accurate than {unbeaten}"
         )
-    if accuracy[MAIN]["significant"]:
+    if accuracy[main]["significant"]:
         return "the representation costs accuracy"
     return (
         "no gain in accuracy over GVP is shown; what the representation offers is that a prediction comes "
@@ -368,9 +377,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     tasks = results["tasks"]
-    colours = plt.get_cmap("tab20").colors
+    colours = plt.get_cmap("tab20")
     styles = {
-        name: (colours[number % len(colours)], "s" if name.startswith("partoken") else "o")
+        name: (colours(number % colours.N), "s" if name.startswith("partoken") else "o")
         for number, name in enumerate(COMPARED)
     }
     figure, panels = plt.subplots(len(tasks), 2, figsize=(10, 3.4 * len(tasks)), squeeze=False, sharey="row")

@@ -5,8 +5,8 @@
 
 `tasks`: task → model ("gvp", "partoken", "forest") → means over seeds of the best checkpoint by validation,
 with every seed's numbers. Accuracy and macro-F1 are of the `n` test proteins, with 95% intervals over their
-`groups` of relatives. How clusters and codes are used is measured
-on validation (`*_share`, `coverage`). CATH classes are also read off runs on CATH architectures
+`groups` of relatives. How clusters and codes are used is measured on validation (`*_share`, `coverage`), in
+the scored epoch and in the last one (`*_last`). CATH classes are also read off runs on CATH architectures
 ("gvp-architectures", "partoken-architectures"), whose test proteins are those of the frequent architectures.
 """
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.does_it_pay_report import MAIN, PRETRAINED, listed, signed
+from experiments.does_it_pay_report import PRETRAINED, by_variants, listed, main_pair, signed
 from experiments.finished_runs import LAST, TASKS, chosen_from, shares
 from experiments.learn import COMPARED
 from experiments.paired import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT, power_before
@@ -135,8 +135,8 @@ def in_short(
 ) -> str:
     """What a reader wants to know first, as a list; of `experiments.learn_summary`, `does_it_pay`,
     `unseen_families` and `same_features`. A test sees to it that the words go with the numbers."""
-    pairs = {task: {(c["first"], c["second"]): c for c in of["contrasts"]} for task, of in compared.items()}
-    against_gvp = {task: found[MAIN] for task, found in pairs.items() if MAIN in found}
+    pairs = {task: by_variants(of) for task, of in compared.items()}
+    against_gvp = {task: found[pair] for task, found in pairs.items() if (pair := main_pair(found))}
     ratios = [found["seconds_ratio"] for found in against_gvp.values()]
     differences = [f"{signed(found['accuracy'])} on {task}" for task, found in against_gvp.items()]
     head = same["backbone, cath-architecture"]["contrasts"][0]["accuracy"]

@@ -33,7 +33,7 @@ from partoken_jax.tables import markdown_table
 from partoken_jax.training.metrics import classification
 from partoken_jax.training.predictions import StoredPredictions
 
-TASKS = ("cath-architecture", "ec-class")
+TASKS = ("cath-architecture", "cath-class", "ec-class")
 GROUPS = {"all": "all", "seen": "in training", "unseen": "not in training", "unknown": "not known"}
 """Of a test protein's superfamily → what a table calls it."""
 CONSTANT = "constant"

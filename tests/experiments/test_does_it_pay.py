@@ -314,3 +314,12 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(root, tmp_path):
     make_run(tmp_path / "c", "ec-class", "gvp-recommended", 1, answers(60, 15))
     with pytest.raises(DataError, match="runs have 30 and 60 test proteins"):
         analyse(read_runs(tmp_path / "c")[0])
+
+
+def test_a_task_of_kept_encoders_is_answered_by_those(tmp_path):
+    for seed in range(3):
+        for variant, right in (("partoken-transferred", 400), ("gvp-transferred", 300)):
+            make_run(tmp_path, "ec-class", variant, seed, answers(COUNT, right, seed))
+    said = verdict(analyse(read_runs(tmp_path)[0]))
+    assert said.startswith("On ec-class (+0.167, ")
+    assert "ParToken is more accurate than GVP; whether because of its clusters was not tried" in said

@@ -1,7 +1,7 @@
 """Residual VQ against plain numpy, what becomes of its averages, and gradients through every quantiser."""
 
 import functools
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -100,16 +100,27 @@ QUANTISERS = {
 }
 
 
+class Read(NamedTuple):
+    """[B, S, D] each: clusters, the codes that are read in their place, gradients of what is said by either,
+    and of the VQ loss by the clusters."""
+
+    z: np.ndarray
+    codes: np.ndarray
+    by_clusters: np.ndarray
+    by_codes: np.ndarray
+    of_loss: np.ndarray
+
+
 @functools.cache
 def read(quantiser, gradient):
-    """Clusters and their codes [B, S, D] where attention reads the codes, as with `classify_quantised`, and
-    gradients: of what it says by either, and of the VQ loss. Clusters that do not exist are 0, as the
+    """What attention makes of codes, as with `classify_quantised`. Clusters that do not exist are 0, as the
     partitioner leaves them."""
     config = CodebookConfig(quantiser=quantiser, gradient=gradient, **QUANTISERS[quantiser])
     book = build_codebook(WIDTH, config, rngs=nnx.Rngs(0))
     begin_codebook(book, samples(), jax.random.key(0))
     attention = ClusterAttention(WIDTH, 2, rngs=nnx.Rngs(1))
-    z, mask = jnp.asarray(samples(12, 1).reshape(4, 3, WIDTH) * MASK[..., None], jnp.float32), jnp.asarray(MASK)
+    mask = jnp.asarray(MASK)
+    z = jnp.asarray(samples(12, 1).reshape(4, 3, WIDTH) * MASK[..., None], jnp.float32)
 
     def said(codes):
         return jnp.sum(jnp.square(attention(jnp.ones((4, WIDTH)), codes, mask).pooled))
@@ -121,8 +132,7 @@ def read(quantiser, gradient):
         of_loss = jax.grad(lambda z: book.quantise(z, mask).loss)(z)
         return z, codes, by_clusters, jax.grad(said)(codes), of_loss
 
-    found = map(np.asarray, gradients(z))
-    return SimpleNamespace(zip(("z", "codes", "by_clusters", "by_codes", "of_loss"), found, strict=True))
+    return Read(*map(np.asarray, gradients(z)))
 
 
 @pytest.mark.parametrize("gradient", ["straight-through", "rotation"])
@@ -134,8 +144,7 @@ def test_gradients_reach_every_cluster_that_exists_and_no_other(quantiser, gradi
         assert np.isfinite(array).all()
         np.testing.assert_array_equal(array[~MASK], 0)
         assert np.abs(array[MASK]).max(axis=1).min() > 1e-4
-    want = 2 * 0.25 * (found.z - found.codes) / (MASK.sum() * WIDTH)
-    assert_close(found.of_loss, want)
+    assert_close(found.of_loss, 2 * 0.25 * (found.z - found.codes) / (MASK.sum() * WIDTH))
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)
