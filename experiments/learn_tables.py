@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.does_it_pay_report import PRETRAINED, by_variants, listed, main_pair, signed
+from experiments.does_it_pay_report import PRETRAINED, SETTINGS, by_variants, listed, main_pair, signed
 from experiments.finished_runs import LAST, TASKS, chosen_from, shares
 from experiments.learn import COMPARED
 from experiments.paired import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT, power_before
@@ -139,13 +139,23 @@ def in_short(
     against_gvp = {task: found[pair] for task, found in pairs.items() if (pair := main_pair(found))}
     ratios = [found["seconds_ratio"] for found in against_gvp.values()]
     differences = [f"{signed(found['accuracy'])} on {task}" for task, found in against_gvp.items()]
-    head = same["backbone, cath-architecture"]["contrasts"][0]["accuracy"]
+    on_features = same["backbone, cath-architecture"]
+    head = on_features["contrasts"][0]["accuracy"]
+    gvp_head, partoken_head = (of["parameters"] for of in list(on_features["readers"].values())[:2])
     short = pairs["short-chains"]
     pretrained = [f"of {name} by {signed(short[pair]['accuracy'])}" for name, pair in PRETRAINED.items()]
+    settings = [f"{signed(short[pair]['accuracy'])}, both {start}" for start, pair in SETTINGS.items()]
+    variants = compared["short-chains"]["variants"]
+    used_by = [variants[name]["codes_used_share_last"] for name in SETTINGS["pretrained"]]
     partoken = [models["partoken"] for models in learned.values() if "partoken" in models]
-    used = [of["codes_used_share"] for of in partoken]
-    by_run = [row["codes_used_share"] for of in partoken for row in of["per_seed"]]
-    published = compared["short-chains"]["variants"]["partoken-published"]["codes_used_share"]
+    used, perplexity = ([of[f"{name}_last"] for of in partoken] for name in LAST)
+    of_seeds = [
+        {row["seed"]: row["perplexity_share_last"] for row in of["per_seed"]}
+        for name, of in compared["cath-architecture"]["variants"].items()
+        if name in ("partoken-recommended", "partoken-reseeded")
+    ]
+    both = [tuple(f"{of[seed]:.0%}" for of in of_seeds) for seed in of_seeds[1]]
+    published = variants["partoken-published"]["codes_used_share_last"]
     architecture, enzymes = learned["cath-architecture"], learned["ec-class"]
     apart = learned["cath-architecture-superfamily"]["partoken"]
     seen, new, new_enzymes = (
@@ -160,28 +170,34 @@ def in_short(
         [
             "- Is ParToken better than GVP? In whole runs that is not shown. Its accuracy minus GVP's is "
             f"{listed(differences)}, in {min(ratios):.2f} to {max(ratios):.2f} times the training time "
-            "([whole runs](#whole-runs)). On residue features that do not change, its head is more "
-            f"accurate on cath-architecture, {signed(head)}. Nor are learned clusters shown to help: random "
-            "ones, or the whole protein as one, are not significantly worse ([the same "
+            "([whole runs](#whole-runs)). On residue features that do not change, its head, with "
+            f"{partoken_head / gvp_head:.1f} times the parameters, is more accurate on cath-architecture, "
+            f"{signed(head)}, the only one of five such comparisons. Nor are learned clusters shown to "
+            "help: random ones, or the whole protein as one, are not significantly worse ([the same "
             "features](#on-the-same-residue-features)).",
             "- Is it better than a random forest on hand-made features? On architectures it is, with an "
             f"accuracy of {architecture['partoken']['accuracy']:.3f} against "
             f"{architecture['forest']['accuracy']:.3f}; on enzyme classes in macro-F1 alone, "
-            f"{enzymes['partoken']['macro_f1']:.3f} against {enzymes['forest']['macro_f1']:.3f} "
-            "([scores](#proteins-classes-of-structure-and-of-function)).",
+            f"{enzymes['partoken']['macro_f1']:.3f} against {enzymes['forest']['macro_f1']:.3f}; on CATH "
+            "classes that is not shown ([scores](#proteins-classes-of-structure-and-of-function)).",
             f"- On superfamilies that are new to it, accuracy is {new['partoken']:.3f} on architectures, "
             f"where on known ones it is {seen['partoken']:.3f}; trained on a split that keeps superfamilies "
             f"apart, {apart['accuracy']:.3f} (seeds: {apart['seeds']}). On enzyme classes it is "
             f"{new_enzymes['partoken']:.3f}, less than that of always the most frequent class, "
             f"{new_enzymes['constant']:.3f}: do not use it for those ([new "
             "superfamilies](#superfamilies-that-are-new-to-it)). New folds were not counted apart.",
-            f"- Are the codes used? By task {min(used):.0%} to {max(used):.0%} of them are, in single runs "
-            f"{min(by_run):.0%} to {max(by_run):.0%}; with the published settings, on short chains, "
-            f"{published:.0%} ([codes](#codes)). The classifier does not read them: they name clusters.",
+            f"- Are the codes used? In the last epoch {min(used):.0%} to {max(used):.0%} of them are, by "
+            f"task, with a perplexity of {min(perplexity):.0%} to {max(perplexity):.0%} of the codebook; "
+            f"with the published settings, on short chains, {published:.0%} are. Codes lag behind clusters "
+            "that move. The preset now also re-seeds those that few clusters choose: runs on architectures "
+            f"that went on so end at a perplexity of {listed([after for _, after in both])}, not "
+            f"{listed([before for before, _ in both])} ([codes](#codes)). The classifier does not read "
+            "codes: they name clusters.",
             "- Which settings should I take? Those of `--preset recommended`, from a pretrained encoder "
             "([presets](guide/train.md#presets)). On short chains pretraining raises the accuracy "
-            f"{listed(pretrained)}. From random weights these settings are not shown to be better than the "
-            "published ones; whether they add to the pretraining was not tried.",
+            f"{listed(pretrained)}. The settings alone are not shown to raise it: against the published ones "
+            f"it is {listed(settings)}. They take {short[SETTINGS['pretrained']]['seconds_ratio']:.2f} of "
+            f"the time, and {used_by[0]:.0%} of the codes are in use, not {used_by[1]:.0%}, both pretrained.",
         ]
     )
 
