@@ -158,10 +158,6 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "accuracy": accuracy,
         "learned": lambda: learned("ec-class", "cath-architecture", "cath-class"),
         "models": lambda: overview("docs/models"),
-        "pays": lambda: wrapped(
-            "On residue features that do not change, the same for both: "
-            f"{same_features.answer(read('learn', 'same_features.json'))}"
-        ),
         "whole_runs": lambda: wrapped(
             does_it_pay_report.in_short(read("learn", "does_it_pay.json")["tasks"])
         ),
