@@ -171,12 +171,11 @@ def in_short(
         [
             "- Is ParToken more accurate than GVP? In whole runs that is not shown. Its accuracy minus "
             f"GVP's is {listed(differences)}, in {min(ratios):.2f} to {max(ratios):.2f} times the training "
-            "time ([whole runs](#whole-runs)). On ec-class, where each keeps the encoder that it trained "
-            f"on architectures, its macro-F1 is higher, {signed(against_gvp['ec-class']['macro_f1'])}. On "
-            f"residue features that do not change, its head, with {partoken_head / gvp_head:.1f} times the "
-            f"parameters, is more accurate on cath-architecture, {signed(head)}, the only one of five such "
-            "comparisons. Nor are learned clusters shown to help: random ones, or the whole protein as "
-            "one, are not significantly worse ([the same features](#on-the-same-residue-features)).",
+            "time ([whole runs](#whole-runs)). On residue features that do not change, its head, with "
+            f"{partoken_head / gvp_head:.1f} times the parameters, is more accurate on cath-architecture, "
+            f"{signed(head)}, the only one of five such comparisons. Nor are learned clusters shown to "
+            "help: random ones, or the whole protein as one, are not significantly worse ([the same "
+            "features](#on-the-same-residue-features)).",
             "- Is it better than a random forest on hand-made features? On architectures it is, with an "
             f"accuracy of {architecture['partoken']['accuracy']:.3f} against "
             f"{architecture['forest']['accuracy']:.3f}; on enzyme classes in macro-F1 alone, "

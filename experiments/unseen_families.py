@@ -215,16 +215,22 @@ def text(tasks: Mapping[str, Any]) -> str:
 
 
 def encoders(tasks: Mapping[str, Any]) -> list[str]:
-    """What the encoders of models had met before, a line each."""
-    return [
-        wrapped(
-            f"The encoder of {NAMES[model]} on {task} had learned {before['task']} before, where it met the "
-            f"superfamily of {before['met']:,} of the {found['groups']['unseen']['n']:,} proteins."
-        )
-        for task, found in tasks.items()
-        for model, before in found["met_before"].items()
-        if before is not None
-    ]
+    """What the encoders of models had met before, a line for every task and number."""
+    lines = []
+    for task, found in tasks.items():
+        models: dict[tuple[str, int], list[str]] = {}
+        for model, before in found["met_before"].items():
+            if before is not None:
+                models.setdefault((before["task"], before["met"]), []).append(NAMES[model])
+        for (learned, met), names in models.items():
+            encoder = "Each encoder" if len(names) > 1 else "The encoder"
+            lines.append(
+                wrapped(
+                    f"{encoder} of {listed(names)} on {task} had learned {learned} before, where it met the "
+                    f"superfamily of {met:,} of the {found['groups']['unseen']['n']:,} proteins."
+                )
+            )
+    return lines
 
 
 def by_sequence(tasks: Mapping[str, Any]) -> str:
