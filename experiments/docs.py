@@ -206,6 +206,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
                 read("learn", "does_it_pay.json")["tasks"],
                 read("learn", "unseen_families.json")["tasks"],
                 read("learn", "same_features.json")["analysis"],
+                learn_tables.reseeded_runs(RESULTS / "learn"),
             )
         ),
         "learned": learned,
@@ -214,6 +215,7 @@ DOCUMENTS: Mapping[str, Blocks] = {
         "by_sequence": lambda: unseen_families.by_sequence(read("learn", "unseen_families.json")["tasks"]),
         "progress": lambda: learn_tables.progress(RESULTS / "learn" / "runs"),
         "codes": lambda: learn_tables.codes(RESULTS / "learn" / "runs"),
+        "reseeded": lambda: learn_tables.went_on(learn_tables.reseeded_runs(RESULTS / "learn")),
         "lagging": lambda: (RESULTS / "learn" / "lagging_codes.md").read_text().rstrip(),
         "starts": lambda: wrapped(learn_tables.starts(read("learn", "cluster_start.json"))),
         "codebooks": lambda: codebooks.table(read("learn", "codebooks.json")),

@@ -182,7 +182,7 @@ COMPARED = {
     "partoken-whole": "ParToken without partition",
     "partoken-random": "ParToken, random clusters",
     "partoken-recommended": "ParToken, recommended recipe",
-    "partoken-reseeded": "ParToken, recommended, then rare codes re-seeded",
+    "partoken-reseeded": "ParToken, recommended, rare codes re-seeded",
     "partoken-types": "ParToken that sees residue types",
     "partoken-transferred": "ParToken, encoder kept from CATH architectures",
     "partoken-tuned": "ParToken for enzyme classes, all of it trained further",

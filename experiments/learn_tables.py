@@ -11,8 +11,10 @@ from experiments.paired import ASSUMED_DEVIATION, ASSUMED_DISAGREEMENT, power_be
 from partoken_jax.settings import read_yaml
 from partoken_jax.tables import markdown_table
 from partoken_jax.training.metrics import hits, wilson
-from partoken_jax.training.records import read_records
+from partoken_jax.training.records import EpochRecord, read_records
 
+WentOn = dict[str, tuple[list[dict[str, float]], ...]]
+"""Seed → what is told of every epoch that a run had without, and with, re-seeding of rare codes."""
 FORMS = {
     "backbone": "sees the backbone alone",
     "types": "sees types, of which training hides a random share",
@@ -118,6 +120,49 @@ def codes(root: Path) -> str:
     return markdown_table(("task", "model", "codes", *header), rows, "llrrrrrrr")
 
 
+def reseeded_runs(root: Path) -> WentOn:
+    """By seed, the epochs of a run on architectures that went on with rare codes re-seeded: as they had been
+    without that, and with it."""
+    found = {}
+    for path in sorted(root.glob("reseeded/seed*")):
+        without = root / "runs" / "cath-architecture" / "partoken-recommended" / path.name
+        size = read_yaml(path / "config.yaml")["model"]["codebook"]["size"]
+        both = [read_records(run / "metrics.jsonl") for run in (without, path)]
+        same = ("step_losses", "codes_reseeded")
+        start = sum(all(a[name] == b[name] for name in same) for a, b in zip(*both, strict=True))
+        found[path.name.removeprefix("seed")] = tuple(
+            [_codes_of(record, size) for record in records[start:]] for records in both
+        )
+    return found
+
+
+def _codes_of(record: EpochRecord, size: int) -> dict[str, float]:
+    validation = record["validation"]
+    return {
+        "epoch": record["epoch"],
+        **shares(validation["clustering"], size),
+        "accuracy": validation["classification"]["accuracy"],
+        "reseeded": record["codes_reseeded"],
+    }
+
+
+def went_on(runs: WentOn) -> str:
+    """A row for every epoch of `reseeded_runs`, without → with."""
+    rows = [
+        (
+            seed,
+            a["epoch"],
+            f"{a['reseeded']} → {b['reseeded']}",
+            *(f"{a[name]:.0%} → {b[name]:.0%}" for name in LAST),
+            f"{a['accuracy']:.3f} → {b['accuracy']:.3f}",
+        )
+        for seed, both in runs.items()
+        for a, b in zip(*both, strict=True)
+    ]
+    header = ("seed", "epoch", "codes re-seeded after it", "codes used", "perplexity", "validation accuracy")
+    return markdown_table(header, rows)
+
+
 def starts(result: dict[str, Any]) -> str:
     """The ranges of coverage before the first step, of `experiments.cluster_start`."""
     covered = {start: [row[start]["coverage"] for row in result["untrained"]] for start in ("random", "data")}
@@ -131,10 +176,15 @@ def starts(result: dict[str, Any]) -> str:
 
 
 def in_short(
-    learned: dict[str, Any], compared: dict[str, Any], unseen: dict[str, Any], same: dict[str, Any]
+    learned: dict[str, Any],
+    compared: dict[str, Any],
+    unseen: dict[str, Any],
+    same: dict[str, Any],
+    reseeded: WentOn,
 ) -> str:
     """What a reader wants to know first, as a list; of `experiments.learn_summary`, `does_it_pay`,
-    `unseen_families` and `same_features`. A test sees to it that the words go with the numbers."""
+    `unseen_families`, `same_features` and `reseeded_runs`. A test sees to it that the words go with the
+    numbers."""
     pairs = {task: by_variants(of) for task, of in compared.items()}
     against_gvp = {task: found[pair] for task, found in pairs.items() if (pair := main_pair(found))}
     ratios = [found["seconds_ratio"] for found in against_gvp.values()]
@@ -144,18 +194,13 @@ def in_short(
     gvp_head, partoken_head = (of["parameters"] for of in list(on_features["readers"].values())[:2])
     short = pairs["short-chains"]
     pretrained = [f"of {name} by {signed(short[pair]['accuracy'])}" for name, pair in PRETRAINED.items()]
-    settings = [f"{signed(short[pair]['accuracy'])}, both {start}" for start, pair in SETTINGS.items()]
+    settings = [f"{signed(short[pair]['accuracy'])} with both {start}" for start, pair in SETTINGS.items()]
     alone = short[SETTINGS["pretrained"]]
     variants = compared["short-chains"]["variants"]
     used_by = [variants[name]["codes_used_share_last"] for name in SETTINGS["pretrained"]]
     partoken = [models["partoken"] for models in learned.values() if "partoken" in models]
     used, perplexity = ([of[f"{name}_last"] for of in partoken] for name in LAST)
-    of_seeds = [
-        {row["seed"]: row["perplexity_share_last"] for row in of["per_seed"]}
-        for name, of in compared["cath-architecture"]["variants"].items()
-        if name in ("partoken-recommended", "partoken-reseeded")
-    ]
-    both = [tuple(f"{of[seed]:.0%}" for of in of_seeds) for seed in of_seeds[1]]
+    ends = [tuple(f"{told[-1]['perplexity_share']:.0%}" for told in pair) for pair in reseeded.values()]
     published = variants["partoken-published"]["codes_used_share_last"]
     architecture, enzymes = learned["cath-architecture"], learned["ec-class"]
     apart = learned["cath-architecture-superfamily"]["partoken"]
@@ -191,13 +236,13 @@ def in_short(
             f"task, with a perplexity of {min(perplexity):.0%} to {max(perplexity):.0%} of the codebook; "
             f"with the published settings, on short chains, {published:.0%} are. Codes lag behind clusters "
             "that move. The preset now also re-seeds those that few clusters choose: runs on architectures "
-            f"that went on so end at a perplexity of {listed([after for _, after in both])}, not "
-            f"{listed([before for before, _ in both])} ([codes](#codes)). The classifier does not read "
+            f"that went on so end at a perplexity of {listed([after for _, after in ends])}, not "
+            f"{listed([before for before, _ in ends])} ([codes](#codes)). The classifier does not read "
             "codes: they name clusters.",
             "- Which settings should I take? Those of `--preset recommended`, from a pretrained encoder "
             "([presets](guide/train.md#presets)). On short chains pretraining raises the accuracy "
             f"{listed(pretrained)}. The settings alone are not shown to raise it: against the published ones "
-            f"it is {listed(settings)}. With both pretrained they raise macro-F1, "
+            f"it is {listed(settings)}. Pretrained, they raise macro-F1, "
             f"{signed(alone['macro_f1'])}, take {alone['seconds_ratio']:.2f} of the time, and leave "
             f"{used_by[0]:.0%} of the codes in use, not {used_by[1]:.0%}.",
         ]

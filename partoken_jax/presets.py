@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Change]] = {
             "data", "residues in clusters at step 0: 37% to 47%, instead of 4% to 72%"
         ),
         "model.codebook.size": Change(
-            128, "with the next two, by task 78 to 88% of them in use; of the published 512, 41%"
+            128, "with the next two, by task 73 to 88% of them in use at the end; of the published 512, 41%"
         ),
         "model.codebook.decay": Change(0.9, "codes that follow their clusters (docs/LEARNING.md)"),
         "reseed_dead_codes": Change(True, "codes that nobody chose come back (docs/LEARNING.md)"),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments import learn_tables
 from experiments.does_it_pay_report import main_pair
 from experiments.result_files import ROOT, read
 from partoken_jax.presets import PRESETS
@@ -81,6 +82,21 @@ def test_the_preset_says_how_many_codes_are_in_use():
     assert f"{100 * min(used):.0f} to {max(used):.0%} of them in use at the end" in (
         PRESETS["recommended"]["model.codebook.size"].bought
     )
+
+
+def test_codes_lag_and_those_that_few_clusters_chose_come_back():
+    for model in read("learn", "lagging_codes.json")["models"].values():
+        perplexity = {kind: of["perplexity_share"] for kind, of in model["use"].items()}
+        rare, never = (
+            next(share for kind, share in perplexity.items() if kind.endswith(how))
+            for how in ("re-seeded below 25%", "re-seeded if never chosen")
+        )
+        assert perplexity["of the model"] < never < rare
+    runs = learn_tables.reseeded_runs(ROOT / "experiments" / "results" / "learn")
+    assert sorted(runs) == ["1", "2"]
+    for without, with_it in runs.values():
+        assert with_it[-1]["perplexity_share"] > without[-1]["perplexity_share"] + 0.1
+        assert abs(with_it[-1]["accuracy"] - without[-1]["accuracy"]) < 0.01
 
 
 @pytest.mark.parametrize("name", ["cath-architecture", "ec-class"])

@@ -125,6 +125,10 @@ def test_the_flags_of_a_command_are_what_its_file_holds(file):
     elif file.name == "codebooks.json":
         assert {len(rows) for rows in result["variants"].values()} == {result["seeds"]}
         assert result["seeds"] == int(given.get("seeds", 3))
+    elif file.name == "lagging_codes.json":
+        for model in result["models"].values():
+            left = {kind: of["perplexity_share"] for kind, of in model["use"].items()}
+            assert left["of the model"] < left["k-means of the same clusters"]
     elif file.name == "baselines.json":
         assert result["trees"] == int(given.get("trees", 200))
         seeds = int(given.get("seeds", 3))
