@@ -39,7 +39,9 @@ PRESETS: dict[str, dict[str, Change]] = {
         ),
         "model.codebook.decay": Change(0.9, "codes that follow their clusters (docs/LEARNING.md)"),
         "reseed_dead_codes": Change(True, "codes that nobody chose come back (docs/LEARNING.md)"),
-        "dead_code_share": Change(0.25, "codes that few chose, too"),
+        "dead_code_share": Change(
+            0.25, "codes that few chose, too: perplexity at the end 47% and 50%, not 34% and 32%"
+        ),
         "data.neighbours": Change(
             16, "with the others 0.72 to 0.78 of a step's time; 30 alone: accuracy +0.008 (-0.040 to +0.056)"
         ),
