@@ -98,12 +98,14 @@ def main() -> None:
     flags.add_argument("--json", type=output, required=True, help="file for the result; a table beside it")
     args = flags.parse_args()
     use_compilation_cache()
-    models = {}
+    models: dict[str, Any] = {}
     for source in args.models:
         codes = codes_of(source)
         clusters, about = clusters_of(source, args.data, args.limit)
-        found = compared(codes, clusters, seed=0)
-        models[f"seed {about['seed']}"] = {"source": source, **about, "use": found}
+        name = f"seed {about['seed']}"
+        if name in models:
+            raise ConfigError(f"{source}: its {name} is that of another model; give one of each seed")
+        models[name] = {"source": source, **about, "use": compared(codes, clusters, seed=0)}
     result = {
         "command": " ".join(["python -m experiments.lagging_codes", *sys.argv[1:]]),
         "models": models,

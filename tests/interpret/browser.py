@@ -1,6 +1,7 @@
 """A Chromium without a window, driven through the pipe of its DevTools protocol."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -27,6 +28,10 @@ os.execv(sys.argv[3], sys.argv[3:])
 """Puts the ends of the pipes where Chromium has them, 3 and 4, and becomes Chromium."""
 PATIENCE = 60
 """Seconds to wait for an answer."""
+
+
+class Navigated(Exception):
+    """The page that was asked is gone, because another one is opened."""
 
 
 class Browser:
@@ -78,6 +83,8 @@ class Browser:
         while True:
             answer = self._next()
             if answer.get("id") == self._number:
+                if answer.get("error", {}).get("message") == "Inspected target navigated or closed":
+                    raise Navigated
                 assert "error" not in answer, answer
                 return answer["result"]
 
@@ -105,13 +112,17 @@ class Browser:
     def wait_for(self, condition: str) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + PATIENCE
-        while not self.run(condition):
+        while True:
+            with contextlib.suppress(Navigated):
+                if self.run(condition):
+                    return
             assert time.monotonic() < end, condition
             time.sleep(0.05)
 
     def settle(self) -> None:
-        """Waits until what was changed is drawn."""
-        self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(0))))")
+        """Waits until what was changed is drawn, or until its page is gone: a click may lead to another."""
+        with contextlib.suppress(Navigated):
+            self.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done(0))))")
 
     def click(self, x: float, y: float) -> None:
         """Moves the mouse somewhere and clicks."""
