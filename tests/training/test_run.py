@@ -92,7 +92,8 @@ def test_a_run_through_the_names_of_the_original_evaluates_to_the_same_bits(part
     assert not any("uses" in key for key in read_weights(tmp_path / "w.safetensors").arrays)
 
 
-def test_codes_out_of_use_are_reseeded_after_the_first_epoch_and_codes_in_use_are_not(tmp_path):
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_codes_out_of_use_are_reseeded_after_the_first_epoch_and_codes_in_use_are_not(tmp_path, share):
     """Two runs of one epoch with the codebook, equal but for the re-seeding at its end."""
     reports = {}
     for reseed in (False, True):
@@ -102,13 +103,18 @@ def test_codes_out_of_use_are_reseeded_after_the_first_epoch_and_codes_in_use_ar
             stage1=StageConfig(1, 1e-3, warmup_epochs=0),
             freeze_codebook_epochs=0,
             reseed_dead_codes=reseed,
+            dead_code_share=share,
         )
+        codebook = dataclasses.replace(config.model.codebook, size=8)  # few, so that some have a single use
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, codebook=codebook))
         train(config, quiet=True)
         (record,) = read_records(Path(config.run_dir) / "metrics.jsonl")
         reports[reseed] = record["codes_reseeded"], by_path(restore(config.run_dir, "last").state.codebook)
     (none, plain), (moved, seeded) = reports[False], reports[True]
-    used = plain["codebook.uses"] > 0
+    uses = plain["codebook.uses"]
+    used = uses > share * uses.mean()
     assert none == 0 < moved == np.sum(~used) < len(used)
+    assert np.any(uses[~used]) == (share > 0)
     for name in ("codebook.embeddings", "codebook.counts", "codebook.sums"):
         np.testing.assert_array_equal(seeded[name][used], plain[name][used], name)
     assert np.all(np.any(seeded["codebook.embeddings"] != plain["codebook.embeddings"], axis=1) == ~used)
