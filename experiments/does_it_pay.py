@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.contrast import contrast
-from experiments.does_it_pay_report import draw, report, verdict
+from experiments.does_it_pay_figure import draw
+from experiments.does_it_pay_report import report, verdict
 from experiments.finished_runs import (
     FinishedRun,
     best_within,

@@ -10,7 +10,6 @@ of moving averages, with codes re-seeded that clusters chose less often than a s
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -112,7 +111,7 @@ def main() -> None:
         "environment": environment(),
     }
     args.json.write_text(json.dumps(result, indent=1) + "\n")
-    Path(args.json).with_suffix(".md").write_text(table(result) + "\n")
+    args.json.with_suffix(".md").write_text(table(result) + "\n")
     say(table(result))
 
 

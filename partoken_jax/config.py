@@ -244,6 +244,11 @@ class TrainConfig:
                 "stage0.epochs and stage1.epochs are both 0, but a run needs at least one epoch; "
                 "set one of them"
             )
+        if self.dead_code_share and not self.reseed_dead_codes:
+            raise ValueError(
+                f"dead_code_share is {self.dead_code_share:g}, but reseed_dead_codes is off, so that no code "
+                "would move; set reseed_dead_codes"
+            )
         freezes = self.model.kind == "partoken" and self.model.codebook.enabled
         epochs, frozen = self.stage1.epochs, self.freeze_codebook_epochs
         if freezes and 0 < epochs <= frozen:

@@ -230,6 +230,12 @@ def test_numbers_of_numpy_and_paths_count_as_pythons():
         StageConfig(epochs=np.bool_(True))
 
 
+def test_a_share_of_dead_codes_without_re_seeding_is_refused():
+    with pytest.raises(ConfigError, match="but reseed_dead_codes is off, so that no code would move"):
+        from_dict(TrainConfig, {"dead_code_share": 0.25})
+    assert from_dict(TrainConfig, {"dead_code_share": 0.25, "reseed_dead_codes": True}).dead_code_share
+
+
 @pytest.mark.parametrize(("epochs", "frozen"), [(4, 4), (4, 5), (1, 1)])
 def test_a_codebook_frozen_from_the_start_is_refused(epochs, frozen):
     settings = {"stage1": {"epochs": epochs}, "freeze_codebook_epochs": frozen}

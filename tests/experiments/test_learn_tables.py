@@ -3,7 +3,8 @@
 import pytest
 
 from experiments import learn_tables
-from experiments.does_it_pay_report import main_pair
+from experiments.does_it_pay_report import main_pair, signed
+from experiments.finished_runs import LAST
 from experiments.result_files import ROOT, read
 from partoken_jax.presets import PRESETS
 from partoken_jax.pretrained import load_model
@@ -37,6 +38,8 @@ def test_no_gain_over_gvp_and_none_by_clusters_is_shown(contrasts):
 def test_on_the_same_features_the_head_is_more_accurate_on_architectures():
     found = read("learn", "same_features.json")["analysis"]["backbone, cath-architecture"]["contrasts"][0]
     assert found["second"] == "gvp-recommended" and shown(found["accuracy"])
+    places = read("learn", "same_features.json")["analysis"].values()
+    assert sum(shown(of["contrasts"][0]["accuracy"]) for of in places) == 1
 
 
 def test_pretraining_is_what_is_shown_to_help(contrasts):
@@ -54,7 +57,7 @@ def test_the_forest_is_beaten_on_architectures_and_on_enzyme_classes_in_macro_f1
     found = read("learn", "unseen_families.json")["tasks"]
     against = {task: of["groups"]["all"]["differences"]["partoken - forest"] for task, of in found.items()}
     assert shown(against["cath-architecture"]["accuracy"]) and shown(against["ec-class"]["macro_f1"])
-    assert not shown(against["ec-class"]["accuracy"])
+    assert not shown(against["ec-class"]["accuracy"]) and not shown(against["cath-class"]["accuracy"])
     new = found["ec-class"]["groups"]["unseen"]
     constant = new["differences"]["partoken - constant"]["accuracy"]
     assert constant["significant"] and constant["mean"] < 0
@@ -76,6 +79,29 @@ def test_readme_and_learning_quote_the_split_by_superfamily():
         assert f"{right} {models[name]['accuracy']:.3f} ({low:.3f} to {high:.3f})" in learning
 
 
+def test_learning_quotes_enzyme_classes_and_the_published_settings_pretrained(contrasts):
+    learning, guide = (
+        " ".join((ROOT / name).read_text().split()) for name in (LEARNING, "docs/guide/train.md")
+    )
+    enzymes = contrasts["ec-class"][("partoken-transferred", "gvp-transferred")]
+    scores = [signed(enzymes[score]) for score in ("accuracy", "macro_f1")]
+    assert f"ParToken minus GVP is {scores[0]} in accuracy and {scores[1]} in macro-F1" in learning
+    short = contrasts["short-chains"]
+    gains = [
+        signed(short[(f"{name}-published-pretrained", f"{name}-published")]["accuracy"])
+        for name in ("gvp", "partoken")
+    ]
+    assert f"both gain accuracy as published, GVP {gains[0]} and ParToken {gains[1]}" in learning
+    lead = short[("partoken-published-pretrained", "gvp-published-pretrained")]
+    scores = [signed(lead[score]) for score in ("accuracy", "macro_f1")]
+    assert f"ParToken's lead, {scores[0]} in accuracy and {scores[1]} in macro-F1, is not sig" in learning
+    alone = short[("partoken-recommended", "partoken-published-pretrained")]
+    assert f"while macro-F1 is, {signed(alone['macro_f1'])[:-1]};" in learning
+    for score in ("accuracy", "macro_f1"):
+        assert signed(alone[score]).replace(" (", ", ") in guide
+    assert f"in {alone['seconds_ratio']:.2f} of the time" in guide
+
+
 def test_the_preset_says_how_many_codes_are_in_use():
     tasks = read("learn", "summary.json")["tasks"].values()
     used = [models["partoken"]["codes_used_share_last"] for models in tasks if "partoken" in models]
@@ -94,6 +120,15 @@ def test_codes_lag_and_those_that_few_clusters_chose_come_back():
         assert perplexity["of the model"] < never < rare
     runs = learn_tables.reseeded_runs(ROOT / "experiments" / "results" / "learn")
     assert sorted(runs) == ["1", "2"]
+    without, with_it = (
+        [" and ".join(f"{run[way][-1][name]:.0%}" for run in runs.values()) for name in LAST]
+        for way in (0, 1)
+    )
+    learning = " ".join((ROOT / LEARNING).read_text().split())
+    assert f"They end with {with_it[0]} of the codes in use, where it had been {without[0]}" in learning
+    assert f"a perplexity of {with_it[1]} of the codebook, where it had been {without[1]}" in learning
+    bought = PRESETS["recommended"]["dead_code_share"].bought
+    assert f"perplexity at the end {with_it[1]}, not {without[1]}" in bought
     for without, with_it in runs.values():
         assert with_it[-1]["perplexity_share"] > without[-1]["perplexity_share"] + 0.1
         assert abs(with_it[-1]["accuracy"] - without[-1]["accuracy"]) < 0.01
