@@ -103,7 +103,7 @@ def test_codes_out_of_use_are_reseeded_after_the_first_epoch_and_codes_in_use_ar
             stage1=StageConfig(1, 1e-3, warmup_epochs=0),
             freeze_codebook_epochs=0,
             reseed_dead_codes=reseed,
-            dead_code_share=share,
+            dead_code_share=share if reseed else 0.0,
         )
         codebook = dataclasses.replace(config.model.codebook, size=8)  # few, so that some have a single use
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, codebook=codebook))
